@@ -1,0 +1,30 @@
+"""glmtune: fine-tune the ChatGLM family and know which parameters made which number.
+
+    load_model(path, *, prefix=None, adapter=None, dtype="float32", device="cpu")
+    load_tokenizer(path)
+
+Both are imported on first use, because torch and transformers take seconds to import and most
+steps of the workflow need neither.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glmtune.tokenizer import load_tokenizer
+    from glmtune.weights import load_model
+
+__all__ = ["load_model", "load_tokenizer"]
+__version__ = "0.1.0"
+
+
+# Where each name lives. Texts, so that a step which imports neither does not depend on their code.
+_HOMES = {"load_model": "glmtune.weights", "load_tokenizer": "glmtune.tokenizer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glmtune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

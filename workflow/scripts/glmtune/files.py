@@ -1,0 +1,89 @@
+"""Files as every step reads and writes them: UTF-8, written whole or not at all, hashed.
+
+Knows nothing about what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glmtune.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it replaces `path`, on failure it goes.
+
+    Works for files and for folders: the caller creates either at the yielded name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield workdir / path.name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        os.replace(workdir / path.name, path)
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, with the line ends it has, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write one JSON document with sorted keys, so that equal content means equal bytes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON Lines, one object a row."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read one JSON document written by this project."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run the step that writes it first") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON document ({error}); delete it and run again") from None
+
+
+def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
+    """Read JSON Lines written by this project (users' files: `glmtune.data`)."""
+    with Path(path).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def sha256_of(path: Path | str) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path | str) -> dict[str, str]:
+    """`{relative name: SHA-256}` of every file below `folder`, sorted by name."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """The SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,90 @@
+"""What one generation of ChatGLM is: its texts, its architecture and its names.
+
+Everything that differs between generations is a field here, so that no other code asks which
+generation it works for. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.errors import ParamsError
+from glmtune.files import atomic_path, write_json
+from glmtune.tokenizer import Tokenizer
+
+IGNORED = -100  # a label that the loss leaves out
+# [gMASK], <sop>, an end token, and at least one token of text.
+SHORTEST_LIMIT = 4
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row, unpadded: labels[i] is input_ids[i] or IGNORED; the model shifts."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One generation of ChatGLM."""
+
+    # The key in FAMILIES and params.yaml, e.g. "chatglm2-6b".
+    name: str
+    # The name as reports show it, e.g. "ChatGLM2-6B".
+    title: str
+    # Its `file_name` is the vocabulary's name in a model folder.
+    tokenizer_class: type[Tokenizer]
+    # (tokenizer, query, history=(), *, max_source_tokens) -> what generate() gets, special tokens
+    # included. `history` is a sequence of (query, answer) turns.
+    encode_prompt: Callable[..., list[int]]
+    # (tokenizer, query, answer, history=(), *, max_source_tokens, max_target_tokens)
+    encode_example: Callable[..., Example]
+    # (texts, folder, *, vocab_size) -> None: writes a small vocabulary of the generation's own form
+    # that load_tokenizer recognises.
+    train_tokenizer: Callable[..., None]
+    # The published config.json of the 6B model, without the keys of its remote code.
+    real_config: dict[str, Any]
+    # (tokenizer, *, hidden_size, num_layers, num_heads) -> a tiny config with the same keys.
+    miniature_config: Callable[..., dict[str, Any]]
+    # The linear layers that LoRA adapts by default.
+    lora_targets: tuple[str, ...] = ("query_key_value",)
+
+
+def check_limits(max_source_tokens: int, max_target_tokens: int = SHORTEST_LIMIT) -> None:
+    """Refuse limits that leave no room for a token of text beside the special tokens."""
+    limits = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
+    for name, limit in limits.items():
+        if limit < SHORTEST_LIMIT:
+            raise ParamsError(
+                f"{name}: {limit}; expected at least {SHORTEST_LIMIT}, room for the special tokens"
+            )
+
+
+def head_size(hidden_size: int, num_heads: int) -> int:
+    """The width of one attention head; rotary embeddings need a multiple of 4."""
+    size, rest = divmod(hidden_size, num_heads)
+    if rest or size % 4:
+        raise ParamsError(
+            f"hidden_size: {hidden_size} with {num_heads} heads; "
+            f"expected a multiple of 4 * num_heads = {4 * num_heads}"
+        )
+    return size
+
+
+def round_up(size: int, multiple: int = 8) -> int:
+    """The next multiple, e.g. 1505 -> 1512."""
+    return -(-size // multiple) * multiple
+
+
+def write_vocabulary(
+    folder: Path | str, file_name: str, content: bytes, settings: dict[str, Any]
+) -> None:
+    """Write a trained vocabulary and its tokenizer_config.json into a model folder."""
+    folder = Path(folder)
+    with atomic_path(folder / file_name) as temporary:
+        temporary.write_bytes(content)
+    write_json(folder / "tokenizer_config.json", settings)

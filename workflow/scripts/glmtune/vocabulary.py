@@ -1,0 +1,103 @@
+"""Vocabulary files: reading a sentencepiece model, training a small one.
+
+Knows nothing about generations, prompts or special tokens.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from glmtune.errors import DataError, WeightsError
+
+# In a text to train on: no piece joins what stands on its two sides, and it is no piece itself.
+# "␟红色" makes a piece "红色" that is used within sentences; "红色" alone makes "▁红色", which
+# is only used where a text begins.
+WORD_BREAK = "␟"
+
+
+def read_vocabulary(path: Path) -> SentencePieceProcessor:
+    """Read a sentencepiece file; WeightsError if it is missing, a Git LFS pointer or cut off."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsError(
+            f"{path}: no such file; expected the vocabulary; download the whole model folder"
+        ) from None
+    if content.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path}: a Git LFS pointer; expected the vocabulary itself; "
+            "run `git lfs pull` in that folder or download the file"
+        )
+    try:
+        if content:  # sentencepiece accepts an empty file and fails later
+            return SentencePieceProcessor(model_proto=content)
+    except RuntimeError:
+        pass  # the reason is an internal line number of sentencepiece
+    raise WeightsError(
+        f"{path}: not a sentencepiece vocabulary ({len(content)} bytes); the download was cut off "
+        "or the file is something else; download it again"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder, {} if the file is absent; WeightsError if it is broken."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: not a JSON object; download it again")
+    return config
+
+
+def has_piece(processor: SentencePieceProcessor, piece: str) -> bool:
+    """Whether the vocabulary has exactly this piece."""
+    return processor.id_to_piece(processor.piece_to_id(piece)) == piece
+
+
+def train_pieces(sentences: Iterable[str], **options: Any) -> bytes:
+    """A new sentencepiece model with byte fallback, as file content; equal input, equal bytes.
+
+    `options` are sentencepiece's; `vocab_size` counts the ordinary pieces, so bytes and special
+    pieces come on top. DataError when it is below the number of different characters.
+    """
+    pieces = options.pop("vocab_size")
+    special = 3 + (options.get("pad_id", -1) >= 0)  # <unk> <s> </s> and <pad>
+    special += len(options.get("control_symbols", ())) + len(
+        options.get("user_defined_symbols", ())
+    )
+    content = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=content,
+            vocab_size=special + 256 + pieces,
+            hard_vocab_limit=False,  # a short text may not have that many pieces
+            byte_fallback=True,
+            character_coverage=1.0,
+            num_threads=1,  # the result depends on it
+            shuffle_input_sentence=False,
+            max_sentence_length=1 << 20,
+            pretokenization_delimiter=WORD_BREAK,
+            minloglevel=2,
+            **options,
+        )
+    except RuntimeError as error:
+        sizes = re.search(r"smaller than required_chars\. (\d+) vs (\d+)", str(error))
+        if sizes is None:
+            raise
+        characters = int(sizes[2]) - special - 256
+        raise DataError(
+            f"vocab_size: {pieces} pieces for a text with {characters} different characters; "
+            f"expected at least {characters}; raise vocab_size or train on less varied text"
+        ) from None
+    return content.getvalue()

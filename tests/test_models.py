@@ -1,0 +1,325 @@
+"""The architectures: as the official code computes, cached or not, padded or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import (
+    GOLDEN_FAMILIES,
+    PREFIXES,
+    SIZES,
+    TOLERANCE,
+    golden_difference,
+    golden_model,
+    golden_tensors,
+    pad_left,
+    prompt,
+    tiny_model,
+)
+
+from glmtune.families import FAMILIES
+from glmtune.families.causal_lm import mean_target_loss
+from glmtune.families.modeling_chatglm import ChatGLMConfig, prompt_positions
+
+VERSIONS = sorted(GOLDEN_FAMILIES)
+ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
+GENERATIONS = sorted(FAMILIES)
+PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def checkpoint_activations(model: Any) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()
+
+
+# --- against the official code ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logits_are_the_official_ones(reference: Path, version: str) -> None:
+    tensors = golden_tensors(reference, version, "logits_base")
+    model = golden_model(reference, version)
+    names = sorted({key.split(".")[0] for key in tensors})
+    differences = {name: golden_difference(model, version, tensors, name) for name in names}
+    assert {"zh", "en", "batch3", "chat1", "long300"} <= set(names)
+    assert max(differences.values()) <= TOLERANCE[version], differences
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logits_with_an_adapter_are_the_official_ones(reference: Path, version: str) -> None:
+    tensors = golden_tensors(reference, version, "logits_lora")
+    model = golden_model(reference, version, "lora")
+    for name in ("batch3", "long300"):
+        assert golden_difference(model, version, tensors, name) <= 1e-3
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_official_positions_give_the_same_logits(reference: Path, version: str) -> None:
+    tensors = golden_tensors(reference, version, "logits_base")
+    model = golden_model(reference, version)
+    with torch.no_grad():
+        logits = model(tensors["zh.input_ids"], position_ids=tensors["zh.position_ids"]).logits
+    assert float((logits - tensors["zh.logits"]).abs().max()) <= TOLERANCE[version]
+
+
+def test_first_generation_fills_gmask_when_given_ids_alone(reference: Path) -> None:
+    tensors = golden_tensors(reference, "v1", "logits_base_input_ids_only")
+    model = golden_model(reference, "v1")
+    for name in ("", "mask_infill."):
+        with torch.no_grad():
+            logits = model(tensors[f"{name}input_ids"]).logits
+        assert float((logits - tensors[f"{name}logits"]).abs().max()) <= TOLERANCE["v1"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_hidden_states_are_the_official_ones(reference: Path, version: str) -> None:
+    tensors = golden_tensors(reference, version, "hidden_states_en")
+    model = golden_model(reference, version)
+    with torch.no_grad():
+        states = model(tensors["input_ids"], output_hidden_states=True).hidden_states
+    expected = [tensors[f"hidden_{i}"] for i in range(4)] + [tensors["after_final_layernorm"]]
+    for found, golden in zip(states, expected, strict=True):
+        assert float((found - golden).abs().max()) <= TOLERANCE[version]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_precision_stays_near_the_official_one(reference: Path, version: str) -> None:
+    # The official code rounds rotary angles to fp16 in v1 and v2, we do not.
+    tensors = golden_tensors(reference, version, "logits_fp16_cpu")
+    model = golden_model(reference, version).half()
+    for name in ("batch3", "long300"):
+        assert (
+            golden_difference(model, version, tensors, name)
+            < {"v1": 1, "v2": 0.1, "v3": 0.01}[version]
+        )
+
+
+@pytest.mark.parametrize("kind", ["base", *PREFIXES])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_greedy_generation_gives_the_official_ids(reference: Path, version: str, kind: str) -> None:
+    cases = json.loads((reference / version / "generate_golden.json").read_text())[kind]
+    model = golden_model(reference, version, kind)
+    for case in cases.values():
+        ids = torch.tensor(case["input_ids"])
+        pad = PADS[GOLDEN_FAMILIES[version]]
+        mask = torch.tensor(case.get("attention_mask", (ids != pad).long().tolist()))
+        for use_cache in (True, False):
+            output = model.generate(
+                ids, attention_mask=mask, max_new_tokens=32, do_sample=False, use_cache=use_cache
+            )
+            assert output[:, ids.shape[1] :].tolist() == case["new_ids"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("kind", ["full_finetune", *PREFIXES, "lora"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_training_step_has_the_official_loss_and_gradients(
+    reference: Path, version: str, kind: str, checkpointing: bool
+) -> None:
+    golden = json.loads((reference / version / "train_step.json").read_text())[kind]
+    tensors = golden_tensors(reference, version, "train_step")
+    model = golden_model(reference, version, "base" if kind == "full_finetune" else kind)
+    select_trainable(model, kind)
+    if checkpointing:
+        checkpoint_activations(model)
+        model.train()
+        if kind in PREFIXES:
+            model.transformer.prefix_encoder.dropout.p = 0.0
+    batch = {k.removeprefix("batch."): t for k, t in tensors.items() if k.startswith("batch.")}
+    loss = model(**batch).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert float(loss.detach()) == pytest.approx(golden["loss"], abs=2e-5)
+    assert sum(gradient.numel() for gradient in gradients.values()) == golden["n_params"]
+    prefix = "base_model.model." if kind == "lora" else ""
+    norms = {prefix + name: float(gradient.norm()) for name, gradient in gradients.items()}
+    assert norms == pytest.approx(golden["per_param_grad_norm"], rel=1e-4)
+    for key, expected in tensors.items():
+        if key.startswith(f"{kind}.grad."):
+            name = key.removeprefix(f"{kind}.grad.").removeprefix(prefix)
+            assert float((gradients[name] - expected).abs().max()) <= 1e-4 * float(expected.norm())
+
+
+def select_trainable(model: Any, kind: str) -> None:
+    part = {"full_finetune": "", "lora": "lora_"}.get(kind, "prefix_encoder")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part in name)
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_five_optimizer_steps_have_the_official_losses(
+    reference: Path, version: str, kind: str
+) -> None:
+    golden = json.loads((reference / version / "train_step.json").read_text())[kind]
+    tensors = golden_tensors(reference, version, "train_step")
+    batch = {k.removeprefix("batch."): t for k, t in tensors.items() if k.startswith("batch.")}
+    model = golden_model(reference, version, kind)
+    select_trainable(model, kind)
+    weights = list(model.transformer.prefix_encoder.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses == pytest.approx(golden["adamw_lr1e-2_wd0_losses_5steps"], rel=5e-4)
+
+
+# --- on tiny models --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_padded_batch_equals_its_rows(generation: str) -> None:
+    model = tiny_model(generation)
+    ids, mask = pad_left(ROWS, PADS[generation])
+    with torch.no_grad():
+        batch = model(ids, attention_mask=mask).logits
+        for i, row in enumerate(ROWS):
+            close(batch[i, -len(row) :], model(torch.tensor([row])).logits[0])
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_padding_on_the_right_changes_nothing(generation: str) -> None:
+    model = tiny_model(generation)
+    row = torch.tensor([ROWS[0]])
+    padded = torch.nn.functional.pad(row, (0, 4), value=PADS[generation])
+    with torch.no_grad():
+        alone = model(row).logits
+        masked = model(padded, attention_mask=(torch.arange(padded.shape[1]) < row.shape[1])[None])
+    close(masked.logits[:, : row.shape[1]], alone)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_generated_with_cache_equals_generated_without(generation: str) -> None:
+    model = tiny_model(generation)
+    ids, mask = pad_left(ROWS, PADS[generation])
+    outputs = [
+        model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=8,
+            do_sample=False,
+            use_cache=use_cache,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    close(torch.stack(outputs[0].logits), torch.stack(outputs[1].logits))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"do_sample": False}, {"do_sample": False, "num_beams": 3}, {"do_sample": True, "top_k": 1}],
+    ids=["greedy", "beams", "sampling"],
+)
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_generated_batch_equals_its_rows(generation: str, options: dict[str, Any]) -> None:
+    model = tiny_model(generation)
+    ids, mask = pad_left(ROWS, PADS[generation])
+    options = {**options, "max_new_tokens": 6, "min_new_tokens": 6}
+    batch = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+    for i, row in enumerate(ROWS):
+        alone = model.generate(torch.tensor([row]), **options)[0, len(row) :]
+        assert batch[i].tolist() == alone.tolist()
+
+
+def test_positions_of_the_first_generation_are_two_rows() -> None:
+    ids, mask = pad_left([prompt([7, 8]) + [9, 10], prompt([7]) + [9, 10]], pad=3)
+    positions = prompt_positions(ids, mask, ChatGLMConfig(**SIZES))
+    assert positions.tolist() == [
+        [[0, 1, 2, 2, 2, 2], [0, 0, 0, 1, 2, 3]],
+        [[0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 2, 3]],
+    ]
+
+
+def test_first_generation_says_what_a_row_lacks() -> None:
+    model = tiny_model("chatglm-6b")
+    with pytest.raises(ValueError, match=r"needs \[gMASK\] or \[MASK\], and <sop>"):
+        model(torch.tensor([[5, 6, 7]]))
+
+
+def test_prompt_of_the_first_generation_sees_itself_both_ways() -> None:
+    first, second = (torch.tensor([prompt(text)]) for text in ([5, 6, 7], [5, 6, 8]))
+    for generation in GENERATIONS:
+        model = tiny_model(generation)
+        with torch.no_grad():
+            changed = not torch.equal(model(first).logits[0, 0], model(second).logits[0, 0])
+        assert changed == (generation == "chatglm-6b")
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_an_answer_does_not_see_what_comes_after(generation: str) -> None:
+    model = tiny_model(generation)
+    first, second = (torch.tensor([[*ROWS[2], 5, 6, last]]) for last in (7, 8))
+    with torch.no_grad():
+        close(model(first).logits[:, :-1], model(second).logits[:, :-1])
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_training_loss_is_the_mean_over_target_tokens(generation: str) -> None:
+    model = tiny_model(generation)
+    ids = torch.tensor([[*ROWS[2], 5, 6, 7, SIZES["eos_token_id"]], [*ROWS[2], 8, 9, 1, 1]])
+    labels = ids.clone()
+    labels[:, : len(ROWS[2])] = -100
+    labels[1, -2:] = -100
+    output = model(ids, labels=labels)
+    by_hand = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+    )
+    close(output.loss, by_hand)
+    trained = model.train()(ids, labels=labels)
+    close(trained.loss, by_hand)
+    assert trained.logits is None  # not computed: most of the memory of a training step
+    accumulated = model(ids, labels=labels, num_items_in_batch=torch.tensor(12)).loss
+    close(accumulated, by_hand * 6 / 12)
+
+
+def test_loss_of_no_target_at_all_is_zero() -> None:
+    loss = mean_target_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), None)
+    assert float(loss) == 0.0
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_only_the_wanted_logits_are_computed(generation: str) -> None:
+    model = tiny_model(generation)
+    ids = torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        close(model(ids, logits_to_keep=1).logits, model(ids).logits[:, -1:])
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_id_of_padding_is_trained_like_any_word(generation: str) -> None:
+    model = tiny_model(generation)
+    pad = PADS[generation]
+    ids = torch.tensor([[pad, *ROWS[2], pad, 6]])
+    model(ids, labels=ids).loss.backward()
+    assert float(model.get_input_embeddings().weight.grad[pad].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_training_keeps_no_cache(generation: str) -> None:
+    model = tiny_model(generation)
+    ids = torch.tensor([ROWS[0]])
+    assert model(ids).past_key_values.get_seq_length() == ids.shape[1]
+    assert model.train()(ids, labels=ids).past_key_values is None
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_mask_of_another_length_is_refused(generation: str) -> None:
+    model = tiny_model(generation)
+    ids = torch.tensor([ROWS[0]])
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\)"):
+        model(ids, attention_mask=torch.tensor([[0, 1, 1]]))

@@ -1,0 +1,94 @@
+"""Tiny models of every generation with random weights, and the golden data of the official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from glmtune.families import FAMILIES
+from glmtune.weights import build_model, load_model
+
+# Folder of the golden data -> largest difference of logits. The first generation's random model
+# amplifies rounding; the others come out bit for bit on the machine that made the data.
+TOLERANCE = {"v1": 5e-4, "v2": 1e-5, "v3": 1e-5}
+GOLDEN_FAMILIES = {"v1": "chatglm-6b", "v2": "chatglm2-6b", "v3": "chatglm3-6b-base"}
+PREFIXES = ("prefix_direct", "prefix_projection")
+SIZES = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "inner_hidden_size": 48,
+    "ffn_hidden_size": 40,
+    "kv_channels": 8,
+    "vocab_size": 80,
+    "padded_vocab_size": 80,
+    "mask_token_id": 70,
+    "gmask_token_id": 71,
+    "bos_token_id": 74,
+    "eos_token_id": 75,
+}
+
+
+def tiny_config(generation: str) -> dict[str, Any]:
+    """The real configuration with small sizes, official keys only."""
+    real = FAMILIES[generation].real_config
+    return {name: SIZES.get(name, value) for name, value in real.items()}
+
+
+def tiny_model(generation: str, seed: int = 1) -> Any:
+    """A model of two layers in eval mode; the same on every call."""
+    return build_model(tiny_config(generation), generation, seed=seed)
+
+
+def prompt(text: list[int]) -> list[int]:
+    """`text` as a prompt that every generation understands: the first needs [gMASK] <sop>."""
+    return [*text, SIZES["gmask_token_id"], SIZES["bos_token_id"]]
+
+
+def pad_left(rows: list[list[int]], pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and 2-D attention mask of rows of different length."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def golden_model(reference: Path, version: str, kind: str = "base") -> Any:
+    """The golden checkpoint: base, prefix_direct, prefix_projection or lora."""
+    folder = reference / version
+    parts: dict[str, Any] = {}
+    if kind in PREFIXES:
+        parts["prefix"] = folder / f"ptuning_{kind}"
+    elif kind == "lora":
+        parts["adapter"] = folder / "lora_peft"
+    return load_model(folder / "checkpoint", generation=GOLDEN_FAMILIES[version], **parts)
+
+
+def golden_mask(version: str, tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The 2-D mask of a golden input; the first generation stores 4-D ones (True = hidden)."""
+    mask = tensors.get(f"{name}.attention_mask")
+    if mask is None:
+        return torch.ones_like(tensors[f"{name}.input_ids"])
+    return (~mask[:, 0, -1]).long() if version == "v1" else mask
+
+
+def golden_difference(
+    model: Any, version: str, tensors: dict[str, torch.Tensor], name: str
+) -> float:
+    """The largest difference of logits from the golden ones, where tokens are real."""
+    mask = golden_mask(version, tensors, name)
+    with torch.no_grad():
+        logits = model(tensors[f"{name}.input_ids"], attention_mask=mask).logits
+    golden = tensors.get(f"{name}.logits")
+    if golden is None:
+        golden = tensors[f"{name}.logits_last4"]
+        logits, mask = logits[:, -4:], mask[:, -4:]
+    return float((logits.float() - golden.float())[mask.bool()].abs().max())
+
+
+def golden_tensors(reference: Path, version: str, name: str) -> dict[str, torch.Tensor]:
+    """A safetensors file of the golden data."""
+    return load_file(reference / version / f"{name}.safetensors")

@@ -1,0 +1,80 @@
+"""LoRA adapters in PEFT's format, put into a model.
+
+Configs of old PEFT versions and forks carry keys that today's PEFT does not know; they are dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glmtune.checkpoint import read_config, read_weights
+from glmtune.errors import WeightsError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+CONFIG_FILE = "adapter_config.json"
+PEFT_KEY = "base_model.model."
+SHOWN = 5
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Put the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
+    import peft
+
+    values = read_config(folder, CONFIG_FILE)
+    config = _lora_config(values, str(folder / CONFIG_FILE))
+    state = {name.removeprefix(PEFT_KEY): tensor for name, tensor in read_weights(folder)}
+    try:
+        peft.inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise WeightsError(f"{folder / CONFIG_FILE}: does not fit this model: {error}") from None
+    # Without save_embedding_layers=False PEFT asks the network for the base model's config.
+    expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    _refuse_mismatch(folder, state, expected, values)
+    peft.set_peft_model_state_dict(model, state)
+
+
+def _lora_config(values: dict[str, Any], source: str) -> LoraConfig:
+    """The known part of an adapter_config.json."""
+    from peft import LoraConfig
+
+    if values.get("peft_type") != "LORA":
+        raise WeightsError(
+            f"{source}: peft_type: found {values.get('peft_type')!r}; expected 'LORA' "
+            "(a P-Tuning v2 prefix is given as prefix, not as adapter)"
+        )
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    try:
+        return LoraConfig(**{name: value for name, value in values.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: not a LoRA configuration: {error}") from None
+
+
+def _refuse_mismatch(
+    folder: Path,
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    values: dict[str, Any],
+) -> None:
+    """Raise WeightsError unless names and shapes agree."""
+    problems = [f"{name}: missing" for name in expected if name not in found]
+    problems += [f"{name}: unexpected" for name in found if name not in expected]
+    for name in found.keys() & expected.keys():
+        if found[name].shape != expected[name].shape:
+            sizes = ("x".join(map(str, t.shape)) for t in (found[name], expected[name]))
+            problems.append("{}: found {}, expected {}".format(name, *sizes))
+    if not problems:
+        return
+    hint = "was it tuned on another model?"
+    if not all(values.get("enable_lora") or [True]):
+        hint = (
+            "its config has enable_lora, which tunes only parts of query_key_value: not supported"
+        )
+    shown = "; ".join(sorted(problems)[:SHOWN])
+    raise WeightsError(f"{folder}: {len(problems)} tensors do not fit this model: {shown}; {hint}")

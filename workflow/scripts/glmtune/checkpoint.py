@@ -1,0 +1,131 @@
+"""Tensors in the files of a model, prefix or adapter folder, read one after the other.
+
+Knows files and formats (pickled or safetensors, whole or in shards) and what goes wrong with
+them; knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from glmtune.errors import WeightsError
+
+LFS_POINTER = b"version https://git-lfs"
+# In order of preference: a folder with both formats holds the same weights twice.
+WEIGHT_FILES = (
+    *("model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"),
+    *("pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.bin"),
+)
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The JSON object in `folder / name`; raises WeightsError if there is none."""
+    path = folder / name
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder; expected one with {name} and weights")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected the {name} that belongs to the weights")
+    return _read_object(path)
+
+
+def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
+
+    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights.
+    """
+    for path in weight_files(source):
+        _check_is_content(path)
+        yield from _read_file(path)
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The files that hold the weights of `source`, a folder or itself such a file."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise WeightsError(f"{source}: no such folder; expected one with weights")
+    first = next((source / name for name in WEIGHT_FILES if (source / name).is_file()), None)
+    if first is None:
+        raise WeightsError(
+            f"{source}: no weights in it; expected pytorch_model.bin or model.safetensors, "
+            "or their shards with an index"
+        )
+    return _shards(first) if first.name.endswith(".index.json") else [first]
+
+
+def _shards(index: Path) -> list[Path]:
+    _check_is_content(index)
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index}: no weight_map in it; download the file again")
+    names = sorted(set(map(str, weight_map.values())))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
+            "download them into the same folder"
+        )
+    return [index.parent / name for name in names]
+
+
+def _check_is_content(path: Path) -> None:
+    with path.open("rb") as stream:
+        head = stream.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise WeightsError(
+            f"{path}: a Git-LFS pointer, not the file itself; run `git lfs pull` in its repository "
+            "or download the file"
+        )
+    if not head:
+        raise WeightsError(f"{path}: an empty file; download it again")
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    reader = _read_safetensors if path.suffix == ".safetensors" else _read_pickled
+    try:
+        yield from reader(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
+            "because unpickling it could run any code"
+        ) from None
+    except (SafetensorError, EOFError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
+        ) from None
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+            yield name, tensors.get_tensor(name)
+
+
+def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    with path.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise ValueError("a dictionary of tensors was expected")
+    yield from state.items()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path}: found {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

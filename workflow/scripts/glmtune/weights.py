@@ -1,0 +1,306 @@
+"""Models to and from folders: official checkpoints, ours, prefixes and PEFT adapters.
+
+Never runs code from a model folder, and unpickles nothing but tensors. Refuses a folder whose
+tensors are not exactly those that its config.json needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from glmtune.adapters import load_adapter
+from glmtune.checkpoint import read_config, read_weights
+from glmtune.errors import ParamsError, ResourceError, WeightsError
+from glmtune.families.causal_lm import ChatGLMCausalLM
+from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
+from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
+from glmtune.files import atomic_path, write_json
+from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
+from glmtune.quantization import BITS, prepare_quantized
+
+ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
+    ChatGLMForConditionalGeneration,
+    ChatGLM2ForConditionalGeneration,
+)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Computed, not learned; the official loaders ignore them too.
+IGNORED_KEYS = re.compile(r"rotary_(pos_)?emb\.inv_freq$")
+# What configs of published models hold beside the architecture: code to run (never), paths, the
+# library's version, and sizes of a prefix, which are read from its tensors.
+DROPPED_CONFIG_KEYS = (
+    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
+    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
+)
+SHOWN_KEYS = 5
+
+
+def load_model(
+    path: Path | str,
+    *,
+    prefix: Path | str | None = None,
+    adapter: Path | str | None = None,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    generation: str | None = None,
+) -> ChatGLMCausalLM:
+    """The model in the folder `path`, official or ours, in eval mode.
+
+    `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
+    `generation` names what is expected, such as "chatglm2-6b"; None takes what config.json says.
+    Raises WeightsError with one message for anything that is wrong with the folders.
+    """
+    folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
+    _refuse_tuned_parts(folder)
+    values = read_config(folder)
+    model_class = _model_class(values, generation, source=str(folder / "config.json"))
+    model = _empty_model(model_class, _config(model_class, values, str(folder / "config.json")))
+    own_prefix = _fill(model, folder, torch_dtype, torch_device)
+    if prefix is not None:
+        load_prefix(model, prefix)
+    elif own_prefix:
+        install_prefix(model, own_prefix, source=str(folder))
+    if adapter is not None:
+        load_adapter(model, Path(adapter))
+    return model.eval()
+
+
+def build_model(
+    config: dict[str, Any],
+    generation: str | None = None,
+    *,
+    seed: int | None = None,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+) -> ChatGLMCausalLM:
+    """A model with fresh random weights, made on `device` in `dtype`, in eval mode.
+
+    `config` holds config.json values under their official names. The same `seed` gives the same
+    weights on one kind of device; None draws from torch's generator as the caller seeded it.
+    """
+    model_class = _model_class(config, generation, source="config")
+    values = _config(model_class, config | {"quantization_bit": 0}, "config")
+    torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
+    with torch.random.fork_rng(enabled=seed is not None), torch_device:
+        if seed is not None:
+            torch.manual_seed(seed)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch_dtype)
+        try:
+            return model_class(values).eval()
+        finally:
+            torch.set_default_dtype(before)
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """Put the PEFT adapter in `folder` into `model`, and return it in eval mode."""
+    load_adapter(model, Path(folder))
+    return model.eval()
+
+
+def save_model(model: PreTrainedModel, folder: Path | str) -> None:
+    """Write config.json and model.safetensors, under official names and without a prefix.
+
+    Other files in `folder`, such as the tokenizer's, stay.
+    """
+    folder = Path(folder)
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(PREFIX_KEY)
+    }
+    for name in _tied_names(model):
+        del state[name]
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    write_json(folder / "config.json", config_values(model))
+
+
+def config_values(model: PreTrainedModel) -> dict[str, Any]:
+    """config.json of `model` under official names; `load_model` and `build_model` take it."""
+    config: Any = model.config
+    own = type(config).__annotations__
+    names = [field.name for field in dataclasses.fields(config) if field.name in own]
+    values = {name: getattr(config, name) for name in names}
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return {
+        **{name: value for name, value in values.items() if value is not None},
+        "architectures": [type(model).__name__],
+        "model_type": config.model_type,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """float32, float16 or bfloat16 by name or as torch's own."""
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ParamsError(f"dtype: found {dtype}; expected one of {', '.join(DTYPES)}")
+    return found
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """A torch device; raises if there is no such hardware here."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ParamsError(f"device: found {device!r}; expected cpu, cuda or cuda:N") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"device: found {device}; this machine has {torch.cuda.device_count()} CUDA devices; "
+            "choose cpu"
+        )
+    return found
+
+
+def _refuse_tuned_parts(folder: Path) -> None:
+    """Say so if the folder is a part of a model, given as the model."""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"{folder}: a PEFT adapter, not a model; give the folder of its base model and this "
+            "one as adapter"
+        )
+
+
+def _model_class(
+    values: dict[str, Any], generation: str | None, source: str
+) -> type[ChatGLMCausalLM]:
+    """The class for config.json values, which must be of `generation` if that is given."""
+    found = _architecture(values)
+    if found is None:
+        raise WeightsError(
+            f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
+            "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
+            "a model of one of these generations"
+        )
+    if generation is not None:
+        from glmtune.families import get_family
+
+        family = get_family(generation)
+        expected = _architecture(family.real_config)
+        if found is not expected:
+            keys = " and ".join(expected.config_class.marks) if expected else "other keys"
+            raise WeightsError(
+                f"{source}: a model of another generation; expected {family.title}: its config "
+                f"has {keys}"
+            )
+    return found
+
+
+def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
+    """The class whose keys are among config.json's, if it is one class."""
+    found = [a for a in ARCHITECTURES if any(mark in values for mark in a.config_class.marks)]
+    return found[0] if len(found) == 1 else None
+
+
+def _config(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> Any:
+    """The configuration object; raises WeightsError for values that the architecture lacks."""
+    config_class = model_class.config_class
+    for name in config_class.sizes:
+        value = values.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise WeightsError(f"{source}: {name}: found {value!r}; expected a positive integer")
+    for name, expected in config_class.fixed.items():
+        if values.get(name, expected) is not expected:
+            raise WeightsError(
+                f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
+                "as in all published models"
+            )
+    if values.get("quantization_bit", 0) not in (0, *BITS):
+        raise WeightsError(
+            f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
+        )
+    kept = {name: value for name, value in values.items() if name not in DROPPED_CONFIG_KEYS}
+    return config_class(**kept)
+
+
+def _empty_model(model_class: type[ChatGLMCausalLM], config: Any) -> ChatGLMCausalLM:
+    """A model without memory for its weights, so that loading needs them only once."""
+    with torch.device("meta"):
+        model = model_class(config)
+    if config.quantization_bit:
+        prepare_quantized(model, config.quantization_bit)
+    return model
+
+
+def _fill(
+    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Give `model` the weights in `folder`; returns those of a prefix stored among them."""
+    expected = model.state_dict()
+    loaded: dict[str, torch.Tensor] = {}
+    prefix: dict[str, torch.Tensor] = {}
+    unexpected: list[str] = []
+    misshaped: list[str] = []
+    for name, tensor in read_weights(folder):
+        if name.startswith(PREFIX_KEY):
+            prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
+        elif name not in expected:
+            unexpected += [] if IGNORED_KEYS.search(name) else [name]
+        elif tensor.shape != expected[name].shape:
+            found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
+            misshaped.append(f"{name} is {found}, not {needed}")
+        else:
+            # A stored integer or a scale of a quantised weight keeps its type.
+            plain = expected[name].dtype == torch.get_default_dtype()
+            loaded[name] = tensor.to(device, dtype if plain else tensor.dtype, copy=True)
+    _untie_if_different(model, loaded)
+    tied = _tied_names(model)
+    missing = [name for name in expected if name not in loaded and name not in tied]
+    _refuse_mismatch(
+        folder, missing, unexpected, misshaped, only_prefix=bool(prefix and not loaded)
+    )
+    model.load_state_dict(loaded, strict=False, assign=True)
+    model.tie_weights()
+    return prefix
+
+
+def _tied_names(model: PreTrainedModel) -> list[str]:
+    """Parameters that are another one under a second name, if the model ties them."""
+    return list(model._tied_weights_keys or {}) if model.config.tie_word_embeddings else []
+
+
+def _untie_if_different(model: ChatGLMCausalLM, loaded: dict[str, torch.Tensor]) -> None:
+    """Keep both tensors of a tied pair if the files hold different values, else the first."""
+    for second in _tied_names(model):
+        first = (model._tied_weights_keys or {})[second]
+        if second not in loaded or first not in loaded:
+            continue
+        if torch.equal(loaded[first], loaded[second]):
+            del loaded[second]
+        else:
+            model.config.tie_word_embeddings = False
+            model.all_tied_weights_keys = {}
+
+
+def _refuse_mismatch(
+    folder: Path,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+    *,
+    only_prefix: bool,
+) -> None:
+    """Raise WeightsError that names the first few keys of each kind, if there are any."""
+    if only_prefix:
+        raise WeightsError(
+            f"{folder}: holds a P-Tuning v2 prefix and no model; give the folder of its base "
+            "model and this one as prefix"
+        )
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:SHOWN_KEYS])}{', …' * (len(names) > SHOWN_KEYS)}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"{folder}: weights do not fit its config.json: {'; '.join(problems)}; "
+            "is a file missing, or the config of another model?"
+        )

@@ -1,0 +1,105 @@
+"""The scoring script: what it writes, and what it says about a bad file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmtune.errors import DataError
+from glmtune.metrics import METRICS, read_predictions
+
+SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/score_predictions.py"
+GOOD = '{"prompt": "类型#裙", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
+
+
+def run(folder: Path, content: bytes | None, *flags: str) -> subprocess.CompletedProcess[str]:
+    if content is not None:
+        (folder / "predictions.jsonl").write_bytes(content)
+    command = [sys.executable, str(SCRIPT), "--predictions", "predictions.jsonl"]
+    command += ["--metrics", "out/scores.json", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def read(folder: Path, content: str) -> list[dict[str, Any]]:
+    path = folder / "predictions.jsonl"
+    path.write_bytes(content.encode("utf-8"))
+    return read_predictions(path)
+
+
+def test_means_and_row_scores_are_written_quietly(tmp_path: Path) -> None:
+    empty = GOOD.replace('"predict": "白色的裙子"', '"predict": ""')
+    done = run(tmp_path, (GOOD + empty).encode("utf-8"), "--rows", "out/rows.jsonl")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    means = json.loads((tmp_path / "out/scores.json").read_text("utf-8"))
+    assert {name: means[name] for name in METRICS} == dict.fromkeys(METRICS, 50.0)
+    assert (means["rows"], means["empty"], means["attribute-recall"]) == (2, 50.0, 50.0)
+    rows = [
+        json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert [row["bleu-4"] for row in rows] == [100.0, 0.0]
+
+
+def test_another_protocol_can_be_asked_for(tmp_path: Path) -> None:
+    done = run(tmp_path, GOOD.encode("utf-8"), "--protocol", "thudm-finetune-demo")
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "out/scores.json").read_text("utf-8"))["bleu-4"] < 1
+
+
+@pytest.mark.parametrize("key", ["labels", "label"])
+def test_the_reference_goes_by_either_name_and_the_prompt_may_be_missing(
+    tmp_path: Path, key: str
+) -> None:
+    rows = read(tmp_path, json.dumps({key: "参考", "predict": "文"}))
+    assert rows == [{"prompt": "", "labels": "参考", "predict": "文"}]
+
+
+def test_windows_line_ends_blank_lines_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "\ufeff" + (GOOD * 2).replace("\n", "\r\n\r\n"))) == 2
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> None:
+    rows = read(tmp_path, '{"labels": "参\u2028考", "predict": "文\x85"}\n')
+    assert rows == [{"prompt": "", "labels": "参\u2028考", "predict": "文\x85"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "no rows"),
+        (b"\n \n", "no rows"),
+        (GOOD.encode() + b"{oops\n", "line 2: not JSON"),
+        (GOOD.encode("gbk"), "line 1: not UTF-8"),
+        (GOOD.encode() + b"\n[1]\n", "line 3: found list; expected one JSON object a line"),
+        (b'{"labels": "a"}', "line 1: no 'predict'; found 'labels'"),
+        (b'{"predict": "a"}', "line 1: no 'labels'; found 'predict'"),
+        (b"{}", "line 1: no 'labels'; found no keys"),
+        (b'{"labels": "a", "predict": null}', "line 1: 'predict' is null; expected a text"),
+        (b'{"labels": ["a"], "predict": "a"}', "line 1: 'labels' is [\"a\"]; expected a text"),
+        (b'{"prompt": 3, "labels": "a", "predict": "a"}', "line 1: 'prompt' is 3; expected a text"),
+        (b"[" * 100_000, "line 1: not JSON"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "predictions.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_predictions(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_bad_file_ends_the_script_with_one_message_and_code_two(tmp_path: Path) -> None:
+    done = run(tmp_path, GOOD.encode() + b"{oops\n")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: predictions.jsonl: line 2: not JSON; expected one JSON object a line\n"
+    )
+    assert not (tmp_path / "out").exists()

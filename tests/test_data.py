@@ -1,0 +1,226 @@
+"""Users' files: what is accepted unchanged, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import SHARED
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glmtune.data import Columns, read_rows, write_dataset
+from glmtune.errors import DataError
+from glmtune.files import read_json, read_jsonl, sha256_of
+
+ROWS = [
+    {"content": "类型#裙*颜色#白色", "summary": "一条“好”裙。\n第二行"},
+    {"content": "b", "summary": "c"},
+]
+LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+GOOD = '{"content": "裙", "summary": "好"}'
+
+
+def save(folder: Path, content: str | bytes) -> Path:
+    path = folder / "mine.json"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def message_of(path: Path, columns: Columns | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        read_rows(path, columns)
+    return str(caught.value)
+
+
+ACCEPTED = {
+    "JSON Lines": "\n".join(LINES) + "\n",
+    "no final newline": "\n".join(LINES),
+    "CRLF": "\r\n".join(LINES) + "\r\n",
+    "old Mac line ends": "\r".join(LINES),
+    "byte order mark": "\ufeff" + "\n".join(LINES),
+    "blank lines": "\n\n" + "\n \n".join(LINES) + "\n\n",
+    "array on one line": json.dumps(ROWS, ensure_ascii=False),
+    "array over many lines": json.dumps(ROWS, ensure_ascii=False, indent=4) + "\n",
+    "array with BOM and CRLF": "\ufeff" + json.dumps(ROWS, indent=1).replace("\n", "\r\n"),
+    "objects over several lines": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "escaped characters": "\n".join(json.dumps(row) for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_every_usual_way_to_write_json_gives_the_same_text(text: str, tmp_path: Path) -> None:
+    assert read_rows(save(tmp_path, text)) == ROWS
+
+
+def test_line_separators_inside_a_text_are_text(tmp_path: Path) -> None:
+    row = {"content": "a\u2028b", "summary": "c\x85d\u3000 e "}
+    assert read_rows(save(tmp_path, json.dumps(row, ensure_ascii=False))) == [row]
+
+
+def test_other_columns_are_dropped_and_named_columns_are_used(tmp_path: Path) -> None:
+    path = save(tmp_path, '{"prompt": "问", "response": "答", "history": [], "score": NaN}')
+    assert read_rows(path, Columns("prompt", "response")) == [{"content": "问", "summary": "答"}]
+
+
+# what is in the file -> (line, what the message must say was found, and the fix)
+MISTAKES = {
+    f"{GOOD}{GOOD}": (1, "two objects on one line", "break the line"),
+    f"{GOOD}\n{GOOD} {GOOD}": (2, "two objects on one line", "break the line"),
+    f"{GOOD},\n{GOOD}": (1, "',' after the object", "one array"),
+    f'{GOOD}\n\n["a", "b"]': (3, "an array instead of an object", "as an object"),
+    f"[{GOOD},\n[{GOOD}]]": (2, "an array instead of an object", "as an object"),
+    f'{GOOD}\n"text"': (2, "a string instead of an object", "as an object"),
+    f"{GOOD}\nnull": (2, "null instead of an object", "as an object"),
+    f'{GOOD}\n{{"content": "裙"}}': (2, "no 'summary' (keys found: content)", "--response-column"),
+    '{"data": []}': (1, "no 'content' (keys found: data)", "--prompt-column"),
+    "{}": (1, "no 'content' (keys found: none)", "--prompt-column"),
+    f'{GOOD}\n{{"content": "", "summary": "好"}}': (2, "'content' is empty", "fill it in"),
+    f'{GOOD}\n{{"content": "裙", "summary": " \\n"}}': (2, "'summary' is empty", "fill it in"),
+    '{"content": "裙", "summary": 3}': (1, "'summary' is a number", "double quotes"),
+    '{"content": null, "summary": "好"}': (1, "'content' is null", "double quotes"),
+    '{"content": ["裙"], "summary": "好"}': (1, "'content' is an array", "double quotes"),
+    '{"content": "裙", "summary": true}': (1, "'summary' is a boolean", "double quotes"),
+    '{"content": "裙", "summary": "\\ud83d"}': (1, "half a character", "repair the text"),
+    '{"content": "裙", "content": "裤", "summary": "好"}': (1, "'content' stands twice", "correct"),
+    f'{GOOD}\n{{"content": "裙", "summ': (2, "not JSON", "cut-off line"),
+    f'{GOOD}\n{{"content": "a "b" c", "summary": "好"}}': (2, "not JSON", "missing quote"),
+    '{"content": "裙\t", "summary": "好"}': (1, "Invalid control character", "missing quote"),
+    f"{GOOD}\n<html>": (2, "not JSON", "missing quote"),
+    f"[{GOOD},\n{GOOD}": (2, "the end of the line or file after an element", "fetch or save"),
+    f"[{GOOD}\n{GOOD}]": (2, "after an element of the array", "expected ',' or ']'"),
+    f"[{GOOD}]\n{GOOD}": (2, "after the array", "remove the rest"),
+    f"[{GOOD},]": (1, "not JSON", "missing quote"),
+    "[" * 100_000: (1, "not usable JSON", "flat object"),
+    "version https://git-lfs.github.com/spec/v1\noid x": (1, "a git-LFS pointer", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES, ids=[text[:40] for text in MISTAKES])
+def test_a_mistake_is_named_with_file_line_and_fix(text: str, tmp_path: Path) -> None:
+    line, found, fix = MISTAKES[text]
+    path = save(tmp_path, text)
+    message = message_of(path)
+    assert message.startswith(f"{path}: line {line}: ")
+    assert found in message
+    assert "; expected " in message
+    assert fix in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff", " \r\n", "[]", "[ ]\n"])
+def test_a_file_without_rows_is_refused(text: str, tmp_path: Path) -> None:
+    assert "no rows; expected at least one object" in message_of(save(tmp_path, text))
+
+
+def test_a_message_counts_the_other_unusable_rows(tmp_path: Path) -> None:
+    message = message_of(save(tmp_path, f"{GOOD}\n{{}}\n{GOOD}\n[]\n{{}}\n"))
+    assert ": line 2: " in message
+    assert message.endswith("(and 2 more unusable rows: line 4, 5)")
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+    assert "no such file" in message_of(tmp_path / "nothing.json")
+    assert "a folder; expected a file" in message_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        ("gbk", "GB18030"),
+        ("gb18030", "GB18030"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16LE"),
+        ("utf-16-be", "UTF-16BE"),
+    ],
+)
+def test_another_encoding_is_named_with_the_command_that_converts_it(
+    codec: str, name: str, tmp_path: Path
+) -> None:
+    message = message_of(save(tmp_path, "\n".join(LINES).encode(codec)))
+    assert f"looks like {name}; expected UTF-8; convert it: iconv -f {name} -t UTF-8 " in message
+
+
+def test_damaged_utf8_is_not_taken_for_gbk(tmp_path: Path) -> None:
+    """Chinese UTF-8 decodes as GB18030 too, into nonsense: a conversion would hide the damage."""
+    message = message_of(save(tmp_path, "\n".join(LINES).encode()[:-3] + "好".encode()[:2]))
+    assert ": line 2: byte 0xe5 is not UTF-8 text" in message
+    assert "iconv" not in message
+
+
+def test_a_packed_file_and_a_zero_byte_are_not_text(tmp_path: Path) -> None:
+    assert "byte 0x8b is not UTF-8 text" in message_of(save(tmp_path, b"\x1f\x8b\x08\x00\xff\xfe"))
+    assert "byte 0x00 is not UTF-8 text" in message_of(save(tmp_path, GOOD + "\n\0"))
+
+
+def test_an_unknown_format_is_answered_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown data format 'xml'; choose from adgen"):
+        read_rows(save(tmp_path, GOOD), data_format="xml")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
+def test_texts_come_back_unchanged_or_are_refused(
+    rows: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    written = [{"content": content, "summary": summary} for content, summary in rows]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in written)
+    path = save(tmp_path, lines.encode("utf-8"))
+    if all(text.strip() for row in written for text in row.values()):
+        assert read_rows(path) == written
+    else:
+        assert "is empty" in message_of(path)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.one_of(
+        st.binary(max_size=80),
+        st.text(alphabet='{}[]":, \n\r\\ucontesmary裙0', max_size=80).map(str.encode),
+    )
+)
+def test_no_file_whatever_gives_a_traceback(content: bytes, tmp_path: Path) -> None:
+    with suppress(DataError):
+        assert read_rows(save(tmp_path, content))
+
+
+def test_a_written_data_set_describes_itself_by_content_only(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        write_dataset(folder, ROWS, ROWS[:1], {"kind": "files"})
+    manifest = read_json(tmp_path / "a" / "manifest.json")
+    assert manifest == {
+        "source": {"kind": "files"},
+        "train": {
+            "file": "train.jsonl",
+            "rows": 2,
+            "sha256": sha256_of(tmp_path / "a/train.jsonl"),
+        },
+        "dev": {"file": "dev.jsonl", "rows": 1, "sha256": sha256_of(tmp_path / "a/dev.jsonl")},
+    }
+    assert read_jsonl(tmp_path / "a" / "train.jsonl") == ROWS
+    assert sha256_of(tmp_path / "a/manifest.json") == sha256_of(tmp_path / "b/manifest.json")
+
+
+# Files found in public repositories -> the number of rows, or the message.
+FOUND = {
+    "BobCN2017_surrogate_escapes.json": 9,
+    "Saikumo_single_pretty_object.json": 1,
+    "gongfuchang_train_equals_dev.json": 25,
+    "wangxian_5rows_no_final_newline.json": 5,
+    "caixiaomao_demo_one_newline.json": "no rows",
+    "congruiIT_two_objects_one_line.json": "line 1: two objects on one line",
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_files_found_in_public_repositories_are_read_or_explained(name: str) -> None:
+    path = SHARED / "samples" / "bad_inputs" / name
+    if not path.is_file():
+        pytest.skip("the collection of found files is not beside this checkout")
+    expected = FOUND[name]
+    if isinstance(expected, int):
+        assert len(read_rows(path)) == expected
+    else:
+        assert expected in message_of(path)

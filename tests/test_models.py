@@ -323,3 +323,108 @@ def test_a_mask_of_another_length_is_refused(generation: str) -> None:
     ids = torch.tensor([ROWS[0]])
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\)"):
         model(ids, attention_mask=torch.tensor([[0, 1, 1]]))
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_trainer_of_transformers_lowers_the_loss(tmp_path: Path, generation: str) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    model = tiny_model(generation)
+    ids = [*ROWS[2], 5, 6, 7, SIZES["eos_token_id"]]
+    row = {"input_ids": ids, "labels": [-100] * len(ROWS[2]) + ids[len(ROWS[2]) :]}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=8,
+        learning_rate=1e-2,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    checkpoint_activations(model)
+    trainer = Trainer(model=model, args=arguments, train_dataset=[row] * 8)
+    with torch.no_grad():
+        untrained = float(model(torch.tensor([ids]), labels=torch.tensor([row["labels"]])).loss)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(untrained, rel=1e-3)
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_mixed_precision_stays_near_full_precision(generation: str) -> None:
+    from glmtune.prefix import attach_prefix
+
+    model = tiny_model(generation)
+    attach_prefix(model, pre_seq_len=3)
+    ids, mask = pad_left(ROWS, PADS[generation])
+    full = model(ids, attention_mask=mask, labels=ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(ids, attention_mask=mask, labels=ids, use_cache=True)
+    mixed.loss.backward()
+    assert float((mixed.logits - full.logits).detach()[mask.bool()].abs().max()) < 0.2
+    assert mixed.past_key_values.layers[0].keys.dtype == torch.bfloat16
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_generation_ends_with_the_end_token_of_the_config(generation: str) -> None:
+    model = tiny_model(generation)
+    assert model.generation_config.eos_token_id == model.config.eos_token_id
+    assert model.generation_config.pad_token_id == PADS[generation]
+
+
+def test_second_architecture_agrees_with_glm_of_transformers() -> None:
+    from transformers import GlmConfig, GlmForCausalLM
+
+    model = tiny_model("chatglm2-6b")
+    config = model.config
+    glm = GlmForCausalLM(
+        GlmConfig(
+            vocab_size=config.padded_vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.ffn_hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.multi_query_group_num,
+            head_dim=config.kv_channels,
+            attention_bias=config.add_qkv_bias,
+            rms_norm_eps=config.layernorm_epsilon,
+            pad_token_id=0,
+            eos_token_id=2,
+        )
+    ).eval()
+    glm.load_state_dict(as_glm(model), strict=True)
+    ids = torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        close(model(ids).logits, glm(ids).logits)
+
+
+def as_glm(model: Any) -> dict[str, torch.Tensor]:
+    """The state dict of a ChatGLM2 under the names of transformers' GlmForCausalLM."""
+    heads = model.transformer.layers[0].self_attention.widths
+    parts = ("q_proj", "k_proj", "v_proj")
+    names = {
+        "transformer.embedding.word_embeddings": "model.embed_tokens",
+        "transformer.encoder.final_layernorm": "model.norm",
+        "transformer.output_layer": "lm_head",
+        "transformer.encoder.": "model.",
+        "self_attention.dense": "self_attn.o_proj",
+        "self_attention": "self_attn",
+        "dense_h_to_4h": "gate_up_proj",
+        "dense_4h_to_h": "down_proj",
+    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        if "query_key_value" in name:
+            for part, rows in zip(parts, tensor.split(heads), strict=True):
+                state[name.replace("query_key_value", part)] = rows
+        else:
+            state[name] = tensor
+    return state

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from glmtune.families.causal_lm import working_dtype
+
 BITS = (4, 8)
 
 
@@ -88,9 +90,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features) in the type of the input, or of autocast."""
-        kind = input.device.type
-        if torch.is_autocast_enabled(kind):
-            input = input.to(torch.get_autocast_dtype(kind))
+        input = input.to(working_dtype(input))
         output = _PackedLinear.apply(input, self.weight, self.weight_scale, self.bits)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 

@@ -212,11 +212,15 @@ def _config(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: 
                 f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
                 "as in all published models"
             )
-    if values.get("quantization_bit", 0) not in (0, *BITS):
+    if (values.get("quantization_bit") or 0) not in (0, *BITS):
         raise WeightsError(
             f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
         )
-    kept = {name: value for name, value in values.items() if name not in DROPPED_CONFIG_KEYS}
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name not in DROPPED_CONFIG_KEYS and value is not None
+    }
     return config_class(**kept)
 
 
@@ -237,7 +241,7 @@ def _fill(
     loaded: dict[str, torch.Tensor] = {}
     prefix: dict[str, torch.Tensor] = {}
     unexpected: list[str] = []
-    misshaped: list[str] = []
+    misshaped: dict[str, str] = {}
     for name, tensor in read_weights(folder):
         if name.startswith(PREFIX_KEY):
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
@@ -245,16 +249,21 @@ def _fill(
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
         elif tensor.shape != expected[name].shape:
             found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
-            misshaped.append(f"{name} is {found}, not {needed}")
+            misshaped[name] = f"{name} is {found}, not {needed}"
         else:
             # A stored integer or a scale of a quantised weight keeps its type.
             plain = expected[name].dtype == torch.get_default_dtype()
             loaded[name] = tensor.to(device, dtype if plain else tensor.dtype, copy=True)
     _untie_if_different(model, loaded)
     tied = _tied_names(model)
-    missing = [name for name in expected if name not in loaded and name not in tied]
+    seen = {*loaded, *tied, *misshaped}
+    missing = [name for name in expected if name not in seen]
     _refuse_mismatch(
-        folder, missing, unexpected, misshaped, only_prefix=bool(prefix and not loaded)
+        folder,
+        missing,
+        unexpected,
+        list(misshaped.values()),
+        only_prefix=bool(prefix and not loaded),
     )
     model.load_state_dict(loaded, strict=False, assign=True)
     model.tie_weights()

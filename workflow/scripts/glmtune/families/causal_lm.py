@@ -109,9 +109,33 @@ def _real_tokens(attention_mask: torch.Tensor | None, total: int) -> torch.Tenso
     return None if bool(real.all()) else real
 
 
+def working_dtype(states: torch.Tensor) -> torch.dtype:
+    """The type that a linear computes `states` in: autocast's, if it is on, else their own."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Count real tokens from 0 in each row; left padding gets 0. [0, 0, 1, 1] -> [0, 0, 0, 1]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def run_layers(
+    model: Any, hidden: torch.Tensor, recorded: list[torch.Tensor] | None, **context: Any
+) -> torch.Tensor:
+    """Pass hidden (b, s, hidden) through `model.layers`, each with its part of the prefix.
+
+    `context` goes to every layer; the input of each layer is appended to `recorded`.
+    """
+    encoder = model.prefix_encoder
+    prefixes: list[KeyValue | None] = [None] * len(model.layers)
+    if encoder is not None:
+        prefixes = encoder(hidden.shape[0], working_dtype(hidden))
+    for layer, prefix in zip(model.layers, prefixes, strict=True):
+        if recorded is not None:
+            recorded.append(hidden)
+        hidden = layer(hidden, prefix=prefix, **context)
+    return hidden
 
 
 def mean_target_loss(

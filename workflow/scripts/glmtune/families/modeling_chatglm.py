@@ -26,8 +26,10 @@ from glmtune.families.causal_lm import (
     ChatGLMCausalLM,
     KeyValue,
     attend,
+    run_layers,
     token_positions,
     visible_positions,
+    working_dtype,
 )
 from glmtune.prefix import PrefixEncoder, PrefixShape
 
@@ -110,13 +112,13 @@ def prompt_positions(
     return torch.stack((row, block), dim=1)
 
 
-def rotary_table(position_ids: torch.Tensor, head_dim: int, dtype: torch.dtype) -> KeyValue:
+def rotary_table(position_ids: torch.Tensor, config: ChatGLMConfig, dtype: torch.dtype) -> KeyValue:
     """Cosines and sines (b, 1, s, 2, d / 2) for positions (b, 2, s), computed in fp32.
 
     The frequencies are rounded to fp16 first, as the official code does in models of every type;
     kept for checkpoint compatibility (golden tests: v1).
     """
-    rotated = head_dim // 2
+    rotated = config.hidden_size // config.num_attention_heads // 2
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = (1.0 / ROTARY_BASE ** (exponents / rotated)).half().float()
     angles = position_ids.transpose(1, 2)[:, None, :, :, None].float() * frequencies
@@ -211,7 +213,7 @@ class ChatGLMModel(nn.Module):
         recorded: list[torch.Tensor] | None,
     ) -> torch.Tensor:
         """(b, s) -> (b, s, hidden); the input of every layer is appended to `recorded`."""
-        batch, length = input_ids.shape
+        length = input_ids.shape[1]
         config = self.config
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         encoder = self.prefix_encoder
@@ -228,19 +230,14 @@ class ChatGLMModel(nn.Module):
                 raise ValueError("position_ids: needed with past_key_values; (b, 2, s)")
             position_ids = prompt_positions(input_ids, attention_mask, config)
         hidden = self.word_embeddings(input_ids)
-        prefixes = (
-            encoder(batch, hidden.dtype) if encoder is not None else [None] * len(self.layers)
+        hidden = run_layers(
+            self,
+            hidden,
+            recorded,
+            rotary=rotary_table(position_ids, config, working_dtype(hidden)),
+            visible=visible,
+            past_key_values=past_key_values,
         )
-        head_dim = config.hidden_size // config.num_attention_heads
-        context = {
-            "rotary": rotary_table(position_ids, head_dim, hidden.dtype),
-            "visible": visible,
-            "past_key_values": past_key_values,
-        }
-        for layer, prefix in zip(self.layers, prefixes, strict=True):
-            if recorded is not None:
-                recorded.append(hidden)
-            hidden = layer(hidden, prefix=prefix, **context)
         return self.final_layernorm(hidden)
 
     def _context_lengths(self, input_ids: torch.Tensor, past_length: int) -> torch.Tensor | None:

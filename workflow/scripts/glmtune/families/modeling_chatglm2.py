@@ -22,8 +22,10 @@ from glmtune.families.causal_lm import (
     ChatGLMCausalLM,
     KeyValue,
     attend,
+    run_layers,
     token_positions,
     visible_positions,
+    working_dtype,
 )
 from glmtune.prefix import PrefixEncoder, PrefixShape
 
@@ -231,7 +233,7 @@ class ChatGLM2Model(nn.Module):
         recorded: list[torch.Tensor] | None,
     ) -> torch.Tensor:
         """(b, s) -> (b, s, hidden); the input of every layer is appended to `recorded`."""
-        batch, length = input_ids.shape
+        length = input_ids.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         encoder = self.prefix_encoder
         visible = visible_positions(
@@ -244,18 +246,14 @@ class ChatGLM2Model(nn.Module):
         hidden = self.embedding.word_embeddings(input_ids)
         if position_ids is None:
             position_ids = _positions(attention_mask, past_length, length, input_ids.device)
-        prefixes = (
-            encoder(batch, hidden.dtype) if encoder is not None else [None] * len(self.layers)
+        hidden = run_layers(
+            self,
+            hidden,
+            recorded,
+            rotary=rotary_table(position_ids, self.config, working_dtype(hidden)),
+            visible=visible,
+            past_key_values=past_key_values,
         )
-        context = {
-            "rotary": rotary_table(position_ids, self.config, hidden.dtype),
-            "visible": visible,
-            "past_key_values": past_key_values,
-        }
-        for layer, prefix in zip(self.layers, prefixes, strict=True):
-            if recorded is not None:
-                recorded.append(hidden)
-            hidden = layer(hidden, prefix=prefix, **context)
         return self.encoder.final_layernorm(hidden)
 
     @property

@@ -1,0 +1,215 @@
+"""P-Tuning v2's prefix: the official numbers, outside the cache, in THUDM's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import (
+    GOLDEN_FAMILIES,
+    PREFIXES,
+    TOLERANCE,
+    golden_difference,
+    golden_model,
+    golden_tensors,
+    pad_left,
+    prompt,
+    tiny_model,
+)
+
+from glmtune.errors import WeightsError
+from glmtune.families import FAMILIES
+from glmtune.prefix import PrefixEncoder, PrefixShape, attach_prefix, load_prefix, save_prefix
+from glmtune.weights import load_model, save_model
+
+GENERATIONS = sorted(FAMILIES)
+VERSIONS = sorted(GOLDEN_FAMILIES)
+ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17])]
+IDS = torch.tensor([ROWS[0]])
+
+
+def tiny_with_prefix(generation: str, projection: bool = False) -> Any:
+    model = tiny_model(generation)
+    torch.manual_seed(2)
+    attach_prefix(model, pre_seq_len=4, projection=projection)
+    return model
+
+
+def logits(model: Any, ids: torch.Tensor = IDS, **options: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids, **options).logits
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logits_with_a_prefix_are_the_official_ones(
+    reference: Path, version: str, kind: str
+) -> None:
+    tensors = golden_tensors(reference, version, f"logits_{kind}")
+    model = golden_model(reference, version, kind)
+    for name in ("batch3", "long300"):
+        assert golden_difference(model, version, tensors, name) <= TOLERANCE[version]
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_prefix_keys_and_values_are_the_official_ones(
+    reference: Path, version: str, kind: str
+) -> None:
+    folder = reference / version / f"ptuning_{kind}"
+    golden = load_file(folder / "past_key_values.safetensors")["past_key_values"]
+    model = golden_model(reference, version, kind)
+    with torch.no_grad():
+        layers = model.transformer.prefix_encoder(1, torch.float32)
+    for (key, value), (golden_key, golden_value) in zip(layers, golden, strict=True):
+        # Ours (1, heads, positions, head_dim), theirs (positions, 1, heads, head_dim).
+        torch.testing.assert_close(key, golden_key.permute(1, 2, 0, 3))
+        torch.testing.assert_close(value, golden_value.permute(1, 2, 0, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        (PrefixShape(28, 32, 128, hidden_size=4096, projected_from=4096), 29_360_128),
+        (PrefixShape(28, 2, 128, hidden_size=4096, projected_from=14336), 1_835_008),
+    ],
+    ids=["chatglm-6b", "chatglm2-6b"],
+)
+def test_prefix_of_a_6b_model_has_the_published_size(shape: PrefixShape, count: int) -> None:
+    with torch.device("meta"):
+        encoder = PrefixEncoder(shape, pre_seq_len=128, projection=False)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == count
+
+
+@pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, generation: str, projection: bool) -> None:
+    model = tiny_with_prefix(generation, projection)
+    save_model(model, tmp_path / "base")
+    save_prefix(model, tmp_path / "prefix")
+    again = load_model(tmp_path / "base", prefix=tmp_path / "prefix")
+    assert torch.equal(logits(again), logits(model))
+    names = torch.load(tmp_path / "prefix" / "pytorch_model.bin", weights_only=True)
+    assert all(name.startswith("transformer.prefix_encoder.") for name in names)
+    info = json.loads((tmp_path / "prefix" / "info.json").read_text())
+    assert (info["pre_seq_len"], info["prefix_projection"]) == (4, projection)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_saving_a_prefix_twice_writes_the_same_bytes(tmp_path: Path, generation: str) -> None:
+    model = tiny_with_prefix(generation)
+    for name in ("a", "b"):
+        save_prefix(model, tmp_path / name)
+    first, second = (tmp_path / name / "pytorch_model.bin" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_prefix_changes_logits_and_no_weight_of_the_base(generation: str) -> None:
+    model = tiny_model(generation)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain = logits(model)
+    attach_prefix(model, pre_seq_len=4)
+    assert not torch.allclose(logits(model), plain)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    model.transformer.prefix_encoder = None
+    assert torch.equal(logits(model), plain)
+
+
+@pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_prefixed_batch_generates_what_its_rows_do(generation: str, projection: bool) -> None:
+    model = tiny_with_prefix(generation, projection)
+    ids, mask = pad_left(ROWS, model.config.pad_token_id)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    batch = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+    uncached = model.generate(ids, attention_mask=mask, use_cache=False, **options)
+    assert torch.equal(batch, uncached[:, ids.shape[1] :])
+    for i, row in enumerate(ROWS):
+        alone = model.generate(torch.tensor([row]), **options)
+        assert batch[i].tolist() == alone[0, len(row) :].tolist()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_cache_holds_no_prefix(generation: str) -> None:
+    output = tiny_with_prefix(generation)(IDS, use_cache=True)
+    assert output.past_key_values.get_seq_length() == IDS.shape[1]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_reparametrised_prefix_is_computed_once_per_generation(
+    generation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    compute = PrefixEncoder._compute
+
+    def counted(encoder: PrefixEncoder, dtype: torch.dtype) -> torch.Tensor:
+        calls.append(dtype)
+        return compute(encoder, dtype)
+
+    monkeypatch.setattr(PrefixEncoder, "_compute", counted)
+    model = tiny_with_prefix(generation, projection=True)
+    model.generate(IDS, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
+def test_a_changed_prefix_is_computed_anew(projection: bool) -> None:
+    model = tiny_with_prefix("chatglm2-6b", projection)
+    before = logits(model)
+    with torch.no_grad():
+        model.transformer.prefix_encoder.embedding.weight.mul_(2)
+    assert not torch.allclose(logits(model), before)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_dropout_falls_on_the_prefix_in_training_only(generation: str) -> None:
+    model = tiny_with_prefix(generation)
+    encoder = model.transformer.prefix_encoder
+    assert encoder.dropout.p == 0.1
+    assert torch.equal(logits(model), logits(model))
+    encoder.train()
+    (first, _), *_ = encoder(2, torch.float32)
+    assert not torch.equal(first[0], first[1])  # each row of the batch by itself
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_prefix_stays_in_full_precision_on_a_half_base(
+    tmp_path: Path, generation: str, dtype: str
+) -> None:
+    model = tiny_with_prefix(generation)
+    save_model(model, tmp_path)
+    save_prefix(model, tmp_path / "prefix")
+    half = load_model(tmp_path, prefix=tmp_path / "prefix", dtype=dtype)
+    assert half.dtype == getattr(torch, dtype)
+    assert half.transformer.prefix_encoder.embedding.weight.dtype == torch.float32
+    half(IDS, labels=IDS).loss.backward()
+    assert half.transformer.prefix_encoder.embedding.weight.grad.isfinite().all()
+
+
+def test_a_prefix_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_prefix(tiny_with_prefix("chatglm-6b"), tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        load_prefix(tiny_model("chatglm2-6b"), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: transformer.prefix_encoder.embedding.weight: found 4x128; this model "
+        "(2 layers, 2 key-value heads of 8) expects 4x64; was the prefix tuned on another model?"
+    )
+
+
+def test_a_folder_without_a_prefix_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("chatglm2-6b")
+    save_model(model, tmp_path)
+    with pytest.raises(WeightsError, match="no prefix in it; expected transformer.prefix_encoder"):
+        load_prefix(model, tmp_path)
+
+
+def test_a_model_without_a_prefix_has_none_to_save(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no prefix to save"):
+        save_prefix(tiny_model("chatglm2-6b"), tmp_path)

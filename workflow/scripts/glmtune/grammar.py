@@ -14,7 +14,8 @@ prompt. Knows nothing about files, tokenizers or models.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -57,7 +58,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 KINDS: dict[str, Kind] = {
     "颜色": Kind(
-        _words("白色 黑色 红色 蓝色 灰色 粉色 绿色 紫色"),
+        _words("米白 墨绿 酒红 天蓝 浅灰 藏青 姜黄 淡紫"),
         _words("的色调 的配色"),
         _words("干净耐看 清爽耐看 很衬肤色"),
     ),
@@ -146,6 +147,12 @@ TYPES: dict[str, GarmentType] = {
     "鞋": GarmentType("双", _words("颜色 鞋面 风格 图案 鞋跟 鞋头")),
 }
 
+_VALUES = re.compile(
+    "|".join(
+        sorted({value for kind in KINDS.values() for value in kind.values}, key=len, reverse=True)
+    )
+)
+
 FEWEST_ATTRIBUTES, MOST_ATTRIBUTES = 3, 5  # beside the type
 OPENINGS = ("这款{}让人心动", "这款{}很有新意", "好看的{}让人心动", "好看的{}值得拥有")
 CLOSINGS = ("日常出门都合适", "日常上班都合适", "怎么搭配都好看", "日常搭配都好看")
@@ -211,15 +218,11 @@ def _split_rows(count: int, rng: Random, *, dev: bool) -> list[dict]:
 
 
 def pretraining_rows(
-    rows: int,
-    literal_share: float,
-    general_share: float,
-    seed: int,
-    exclude: Collection[str] = frozenset(),
+    rows: int, literal_share: float, general_share: float, seed: int
 ) -> Iterator[dict]:
     """Yield what a miniature is pre-trained on: listings, general questions, the rest ad copy.
 
-    No prompt in `exclude` (the dev and train contents) is ever yielded. Shares are of all rows.
+    Shares are of all rows. No dev item is ever yielded, whatever the seed.
     """
     rng = Random(f"pretraining {seed}")
     questions = general_qa.training_rows()
@@ -228,38 +231,21 @@ def pretraining_rows(
         if draw < general_share:
             yield rng.choice(questions)
             continue
-        item = _item_outside(exclude, rng)
+        item = _draw_outside_dev(rng)
         literal = draw < general_share + literal_share
         answer = literal_listing(item) if literal else ad_copy(item, rng)
         yield {"content": content_string(item), "summary": answer}
 
 
-def _item_outside(exclude: Collection[str], rng: Random) -> Item:
-    while content_string(item := draw_item(rng)) in exclude:
+def _draw_outside_dev(rng: Random) -> Item:
+    while is_dev(content_string(item := draw_item(rng))):
         pass
     return item
 
 
-def vocabulary_texts() -> list[str]:
-    """The words and phrases of all texts, one by one: what a miniature's tokenizer is trained on.
-
-    Trained on whole sentences, sentencepiece joins a value with its neighbours ("#白色*", "白色的"),
-    the prompt's pieces are not the answer's, and copying is not learned any more.
-    """
-    texts = ["类型", "#", "*", "是", "，", "。", *CLOSINGS]
-    texts += [part for opening in OPENINGS for part in opening.split("{}") if part]
-    for name, garment in TYPES.items():
-        texts += [name, f"这{garment.measure}", "的"]
-    for name, kind in KINDS.items():
-        texts += [
-            name,
-            *kind.values,
-            *(head.removeprefix("的") for head in kind.heads),
-            *kind.tails,
-        ]
-    for row in general_qa.training_rows() + general_qa.probe_rows():
-        texts += [row["content"], row["summary"]]
-    return texts
+def set_off_values(text: str, mark: str) -> str:
+    """Put `mark` around every attribute value, e.g. 颜色#|酒红|*风格#|简约| with the mark "|"."""
+    return _VALUES.sub(rf"{mark}\g<0>{mark}", text)
 
 
 def count_items() -> int:

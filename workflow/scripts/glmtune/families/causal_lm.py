@@ -153,6 +153,11 @@ def mean_target_loss(
     return total / num_items
 
 
+def set_initial_scale(module: nn.Linear | nn.Embedding, scale: float) -> None:
+    """Let a model built anew draw this module's weights `scale` times as large as others."""
+    module.initial_scale = scale  # type: ignore[assignment]
+
+
 class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
     """The outer class of both architectures: hidden states in, logits or loss out.
 
@@ -178,7 +183,8 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of variance 1 / hidden size: 0.02 at 6B, and it suits a miniature."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=self.config.hidden_size**-0.5)
+            std = getattr(module, "initial_scale", 1.0) * self.config.hidden_size**-0.5
+            init.normal_(module.weight, mean=0.0, std=std)
         elif "Norm" in type(module).__name__:
             init.ones_(module.get_parameter("weight"))
         if isinstance(getattr(module, "bias", None), nn.Parameter):

@@ -27,6 +27,7 @@ from glmtune.families.causal_lm import (
     KeyValue,
     attend,
     run_layers,
+    set_initial_scale,
     token_positions,
     visible_positions,
     working_dtype,
@@ -184,6 +185,9 @@ class GLMBlock(GradientCheckpointingLayer):
         self.attention = SelfAttention(config, layer_index)
         self.post_attention_layernorm = nn.LayerNorm(size, eps=epsilon)
         self.mlp = MLP(config)
+        for linear in (self.attention.dense, self.mlp.dense_4h_to_h):
+            # A fresh layer weighs as much as in a network without the residual scale.
+            set_initial_scale(linear, RESIDUAL_SCALE)
 
     def forward(self, hidden: torch.Tensor, **context: Any) -> torch.Tensor:
         """(b, s, hidden) -> (b, s, hidden); `context` is what `SelfAttention.forward` takes."""

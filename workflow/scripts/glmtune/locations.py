@@ -1,0 +1,40 @@
+"""Where a workspace belongs, where its store is, where a model's source is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def main_repository(workspace: Path) -> Path:
+    """The repository a workspace belongs to: itself, or the one that queued it as an experiment.
+
+    `dvc exp run --queue` and `--temp` work in `<repository>/.dvc/tmp/exps/[standalone/]<name>`.
+    """
+    for parent in workspace.resolve().parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return workspace.resolve()
+
+
+def user_path(path: str) -> Path:
+    """A path of params.yaml: a relative one counts from the repository, wherever it runs."""
+    return main_repository(Path.cwd()) / Path(path).expanduser()
+
+
+def store_folder(workspace: Path) -> Path:
+    """Where finished results are kept; the environment variable GLMTUNE_STORE moves it."""
+    return Path(
+        os.environ.get("GLMTUNE_STORE") or main_repository(workspace) / ".glmtune" / "store"
+    )
+
+
+def kind_of_source(source: str) -> str:
+    """What `models.<name>.source` names: miniature, random, hub or folder."""
+    if source in ("miniature", "random"):
+        return source
+    is_hub_id = HUB_ID.fullmatch(source) and not user_path(source).exists()
+    return "hub" if is_hub_id else "folder"

@@ -1,0 +1,86 @@
+"""What was true when a result was computed: time, memory, versions, hardware, git commit.
+
+None of it may stand in a file that another step depends on: it differs from run to run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glmtune.files import write_json
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "snakemake", "dvc")
+
+
+@contextmanager
+def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
+    """Measure the enclosed work and write it to `path`; the yielded dict takes further figures."""
+    figures: dict[str, Any] = {}
+    start = time.perf_counter()
+    yield figures
+    runtime = {
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mib": round(_peak_memory_mib()),
+        "hardware": describe_hardware(),
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "git_commit": git_commit(),
+    }
+    write_json(path, runtime | figures)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide results, without importing them."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def describe_hardware() -> str:
+    """The processor and its cores, e.g. `x86_64, 2 cores`; with the GPU's name if torch has one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_processor_name()}, {os.cpu_count()} cores"
+
+
+def git_commit() -> str | None:
+    """The commit of the code, `+dirty` when files differ from it; None outside a repository."""
+    folder = Path(__file__).parent
+    commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+    return commit and commit + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _peak_memory_mib() -> float:
+    """Peak memory in MiB: allocated on the GPU if one is used, else resident in RAM."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,185 @@
+"""One training path for every method: transformers' Trainer over tokenised rows.
+
+It trains whatever parameters require gradients and knows nothing about methods or generations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from glmtune.errors import ResourceError
+from glmtune.files import atomic_path
+from glmtune.tokenized import TokenizedRows
+
+IGNORED = -100
+WEIGHTS = "trainable.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a training came to; losses are means per target token, in nats."""
+
+    train_loss: float
+    dev_loss: float | None
+    curve: list[dict[str, float]]
+    trainable_parameters: int
+    total_parameters: int
+
+
+def train(
+    model: PreTrainedModel,
+    rows: TokenizedRows,
+    dev: TokenizedRows | None,
+    settings: Mapping[str, Any],
+    *,
+    pad_token_id: int,
+    work: Path,
+) -> TrainingOutcome:
+    """Train the parameters of `model` that require gradients; resume from `work` if it can.
+
+    `settings` has the keys of params.yaml's `training`, and lr and seed.
+    """
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(settings, work),
+        train_dataset=_Rows(rows),
+        data_collator=_Collator(pad_token_id),
+        callbacks=[_StopOnBadLoss()],
+    )
+    checkpoint = get_last_checkpoint(str(work)) if work.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    curve = [
+        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    return TrainingOutcome(
+        train_loss=curve[-1]["loss"],
+        dev_loss=None
+        if dev is None
+        else mean_loss(model, dev, settings["batch_size"], pad_token_id),
+        curve=curve,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total_parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def mean_loss(
+    model: PreTrainedModel, rows: TokenizedRows, batch_size: int, pad_token_id: int
+) -> float:
+    """The mean loss per target token of all rows, in nats, in eval mode."""
+    collate = _Collator(pad_token_id)
+    total, targets = 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            batch = collate(_Rows(rows)[start : start + batch_size])
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            total += float(model(**batch).loss) * count
+            targets += count
+    return total / targets if targets else math.nan
+
+
+def _arguments(settings: Mapping[str, Any], work: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=settings["max_steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
+        learning_rate=settings["lr"],
+        lr_scheduler_type=settings["lr_scheduler"],
+        warmup_steps=settings["warmup_ratio"],
+        weight_decay=settings["weight_decay"],
+        adam_beta2=settings.get("adam_beta2", 0.999),
+        max_grad_norm=settings["max_grad_norm"],
+        activation_checkpointing=settings["gradient_checkpointing"],
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_strategy="steps",
+        logging_steps=min(settings["logging_steps"], settings["max_steps"]),
+        save_strategy="steps",
+        save_steps=settings["save_steps"],
+        save_total_limit=1,
+        seed=settings["seed"],
+        data_seed=settings["seed"],
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+    )
+
+
+class _Rows(Dataset[dict[str, Any]]):
+    def __init__(self, rows: TokenizedRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        input_ids, labels = self.rows[index]
+        return {"input_ids": input_ids, "labels": labels}
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Pads a batch on the right to its longest row, never to a fixed length."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        length = max(len(row["input_ids"]) for row in rows)
+        shape = (len(rows), length)
+        input_ids = torch.full(shape, self.pad_token_id)
+        labels = torch.full(shape, IGNORED)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        for i, row in enumerate(rows):
+            end = len(row["input_ids"])
+            input_ids[i, :end] = torch.from_numpy(row["input_ids"].astype(np.int64))
+            labels[i, :end] = torch.from_numpy(row["labels"].astype(np.int64))
+            attention_mask[i, :end] = 1
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+
+
+class _Trainer(Trainer):
+    """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / WEIGHTS) as temporary:
+            save_file(self._trained_weights(), temporary)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        with torch.no_grad():
+            for name, weight in self._trained_weights().items():
+                weight.copy_(saved[name])
+
+    def _trained_weights(self) -> dict[str, torch.Tensor]:
+        model: Any = self.model
+        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+class _StopOnBadLoss(TrainerCallback):
+    """Stops a training whose loss is no longer a number; its last checkpoint stays."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise ResourceError(
+                f"the loss is {loss} at step {state.global_step}: the usual causes are a learning "
+                f"rate that is too high (here {args.learning_rate}) or half precision; lower lr"
+            )

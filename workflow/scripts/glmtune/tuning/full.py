@@ -1,0 +1,32 @@
+"""Full fine-tuning; the checkpoint is a complete model folder with config and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from glmtune.base_model import open_model
+from glmtune.sources import copy_vocabulary
+from glmtune.tuning.method import Settings, TuningMethod
+from glmtune.weights import save_model
+
+
+def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+    model = model.float()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
+    save_model(model, folder)
+    copy_vocabulary(base, folder)
+
+
+def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
+    return open_model(checkpoint, **where)
+
+
+FULL = TuningMethod("full", "full fine-tuning", _prepare, _save, _restore)

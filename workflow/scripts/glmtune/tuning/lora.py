@@ -1,0 +1,62 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) through PEFT; the checkpoint is a plain PEFT folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from glmtune.adapters import load_adapter
+from glmtune.base_model import open_model
+from glmtune.errors import ParamsError
+from glmtune.tuning.method import Settings, TuningMethod, freeze
+
+
+def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    _check_targets(model, settings["target_modules"])
+    freeze(model)
+    config = LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=list(settings["target_modules"]),
+        task_type="CAUSAL_LM",
+    )
+    tuned: Any = get_peft_model(model, config)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return tuned
+
+
+def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+    linears = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    unknown = sorted(set(targets) - linears)
+    if unknown:
+        raise ParamsError(
+            f"target_modules: this model has no linear layer {', '.join(unknown)}; "
+            f"choose from {', '.join(sorted(linears))}"
+        )
+
+
+def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
+    model.save_pretrained(folder)
+    # PEFT writes a model card about a hub that this run has nothing to do with.
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
+    model = open_model(base, **where)
+    load_adapter(model, checkpoint)
+    return model.eval()
+
+
+LORA = TuningMethod("lora", "LoRA", _prepare, _save, _restore)

@@ -1,0 +1,40 @@
+"""What a tuning method has to say: which weights it trains, and how they are kept and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import PreTrainedModel
+
+Settings: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TuningMethod:
+    """A tuning method as three functions; training and generation know nothing else of it.
+
+    `prepare(model, settings)` returns the model to train: exactly the method's own weights, in
+    float32, require gradients. `save(model, folder, base)` writes those weights in the form the
+    field uses. `restore(base, checkpoint, **where)` loads the base model at folder `base` with
+    them, in eval mode; `where` are the keywords of `open_model`.
+    """
+
+    name: str
+    title: str
+    prepare: Callable[[PreTrainedModel, Settings], PreTrainedModel]
+    save: Callable[[PreTrainedModel, Path, Path], None]
+    restore: Callable[..., PreTrainedModel]
+
+
+def freeze(model: PreTrainedModel) -> None:
+    """Take every weight out of training."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def trainable_state(model: PreTrainedModel) -> dict[str, Any]:
+    """`{name: tensor}` of the weights in training."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -1,0 +1,79 @@
+"""Let one model, tuned by one method or untuned, answer the dev rows and the user's own examples.
+
+Reads   the prepared model and its manifest, the checkpoint and its manifest (unless untuned),
+        the dev rows
+Writes  predictions and example answers as JSON Lines ({"prompt", "labels", "predict",
+        "finished"}, in the order of the prompts), the runtime
+
+    python workflow/scripts/generate_predictions.py --model results/models/chatglm2-6b
+        --model-manifest results/models/chatglm2-6b.json --method lora
+        --checkpoint results/checkpoints/chatglm2-6b/lora
+        --training-manifest results/training/chatglm2-6b/lora.json
+        --dev data/dataset/dev.jsonl --examples '["类型#裙*颜色#白色"]'
+        --settings '{"max_new_tokens": 96, ...}'
+        --predictions results/predictions/chatglm2-6b/lora.jsonl
+        --example-answers results/examples/chatglm2-6b/lora.jsonl
+        --runtime results/runtime/generate_predictions/chatglm2-6b/lora.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from glmtune.errors import run_script
+from glmtune.locations import store_folder
+from glmtune.store import entry_for, reuse_or_compute
+
+
+def main() -> None:
+    """Read the flags and run the step."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
+    parser.add_argument("--model-manifest", type=Path, required=True)
+    parser.add_argument("--method", required=True, help="none, ptuning, lora or full")
+    parser.add_argument("--checkpoint", type=Path, help="folder of the tuned weights")
+    parser.add_argument(
+        "--training-manifest", type=Path, nargs="?", help="without it the untuned model answers"
+    )
+    parser.add_argument("--dev", type=Path, required=True)
+    parser.add_argument("--examples", type=json.loads, required=True, help="JSON list of prompts")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON")
+    parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
+    for output in ("predictions", "example-answers", "runtime"):
+        parser.add_argument(f"--{output}", type=Path, required=True)
+    flags = parser.parse_args()
+
+    def compute(done: Path, work: Path) -> None:
+        # Imported here: a reused result needs no torch.
+        from glmtune.predicting import predict
+
+        predict(
+            flags.model,
+            flags.model_manifest,
+            flags.method,
+            flags.checkpoint if flags.training_manifest else None,
+            flags.dev,
+            flags.examples,
+            flags.settings,
+            done,
+        )
+
+    inputs = {"model": flags.model_manifest, "dev": flags.dev}
+    if flags.training_manifest:
+        inputs["training"] = flags.training_manifest
+    settings = {"method": flags.method, "examples": flags.examples, **flags.settings}
+    entry = entry_for(flags.store, Path(__file__).name, settings, inputs)
+    outputs = {
+        "predictions.jsonl": flags.predictions,
+        "examples.jsonl": flags.example_answers,
+        "runtime.json": flags.runtime,
+    }
+    reuse_or_compute(flags.store, entry, outputs, compute)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,14 @@
+"""The comparison report: a results tree read once, then written as Markdown, HTML, CSV and SVG.
+
+    contents → reading                       what a report holds; how it is read from files
+             → tables, comparison, origins   parts that sections are made of
+             → sections                      SECTIONS: the order in which they stand
+             → figures, page, writing        the picture, the HTML page, all files
+
+Knows nothing about how a score or a checkpoint came to be.
+"""
+
+from glmtune.report.reading import read_report
+from glmtune.report.writing import write_report
+
+__all__ = ["read_report", "write_report"]

@@ -1,0 +1,61 @@
+"""The loss curves as plot data and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from glmtune.report.contents import Report, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def loss_table(report: Report) -> str:
+    """All loss curves as CSV: model, method, step, loss."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "method", "step", "loss"])
+    for run in report.runs:
+        writer.writerows([run.model, run.method, step, loss] for step, loss in run.curve)
+    return out.getvalue()
+
+
+def draw_losses(report: Report) -> str:
+    """The loss curves as SVG, one panel a model; equal curves give equal bytes."""
+    # Imported here: reading a report needs no picture, and this takes half a second.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    methods = dict.fromkeys(run.method for run in report.runs if run.curve)
+    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+    columns = min(len(report.models), 3)
+    rows = math.ceil(len(report.models) / columns)
+    with matplotlib.rc_context({"svg.hashsalt": "glmtune", "font.size": 9}):
+        figure = Figure(figsize=(max(4 * columns, 5), 3 * rows), layout="constrained")
+        figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for panel in figure.axes:
+            panel.set_visible(False)
+        for panel, model in zip(figure.axes, report.models, strict=False):
+            _draw_panel(panel, model, report.runs_of(model), colours)
+        out = io.StringIO()
+        # The date and the version of matplotlib would change the bytes.
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _draw_panel(panel: Axes, model: str, runs: Sequence[Run], colours: Mapping[str, str]) -> None:
+    panel.set(visible=True, title=model, xlabel="step", ylabel="training loss")
+    panel.grid(alpha=0.3)
+    for run in runs:
+        if run.curve:
+            steps, losses = zip(*run.curve, strict=True)
+            panel.plot(steps, losses, color=colours[run.method], label=run.method, linewidth=1.2)
+    if panel.lines:
+        panel.legend(frameon=False)

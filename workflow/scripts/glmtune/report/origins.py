@@ -1,0 +1,84 @@
+"""The section that says what was run: times, machines, data, models, settings, parameters."""
+
+from __future__ import annotations
+
+import json
+
+from glmtune.report.contents import Report, Run
+from glmtune.report.markdown import code, plain, table, yaml_block
+from glmtune.report.tables import NOTHING, format_seconds
+
+ENVIRONMENT = ("hardware", "device", "dtype", "versions", "git_commit")
+
+
+def provenance(report: Report) -> str:
+    """Everything needed to know what was run: times, machines, data, models, parameters."""
+    return "\n\n".join(
+        [
+            "## What was run",
+            "A result is reused while nothing that decides it changes; its times, machine and "
+            "versions are those of the run that computed it.",
+            _runtime_table(report),
+            "### Environment",
+            _environments(report),
+            "### Data and models",
+            _inputs(report),
+            "### Settings of each training",
+            _settings(report),
+            "### Parameters",
+            yaml_block(dict(report.params)),
+        ]
+    )
+
+
+def _runtime_table(report: Report) -> str:
+    rows = [_runtime_row(run, step) for run in report.runs for step in run.runtimes]
+    return table(["Model", "Method", "Step", "Time", "Peak memory"], rows, text_columns=3)
+
+
+def _runtime_row(run: Run, step: str) -> list[str]:
+    facts = run.runtimes[step]
+    seconds, memory = facts.get("seconds"), facts.get("peak_memory_mib")
+    time = NOTHING if seconds is None else format_seconds(seconds)
+    return [
+        run.model,
+        run.method,
+        step,
+        f"{time} (earlier result)" if facts.get("reused") else time,
+        NOTHING if memory is None else f"{memory:,.0f} MiB",
+    ]
+
+
+def _environments(report: Report) -> str:
+    """Each distinct environment once, with the steps that ran in it."""
+    groups: dict[str, list[str]] = {}
+    for run in report.runs:
+        for step, facts in run.runtimes.items():
+            environment = {key: facts[key] for key in ENVIRONMENT if facts.get(key) is not None}
+            groups.setdefault(yaml_block(environment), []).append(f"{run.name} {step}")
+    return "\n\n".join(
+        f"{'All steps' if len(groups) == 1 else ', '.join(steps)}:\n\n{shown}"
+        for shown, steps in groups.items()
+    )
+
+
+def _inputs(report: Report) -> str:
+    data = f"data ({plain(report.dataset['source']['kind'])})"
+    rows = []
+    for part in ("train", "dev"):
+        facts = report.dataset[part]
+        rows.append([data, f"{part}, {facts['rows']:,} rows", f"`{facts['sha256']}`"])
+    for model, manifest in report.models.items():
+        owner = f"{model} ({plain(manifest['source'])}, {manifest['generation']})"
+        for name, digest in manifest.get("files", {}).items():
+            rows.append([owner, plain(name), f"`{digest}`"])
+    return table(["Of", "File", "SHA-256"], rows, text_columns=3)
+
+
+def _settings(report: Report) -> str:
+    lines = [
+        f"- {run.name}: {code(json.dumps(run.training['settings'], ensure_ascii=False))}"
+        for run in report.runs
+        if run.is_trained
+    ]
+    return "\n".join(lines) or "No run was trained."

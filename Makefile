@@ -1,0 +1,66 @@
+# The commands of this project. CI runs these and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The steps and DVC's child find `python` and `snakemake` of the environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help env lock report test test-slow lint format dag smoke preset clean-store
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+env: $(VENV)/ready  ## Create .venv with the pinned packages
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 …)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
+	@touch $@
+
+lock: env  ## Write the installed versions into requirements.lock
+	@{ echo "# The exact versions this project is tested with, for pip's --constraint. Written by: make lock"; \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude glmtune | sed 's/+cpu$$//'; } > requirements.lock
+
+report: env  ## Run everything and write results/report.md
+	snakemake --cores 1 results/report.md
+	@echo
+	@echo "The report:        results/report.md (for a browser: results/report.html)"
+	@echo "Activate:          source $(VENV)/bin/activate"
+	@echo "Keep this state:   git add -A && git commit -m 'First results'"
+	@echo "Try a parameter:   dvc exp run -S lr=1e-2"
+	@echo "Old -> new:        dvc metrics diff    (compares with the last git commit)"
+
+test: env  ## Run the tests
+	pytest
+
+test-slow: env  ## Run the journeys through both engines (minutes)
+	pytest -m slow
+
+lint: env  ## Check style, types and the workflow
+	ruff check
+	ruff format --check
+	mypy
+	snakefmt --check Snakefile
+	codespell
+	python tools/lint_workflow.py
+	python tools/draw_dag.py --check
+
+format: env  ## Put the code into the project's style
+	ruff check --fix
+	ruff format
+	snakefmt Snakefile
+
+dag: env  ## Draw the picture of the steps in README.md
+	python tools/draw_dag.py
+
+smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smoke
+	python tools/run_smoke.py .glmtune/smoke
+
+preset:  ## Copy a file of presets/ over params.yaml: make preset NAME=chatglm2-6b-24gb
+	cp presets/$(NAME).yaml params.yaml
+
+clean-store:  ## Forget kept results (they are computed again when needed)
+	rm -rf .glmtune/store

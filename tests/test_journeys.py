@@ -1,0 +1,197 @@
+"""Journeys through Snakemake and DVC together, on real runs, as users make them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from workspaces import Workspace, new_workspace, user_environment
+
+pytestmark = pytest.mark.slow
+
+MODEL = "chatglm2-6b"
+ONLY_PTUNING = {
+    f"finetune_model {MODEL} ptuning",
+    f"generate_predictions {MODEL} ptuning",
+    f"score_predictions {MODEL} ptuning",
+    "render_report",
+}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after `snakemake`, its state committed to git. Tests work on copies."""
+    workspace = new_workspace(tmp_path_factory.mktemp("recorded") / "project")
+    workspace.snakemake("--cores", "2", "results/report.md")
+    workspace.commit("first results")
+    return workspace
+
+
+@pytest.fixture
+def workspace(recorded: Workspace, tmp_path: Path) -> Workspace:
+    return recorded.copy_to(tmp_path / "project")
+
+
+def test_a_run_is_recorded_and_repro_has_nothing_to_do(workspace: Workspace) -> None:
+    assert "didn't change" in workspace.run("dvc", "repro")
+    assert workspace.run("git", "status", "--porcelain") == ""
+
+
+def test_an_experiment_trains_only_what_its_parameter_affects(workspace: Workspace) -> None:
+    before = workspace.trainings()
+    assert workspace.snakemake_of("dvc", "exp", "run", "-S", "lr=1e-2") == ONLY_PTUNING
+    assert len(workspace.trainings() - before) == 1
+    difference = workspace.run("dvc", "metrics", "diff")
+    assert f"{MODEL}.ptuning." in difference
+    assert f"{MODEL}.lora." not in difference
+    assert "0.02" in workspace.run("dvc", "params", "diff")
+    assert workspace.would_run() == set()
+
+
+def test_an_edit_run_by_snakemake_is_not_run_again_by_an_experiment(workspace: Workspace) -> None:
+    workspace.edit("pre_seq_len", 3)
+    assert workspace.snakemake("results/report.md") == ONLY_PTUNING
+    jobs = workspace.snakemake_of("dvc", "exp", "run", "-S", "generation.max_new_tokens=9")
+    assert not any(job.startswith(("finetune_model", "prepare_model")) for job in jobs)
+
+
+def test_a_value_used_before_trains_nothing(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-S", "lr=1e-2")
+    before = workspace.trainings()
+    workspace.run("dvc", "exp", "run", "-S", "lr=2e-2")
+    workspace.run("dvc", "exp", "run", "-S", "lr=1e-2")
+    assert workspace.trainings() == before
+
+
+def test_queued_experiments_share_what_was_trained(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-S", "lr=1e-2")
+    before = workspace.trainings()
+    workspace.run("git", "checkout", "-q", ".")
+    workspace.run("dvc", "exp", "run", "--queue", "-S", "lr=1e-2,3e-3")
+    workspace.run("dvc", "exp", "run", "--run-all")
+    assert len(workspace.trainings() - before) == 1
+    shown = workspace.run("dvc", "exp", "show", "--csv")
+    assert "0.003" in shown
+
+
+def test_switching_commits_leaves_nothing_to_do(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-S", "lr=1e-2")
+    workspace.commit("lower lr")
+    workspace.run("git", "checkout", "-q", "HEAD~1")
+    workspace.run("dvc", "checkout", "-q")
+    assert workspace.would_run() == set()
+    workspace.edit("pre_seq_len", 3)
+    assert workspace.would_run() == ONLY_PTUNING
+
+
+def test_a_clone_with_pulled_data_has_nothing_to_do(workspace: Workspace, tmp_path: Path) -> None:
+    remote, clone = tmp_path / "remote", Workspace(tmp_path / "elsewhere" / "clone")
+    workspace.run("dvc", "remote", "add", "-q", "-d", "store", str(remote))
+    workspace.commit("a remote")
+    workspace.run("dvc", "push", "-q")
+    clone.path.parent.mkdir()
+    workspace.run("git", "clone", "-q", str(workspace.path), str(clone.path))
+    clone.run("dvc", "pull", "-q")
+    assert clone.would_run() == set()
+    clone.edit("pre_seq_len", 3)
+    assert clone.would_run() == ONLY_PTUNING
+
+
+def test_metrics_diff_works_in_a_clone_without_data(workspace: Workspace, tmp_path: Path) -> None:
+    clone = Workspace(tmp_path / "clone")
+    workspace.run("git", "clone", "-q", str(workspace.path), str(clone.path))
+    metrics = clone.path / "results/metrics.json"
+    values = json.loads(metrics.read_text())
+    values[MODEL]["none"]["bleu-4"] += 1
+    metrics.write_text(json.dumps(values))
+    assert f"{MODEL}.none.bleu-4" in clone.run("dvc", "metrics", "diff")
+
+
+def test_a_removed_method_leaves_nothing_and_trains_nothing_when_added_again(
+    workspace: Workspace,
+) -> None:
+    entry = workspace.params()["methods"]["lora"]
+    before = workspace.trainings()
+    workspace.edit("methods.lora", ...)
+    assert workspace.snakemake("results/report.md") == {"render_report"}
+    left = [path for path in (workspace.path / "results").rglob("*") if "lora" in path.name]
+    assert left == []
+    assert "lora" not in (workspace.path / "results/report.md").read_text(encoding="utf-8")
+    workspace.edit("methods.lora", entry)
+    assert f"finetune_model {MODEL} lora" in workspace.snakemake("results/report.md")
+    assert workspace.trainings() == before
+
+
+def test_a_killed_run_is_continued_without_training_again(workspace: Workspace) -> None:
+    for method in ("ptuning", "lora", "full"):
+        workspace.edit(f"methods.{method}.weight_decay", 0.1)
+    before = workspace.trainings()
+    killed = subprocess.Popen(
+        ["snakemake", "results/report.md"],
+        cwd=workspace.path,
+        env=user_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(lambda: workspace.trainings() - before)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = workspace.trainings()
+    output = workspace.run("snakemake", "results/report.md")
+    assert "clearing the lock of a killed run" in output
+    assert done <= workspace.trainings()
+    assert len(workspace.trainings() - before) == 3
+    assert workspace.would_run() == set()
+
+
+def test_a_failed_experiment_keeps_what_it_trained(workspace: Workspace) -> None:
+    before = workspace.trainings()
+    # PEFT has no layer of that name: lora fails, ptuning does not.
+    flags = ["-S", "lr=1e-2", "-S", "methods.lora.target_modules=[no_such_layer]"]
+    output = workspace.run("dvc", "exp", "run", *flags, ok=False)
+    assert "this model has no linear layer no_such_layer" in output
+    assert "Traceback" not in output
+    done = workspace.trainings()
+    assert len(done - before) == 1
+    workspace.run("dvc", "exp", "run", *flags, ok=False)
+    assert workspace.trainings() == done
+
+
+def test_a_second_run_in_the_same_folder_is_refused(workspace: Workspace) -> None:
+    workspace.edit("training.weight_decay", 0.2)
+    first = subprocess.Popen(
+        ["snakemake", "results/report.md"],
+        cwd=workspace.path,
+        env=user_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: list((workspace.path / ".snakemake/locks").glob("*.lock")))
+    output = workspace.run("snakemake", "results/report.md", ok=False)
+    assert "cannot be locked" in output
+    assert first.wait() == 0
+
+
+def test_a_hard_linked_cache_is_never_written_through(workspace: Workspace) -> None:
+    workspace.run("dvc", "config", "cache.type", "hardlink")
+    workspace.run("dvc", "checkout", "--relink", "-q", "--force")
+    workspace.commit("hard links")
+    workspace.run("dvc", "exp", "run", "-S", "lr=1e-2")
+    cache = workspace.path / ".dvc/cache/files/md5"
+    for path in cache.rglob("*"):
+        if path.is_file() and not path.name.endswith(".dir"):
+            digest = workspace.run("md5sum", str(path)).split()[0]
+            assert digest == path.parent.name + path.name
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)

@@ -1,0 +1,177 @@
+"""The workflow as a whole, on real runs: what an edit reruns, what the results hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workspaces import Workspace, new_workspace
+
+MODEL = "chatglm2-6b"
+METHODS = ("none", "ptuning", "lora", "full")
+TUNED = METHODS[1:]
+REPORT = {"render_report"}
+
+
+def per_method(rule: str, *methods: str) -> set[str]:
+    return {f"{rule} {MODEL} {method}" for method in methods}
+
+
+def from_training(*methods: str) -> set[str]:
+    """The jobs of these methods from training on."""
+    return per_method("finetune_model", *methods) | from_prediction(*methods)
+
+
+def from_prediction(*methods: str) -> set[str]:
+    """The jobs of these methods from prediction on."""
+    return per_method("generate_predictions", *methods) | from_scoring(*methods)
+
+
+def from_scoring(*methods: str) -> set[str]:
+    """The jobs of these methods from scoring on."""
+    return per_method("score_predictions", *methods) | REPORT
+
+
+FROM_TOKENS = {f"tokenize_dataset {MODEL}"} | from_training(*TUNED)
+FROM_MODEL = {f"prepare_model {MODEL}"} | FROM_TOKENS | from_prediction("none")
+EVERYTHING = {"fetch_dataset"} | FROM_MODEL
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which everything has run once. Tests work on copies."""
+    workspace = new_workspace(tmp_path_factory.mktemp("finished") / "project")
+    jobs = workspace.snakemake("--cores", "2")
+    assert jobs == EVERYTHING
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
+    return finished.copy_to(tmp_path / "project")
+
+
+EDITS: dict[str, tuple[str, object, set[str]]] = {
+    "the same value written otherwise": ("lr", "2e-2", set()),
+    "lr": ("lr", 0.01, from_training("ptuning")),
+    "pre_seq_len": ("pre_seq_len", 3, from_training("ptuning")),
+    "lora's rank": ("methods.lora.rank", 4, from_training("lora")),
+    "full's lr": ("methods.full.lr", 3e-3, from_training("full")),
+    "max_steps of all": ("training.max_steps", 5, from_training(*TUNED)),
+    "a decoding parameter": ("generation.max_new_tokens", 9, from_prediction(*METHODS)),
+    "the examples": ("examples", ["类型#裙*颜色#白色"], from_prediction(*METHODS)),
+    "token limits": ("max_target_tokens", 60, FROM_TOKENS),
+    "the miniature": ("miniature.max_steps", 5, FROM_MODEL),
+    "the seed": ("seed", 43, EVERYTHING),
+    "a method removed": ("methods.lora", ..., REPORT),
+    "a method added": (
+        "methods.ptuning-long",
+        {"method": "ptuning", "pre_seq_len": 6, "prefix_projection": True, "prefix_dropout": 0.1},
+        from_training("ptuning-long"),
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_of_params_reruns_what_it_affects_and_nothing_else(
+    workspace: Workspace, edit: str
+) -> None:
+    key, value, expected = EDITS[edit]
+    workspace.edit(key, value)
+    assert workspace.would_run() == expected
+
+
+def test_a_comment_in_params_reruns_nothing(workspace: Workspace) -> None:
+    path = workspace.path / "params.yaml"
+    path.write_text("# mine\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert workspace.would_run() == set()
+
+
+CODE = {
+    "workflow/scripts/score_predictions.py": from_scoring(*METHODS),
+    "workflow/scripts/glmtune/metrics.py": from_scoring(*METHODS),
+    "workflow/scripts/glmtune/significance.py": REPORT,
+    "workflow/scripts/glmtune/generation.py": from_prediction(*METHODS),
+    "workflow/scripts/glmtune/tuning/lora.py": from_training(*TUNED) | from_prediction("none"),
+    "workflow/scripts/glmtune/params.py": set(),
+    "workflow/scripts/glmtune/workspace.py": set(),
+    "README.md": set(),
+}
+
+
+@pytest.mark.parametrize("file", CODE)
+def test_an_edit_of_code_reruns_the_steps_that_use_it(workspace: Workspace, file: str) -> None:
+    with (workspace.path / file).open("a", encoding="utf-8") as text:
+        text.write("\n# edited\n")
+    assert workspace.would_run() == CODE[file]
+
+
+def test_a_second_run_says_that_nothing_is_to_be_done(workspace: Workspace) -> None:
+    output = workspace.run("snakemake")
+    assert "Nothing to be done" in output
+
+
+def test_touched_files_rerun_nothing(workspace: Workspace) -> None:
+    for path in workspace.path.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts and ".git" not in path.parts:
+            path.touch()
+    assert workspace.would_run() == set()
+
+
+def test_metrics_hold_every_model_and_method(finished: Workspace) -> None:
+    metrics = json.loads((finished.path / "results/metrics.json").read_text())
+    assert set(metrics) == {MODEL}
+    assert set(metrics[MODEL]) == set(METHODS)
+    for scores in metrics[MODEL].values():
+        assert {"bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(scores)
+
+
+def test_predictions_are_in_the_order_of_the_dev_rows(finished: Workspace) -> None:
+    read: Callable[[str], list[dict]] = lambda name: [  # noqa: E731
+        json.loads(line) for line in (finished.path / name).read_text().splitlines()
+    ]
+    dev = read("data/dataset/dev.jsonl")
+    for method in METHODS:
+        rows = read(f"results/predictions/{MODEL}/{method}.jsonl")
+        assert [(row["prompt"], row["labels"]) for row in rows] == [
+            (row["content"], row["summary"]) for row in dev
+        ]
+        assert all(isinstance(row["predict"], str) for row in rows)
+
+
+def test_the_full_checkpoint_is_a_model_folder(finished: Workspace) -> None:
+    from glmtune import load_model, load_tokenizer
+
+    folder = finished.path / "results/checkpoints" / MODEL / "full"
+    assert load_tokenizer(folder).encode("白色")
+    assert load_model(folder).num_parameters() > 0
+
+
+def test_no_result_holds_a_path_of_the_machine(finished: Workspace) -> None:
+    for name, content in finished.files().items():
+        assert str(finished.path).encode() not in content, name
+
+
+def test_any_number_of_cores_gives_the_same_bytes(finished: Workspace, tmp_path: Path) -> None:
+    other = new_workspace(tmp_path / "other", in_git=False)
+    other.snakemake("--cores", "1")
+    assert other.files() == finished.files()
+
+
+def test_mistakes_in_params_are_reported_together_and_stop_the_run(workspace: Workspace) -> None:
+    workspace.edit("lr", "fast")
+    workspace.edit("methods.lora.rnk", 8)
+    output = workspace.run("snakemake", ok=False)
+    assert 'params.yaml: lr: found "fast"; expected a number' in output
+    assert "methods.lora: unknown key 'rnk'" in output
+    assert "Did you mean 'rank'?" in output
+    assert "Traceback" not in output
+
+
+def test_missing_user_files_are_named_before_anything_runs(workspace: Workspace) -> None:
+    workspace.edit("dataset", {"train": "mine/train.json", "dev": "mine/dev.json"})
+    output = workspace.run("snakemake", ok=False)
+    assert "dataset.train: no such file 'mine/train.json'" in output
+    assert "Traceback" not in output

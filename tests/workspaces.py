@@ -1,0 +1,152 @@
+"""Real workspaces for the tests of the workflow: a copy of the project with little to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from run_smoke import copy_project  # noqa: E402
+
+# What Snakemake prints as a job starts (the messages of the Snakefile) -> rule, and its wildcards.
+MESSAGES = {
+    r"Write the data set": "fetch_dataset",
+    r"Make the base model (\S+) ready": "prepare_model",
+    r"Encode the data set with the vocabulary and prompts of (\S+)\.": "tokenize_dataset",
+    r"Tune (\S+) with (\S+)\.": "finetune_model",
+    r"Let (\S+), tuned by (\S+), answer": "generate_predictions",
+    r"Score the predictions of (\S+), (\S+):": "score_predictions",
+    r"Compare all models": "render_report",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with the project in it, in which commands are run as a user runs them."""
+
+    path: Path
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> str:
+        """Run a command; its whole output. With `ok` a failure fails the test."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=user_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if ok:
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}"
+        else:
+            assert done.returncode != 0, f"{' '.join(command)} succeeded\n{done.stdout[-3000:]}"
+        return done.stdout
+
+    def snakemake(self, *flags: str, **keywords: Any) -> set[str]:
+        """Run Snakemake; the jobs that ran (with -n: that would run)."""
+        return jobs_in(self.run("snakemake", *flags, **keywords))
+
+    def snakemake_of(self, *command: str) -> set[str]:
+        """Run a command that runs Snakemake; the jobs that ran."""
+        return jobs_in(self.run(*command))
+
+    def would_run(self) -> set[str]:
+        """The jobs that Snakemake would run now."""
+        return self.snakemake("-n")
+
+    def params(self) -> dict[str, Any]:
+        """params.yaml as it is."""
+        return yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))
+
+    def edit(self, key: str, value: Any) -> None:
+        """Set a dotted key of params.yaml; None for the value `...` removes the key."""
+        values = self.params()
+        section = values
+        *sections, last = key.split(".")
+        for name in sections:
+            section = section[name]
+        if value is ...:
+            del section[last]
+        else:
+            section[last] = value
+        text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+        (self.path / "params.yaml").write_text(text, encoding="utf-8")
+
+    def commit(self, message: str = "state") -> None:
+        """Commit everything to git."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", message)
+
+    def trainings(self) -> set[str]:
+        """The finished trainings in the store: a new one is a training that was computed."""
+        store = self.path / ".glmtune" / "store" / "finetune_model"
+        return {path.parent.name for path in store.glob("*/contents.json")}
+
+    def files(self) -> dict[str, bytes]:
+        """Every result by name, without what differs from run to run: times and machines."""
+        found = {}
+        for folder in ("data", "results"):
+            for path in sorted((self.path / folder).rglob("*")):
+                name = path.relative_to(self.path).as_posix()
+                if path.is_file() and not _is_volatile(name):
+                    found[name] = path.read_bytes()
+        return found
+
+    def copy_to(self, folder: Path) -> Workspace:
+        """The same workspace elsewhere, with its times, as if it had been moved."""
+        shutil.copytree(self.path, folder, symlinks=True)
+        return Workspace(folder)
+
+
+def _is_volatile(name: str) -> bool:
+    return name.startswith(("results/runtime/", "results/report.")) or ".snakemake" in name
+
+
+def jobs_in(output: str) -> set[str]:
+    """The jobs in Snakemake's output, as `rule model method`."""
+    jobs = set()
+    for line in output.splitlines():
+        for pattern, rule in MESSAGES.items():
+            found = re.match(rf"Job \d+: {pattern}", line)
+            if found:
+                jobs.add(" ".join([rule, *found.groups()]))
+    return jobs
+
+
+def new_workspace(
+    folder: Path, models: tuple[str, ...] = ("chatglm2-6b",), *, in_git: bool = True
+) -> Workspace:
+    """A fresh copy of the project with the smallest parameters, committed to git."""
+    copy_project(folder, preset="smoke")
+    dvc = folder / ".dvc"
+    dvc.mkdir(exist_ok=True)
+    for name in ("config", ".gitignore"):
+        shutil.copyfile(ROOT / ".dvc" / name, dvc / name)
+    workspace = Workspace(folder)
+    workspace.edit("models", {model: {"source": "miniature"} for model in models})
+    if in_git:
+        workspace.run("git", "init", "-q", "-b", "main")
+        workspace.commit("the project")
+    return workspace
+
+
+def user_environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GLMTUNE_", "GIT_"))}
+    identity = {
+        f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME",)
+    }
+    identity |= {f"GIT_{who}_EMAIL": "test@example.invalid" for who in ("AUTHOR", "COMMITTER")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    return kept | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,46 @@
+"""Put the picture of the steps, as Snakemake draws it, into README.md; `--check`: is it the same?
+
+The picture is Mermaid text between two marks, which code hosts draw.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path("README.md")
+MARKS = ("<!-- steps: drawn by `make dag` -->", "<!-- end of steps -->")
+
+
+def main() -> int:
+    """Write the picture, or say whether it is stale."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    drawn = f"{before}{MARKS[0]}\n\n```mermaid\n{draw()}```\n\n{MARKS[1]}{after}"
+    if "--check" in sys.argv[1:]:
+        if drawn != text:
+            print("README.md: the picture of the steps is stale; `make dag` draws it")
+        return int(drawn != text)
+    README.write_text(drawn, encoding="utf-8")
+    return 0
+
+
+def draw() -> str:
+    """The graph of the rules, left to right, in Snakemake's own order without its colours."""
+    command = ["snakemake", "--forceall", "--rulegraph", "mermaid-js"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout[done.stdout.index("flowchart") :].splitlines()
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", done.stdout))
+    edges = sorted(
+        f"    {names[start]} --> {names[end]}"
+        for start, end in (line.split(" --> ") for line in map(str.strip, lines) if "-->" in line)
+        if names[end] != "all"
+    )
+    return "\n".join(["flowchart LR", *edges, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Run the whole workflow with next to no work in any step, in a folder of its own.
+
+python tools/run_smoke.py FOLDER [snakemake flags]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Copy the project there, with the smallest parameters, and run it; Snakemake's exit code."""
+    folder = Path(sys.argv[1])
+    copy_project(folder, preset="smoke")
+    environment = {**os.environ, "GLMTUNE_STORE": str(folder.resolve() / ".glmtune" / "store")}
+    command = ["snakemake", *(sys.argv[2:] or ["--cores", "2"]), "--", "results/report.md"]
+    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+
+
+def copy_project(folder: Path, *, preset: str | None = None) -> None:
+    """Copy what git tracks or would track, as it is now; `preset` becomes its params.yaml."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(".dvc/"):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    if preset:
+        shutil.copyfile(ROOT / "presets" / f"{preset}.yaml", folder / "params.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,28 +41,30 @@ class ResourceError(UserError):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; turn a user's mistake into one message and exit code 2."""
+    """Run a script's `main`; turn what a user can mend into one message and exit code 2."""
     try:
         main()
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        message = _explain_os_error(error)
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else _explain(error)
         if message is None:
             raise
-        _fail(message)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
 
 
-def _explain_os_error(error: OSError) -> str | None:
-    """A sentence for the operating system's refusals that a user can mend, else None."""
-    path = error.filename or "the output folder"
-    if error.errno == errno.ENOSPC:
+def _explain(error: Exception) -> str | None:
+    """A sentence for what the machine refused and a user can mend; None for a bug."""
+    path = getattr(error, "filename", None) or "the output folder"
+    # Libraries wrap the operating system's error in their own: safetensors does.
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
         return f"{path}: no space left on the disk; free some space and run the command again"
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{path}: not permitted ({error.strerror}); check the owner and mode of the folder"
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return f"{path}: not permitted ({error}); check the owner and mode of the folder"
+    # torch's class, by name: most steps do not import torch.
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the GPU's memory is full; in params.yaml lower training.batch_size (and raise "
+            "gradient_accumulation_steps as much), set training.gradient_checkpointing to true, "
+            "set quantization_bit to 8 or 4, or lower generation.batch_size"
+        )
     return None
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)

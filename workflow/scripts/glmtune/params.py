@@ -123,10 +123,8 @@ class Params:
         """What decides a model's weights and vocabulary."""
         entry = dict(self["models"][model])
         settings = {**entry, "generation": self.generation(model), "seed": self["seed"]}
-        if entry["source"] == "miniature":
+        if entry["source"] in ("miniature", "random"):  # the latter for its vocabulary
             settings |= {"miniature": self["miniature"], "torch_threads": self["torch_threads"]}
-        elif entry["source"] == "random":
-            settings |= {"vocab_size": self["miniature"]["vocab_size"]}
         return settings
 
     def training_settings(self, method: str) -> dict[str, Any]:

@@ -43,9 +43,9 @@ def rouge_l(prediction: str, reference: str) -> float:
 
 
 def test_an_item_is_written_in_adgens_notation() -> None:
-    item = grammar.Item("裙", (("颜色", "白色"), ("风格", "简约"), ("裙长", "连衣裙")))
-    assert grammar.content_string(item) == "类型#裙*颜色#白色*风格#简约*裙长#连衣裙"
-    assert grammar.literal_listing(item) == "这条裙的颜色是白色，风格是简约，裙长是连衣裙。"
+    item = grammar.Item("裙", (("颜色", "米白"), ("风格", "简约"), ("裙长", "连衣裙")))
+    assert grammar.content_string(item) == "类型#裙*颜色#米白*风格#简约*裙长#连衣裙"
+    assert grammar.literal_listing(item) == "这条裙的颜色是米白，风格是简约，裙长是连衣裙。"
 
 
 def test_every_text_names_every_value_in_the_order_of_the_prompt(items: list) -> None:
@@ -59,7 +59,7 @@ def test_no_value_is_named_unless_it_was_asked() -> None:
     """Otherwise a text that ignores its prompt would still score in coverage."""
     words = [*grammar.OPENINGS, *grammar.CLOSINGS]
     for kind in grammar.KINDS.values():
-        words += [head + tail for head in kind.heads for tail in kind.tails]
+        words += [*kind.heads, *kind.tails]
     values = {value for kind in grammar.KINDS.values() for value in kind.values}
     assert not [(word, value) for word in words for value in values if value in word]
 
@@ -103,7 +103,7 @@ def test_a_seed_decides_the_rows_and_more_rows_keep_the_first(sample: tuple) -> 
 def test_references_are_short_and_hardly_repeat(sample: tuple) -> None:
     summaries = [row["summary"] for row in sample[0]]
     assert len(set(summaries)) > 0.99 * TRAIN_ROWS
-    assert 40 <= min(map(len, summaries)) <= max(map(len, summaries)) <= 75
+    assert 40 <= min(map(len, summaries)) <= max(map(len, summaries)) <= 90
 
 
 def test_the_characters_are_few_enough_for_a_miniature(sample: tuple) -> None:
@@ -143,6 +143,11 @@ def test_pretraining_never_shows_a_dev_item_even_when_nobody_names_it(sample: tu
     rows = [row["content"] for row in grammar.pretraining_rows(2000, 0.6, 0.0, seed=DEV_SEED)]
     assert not any(grammar.is_dev(content) for content in rows)
     assert all(grammar.is_dev(row["content"]) for row in sample[1])
+
+
+def test_values_are_set_off_as_wholes_and_words_that_hold_no_value_stay() -> None:
+    text = "颜色#米白*裙长#连衣裙，长度选了短裙。"
+    assert grammar.set_off_values(text, "|") == "颜色#|米白|*裙长#|连衣裙|，长度选了|短裙|。"
 
 
 def test_pretraining_is_decided_by_its_seed() -> None:

@@ -25,6 +25,8 @@ SCHEMA_FILE = Path(__file__).resolve().parents[2] / "schemas" / "params.schema.y
 GENERATIONS = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base")
 # Names become folder names and wildcards.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# The method that trains nothing, and the one that trains every weight.
+UNTUNED, EVERY_WEIGHT = "none", "full"
 # Keys of an entry of `methods:` that come from the top level unless the entry has its own.
 TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
 
@@ -84,7 +86,7 @@ class Params:
 
     def trains(self, method: str) -> bool:
         """Whether an entry of `methods:` trains anything."""
-        return self.tuning_method(method) != "none"
+        return self.tuning_method(method) != UNTUNED
 
     def dataset_flags(self) -> str:
         """The flags of `fetch_dataset.py` that decide the content, beside the user's files."""
@@ -197,7 +199,7 @@ def _method_mistakes(name: str, entry: dict[str, Any], schema: dict[str, Any]) -
         hint = "" if "method" in entry else "; or give the entry a `method:`"
         yield f"{key}: unknown method {_show(method)}; known: {', '.join(by_method)}{hint}"
         return
-    training = schema["properties"]["training"]["properties"] if method != "none" else {}
+    training = schema["properties"]["training"]["properties"] if method != UNTUNED else {}
     entry_schema = {
         "type": "object",
         "additionalProperties": False,
@@ -237,9 +239,9 @@ def _name_mistake(key: str, name: str) -> str:
 
 def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
     methods = values.get("methods")
-    if values.get("quantization_bit") is not None and isinstance(methods, dict):
+    if values.get("quantization_bit") in (8, 4) and isinstance(methods, dict):
         for name, entry in methods.items():
-            if isinstance(entry, dict) and entry.get("method", name) == "full":
+            if isinstance(entry, dict) and entry.get("method", name) == EVERY_WEIGHT:
                 yield (
                     f"quantization_bit: found {values['quantization_bit']}, but methods.{name} "
                     f"trains every weight and packed weights cannot be trained; set it to null "

@@ -106,6 +106,8 @@ def _arguments(settings: Mapping[str, Any], work: Path) -> TrainingArguments:
         max_grad_norm=settings["max_grad_norm"],
         activation_checkpointing=settings["gradient_checkpointing"],
         activation_checkpointing_kwargs={"use_reentrant": False},
+        # By default the Trainer writes 0 for a loss that is no number.
+        logging_nan_inf_filter=False,
         logging_strategy="steps",
         logging_steps=min(settings["logging_steps"], settings["max_steps"]),
         save_strategy="steps",

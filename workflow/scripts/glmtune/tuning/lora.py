@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
         target_modules=list(settings["target_modules"]),
         task_type="CAUSAL_LM",
     )
-    tuned: Any = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for gradient checkpointing by its old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        tuned: Any = get_peft_model(model, config)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

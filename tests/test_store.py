@@ -1,0 +1,125 @@
+"""The store: what is reused, what is computed again, and who may write."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmtune import store
+from glmtune.errors import ResourceError
+from glmtune.store import Entry, entry_for, reuse_or_compute
+
+SCRIPT = "score_predictions.py"
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    return entry_for(tmp_path / "store", SCRIPT, {"lr": 0.1}, {})
+
+
+def write_number(done: Path, work: Path) -> None:
+    """A result that differs with every computation."""
+    count = work / "count"
+    with count.open("a") as out:
+        out.write("x")
+    (done / "result.txt").write_text(f"computed {len(count.read_text())}")
+
+
+def run(tmp_path: Path, entry: Entry, compute: Any = write_number) -> bool:
+    return reuse_or_compute(
+        tmp_path / "store", entry, {"result.txt": tmp_path / "results/result.txt"}, compute
+    )
+
+
+def refuse(done: Path, work: Path) -> None:
+    raise AssertionError("computed although it was there")
+
+
+def test_a_finished_result_is_reused(tmp_path: Path, entry: Entry) -> None:
+    assert not run(tmp_path, entry)
+    (tmp_path / "results/result.txt").unlink()
+    assert run(tmp_path, entry, refuse)
+    assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_the_key_is_made_of_settings_inputs_code_and_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data.json"
+    data.write_text("1")
+
+    def key(settings: dict[str, Any]) -> str:
+        return entry_for(tmp_path, SCRIPT, settings, {"data": data}).folder.name
+
+    first = key({"lr": 0.1})
+    assert key({"lr": 0.1}) == first
+    keys = {first, key({"lr": 0.2})}
+    data.write_text("2")
+    keys.add(key({"lr": 0.1}))
+    monkeypatch.setattr(store, "hash_code", lambda script: "other code")
+    keys.add(key({"lr": 0.1}))
+    monkeypatch.setattr(store.importlib.metadata, "version", lambda name: "0")
+    keys.add(key({"lr": 0.1}))
+    assert len(keys) == 5
+
+
+def test_a_result_changed_behind_its_back_is_computed_again(tmp_path: Path, entry: Entry) -> None:
+    run(tmp_path, entry)
+    (entry.done / "result.txt").write_text("tampered")
+    assert not run(tmp_path, entry)
+    assert (tmp_path / "results/result.txt").read_text().startswith("computed")
+
+
+def test_a_failed_computation_places_nothing_and_keeps_its_work(
+    tmp_path: Path, entry: Entry
+) -> None:
+    def fail(done: Path, work: Path) -> None:
+        (done / "result.txt").write_text("half")
+        (work / "checkpoint").write_text("step 5")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path, entry, fail)
+    assert not (tmp_path / "results/result.txt").exists()
+    assert (entry.work / "checkpoint").read_text() == "step 5"
+    assert not run(tmp_path, entry)
+
+
+def test_two_processes_compute_the_same_thing_once(tmp_path: Path, entry: Entry) -> None:
+    fork = multiprocessing.get_context("fork")
+    started, go = fork.Event(), fork.Event()
+
+    def slow(done: Path, work: Path) -> None:
+        started.set()
+        go.wait(20)
+        write_number(done, work)
+
+    first = fork.Process(target=run, args=(tmp_path, entry, slow))
+    first.start()
+    assert started.wait(20)
+    second = fork.Process(target=run, args=(tmp_path, entry, refuse))
+    second.start()
+    go.set()
+    first.join(20)
+    second.join(20)
+    assert second.exitcode == 0
+    assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_a_run_left_over_from_before_does_not_write_over_a_newer_one(
+    tmp_path: Path, entry: Entry
+) -> None:
+    newer = entry_for(tmp_path / "store", SCRIPT, {"lr": 0.2}, {})
+
+    def slow(done: Path, work: Path) -> None:
+        run(tmp_path, newer)
+        (tmp_path / "results/result.txt").write_text("newer")
+        write_number(done, work)
+
+    with pytest.raises(ResourceError, match="a newer run has begun to write here"):
+        run(tmp_path, entry, slow)
+    assert (tmp_path / "results/result.txt").read_text() == "newer"
+    assert entry.is_whole()

@@ -1,0 +1,124 @@
+"""The tuning methods: what they keep is what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import prompt, tiny_config, tiny_model
+
+from glmtune import load_model
+from glmtune.errors import ParamsError
+from glmtune.families import FAMILIES
+from glmtune.files import write_json
+from glmtune.tuning import METHODS, get_method
+from glmtune.weights import save_model
+
+SETTINGS = {
+    "pre_seq_len": 3,
+    "prefix_projection": True,
+    "prefix_dropout": 0.0,
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.0,
+    "target_modules": ["query_key_value"],
+}
+INPUT = torch.tensor([[*prompt([5, 6, 7]), 8, 9]])
+WHERE = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
+
+
+def base_folder(generation: str, folder: Path) -> Path:
+    folder.mkdir()
+    save_model(tiny_model(generation), folder)
+    (folder / FAMILIES[generation].tokenizer_class.file_name).write_bytes(b"vocabulary")
+    return folder
+
+
+def disturb(model: torch.nn.Module) -> None:
+    """Change the weights in training as a training would."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_what_was_saved_answers_as_what_was_trained(
+    generation: str, name: str, tmp_path: Path
+) -> None:
+    method, base = METHODS[name], base_folder(generation, tmp_path / "base")
+    tuned = method.prepare(load_model(base), SETTINGS)
+    disturb(tuned)
+    (tmp_path / "checkpoint").mkdir()
+    method.save(tuned.eval(), tmp_path / "checkpoint", base)
+    restored = method.restore(base, tmp_path / "checkpoint", **WHERE)
+    with torch.no_grad():
+        expected, untuned = tuned(INPUT).logits, load_model(base)(INPUT).logits
+        torch.testing.assert_close(restored(INPUT).logits, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, untuned, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ptuning", "lora"])
+def test_at_the_start_lora_is_the_base_and_a_prefix_is_not(name: str, tmp_path: Path) -> None:
+    base = base_folder("chatglm2-6b", tmp_path / "base")
+    tuned = METHODS[name].prepare(load_model(base), SETTINGS).eval()
+    with torch.no_grad():
+        same = torch.equal(tuned(INPUT).logits, load_model(base)(INPUT).logits)
+    assert same == (name == "lora")
+
+
+def test_a_full_checkpoint_is_a_model_folder_with_its_vocabulary(tmp_path: Path) -> None:
+    base, checkpoint = base_folder("chatglm2-6b", tmp_path / "base"), tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    METHODS["full"].save(METHODS["full"].prepare(load_model(base), {}), checkpoint, base)
+    names = {path.name for path in checkpoint.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.model"}
+
+
+def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
+    base = base_folder("chatglm2-6b", tmp_path / "base")
+    tuned = METHODS["lora"].prepare(load_model(base), SETTINGS)
+    disturb(tuned)
+    layers = [m for m in tuned.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
+    assert len(layers) == 2
+    for layer in layers:
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        merged = layer.base_layer.weight + SETTINGS["alpha"] / SETTINGS["rank"] * b @ a
+        x = torch.randn(1, 3, a.shape[1])
+        expected = torch.nn.functional.linear(x, merged, layer.base_layer.bias)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_random_model_is_the_same_at_each_opening(tmp_path: Path) -> None:
+    location = {"random": tiny_config("chatglm2-6b"), "seed": 7}
+    write_json(tmp_path / "location.json", location)
+    models = [METHODS["none"].restore(tmp_path, None, **WHERE) for _ in range(2)]
+    with torch.no_grad():
+        assert torch.equal(models[0](INPUT).logits, models[1](INPUT).logits)
+
+
+@pytest.mark.parametrize("name", ["ptuning", "lora"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> None:
+    base = base_folder("chatglm2-6b", tmp_path / "base")
+    where = WHERE | {"quantization_bit": bits}
+    tuned = METHODS[name].prepare(METHODS["none"].restore(base, None, **where), SETTINGS)
+    tuned.train()(INPUT, labels=INPUT).loss.backward()
+    gradients = [weight.grad for weight in tuned.parameters() if weight.requires_grad]
+    assert gradients
+    assert all(gradient is not None for gradient in gradients)
+
+
+def test_unknown_target_modules_are_answered_with_the_choices() -> None:
+    with pytest.raises(ParamsError, match="no linear layer q_proj; choose from .*query_key_value"):
+        METHODS["lora"].prepare(
+            tiny_model("chatglm2-6b"), SETTINGS | {"target_modules": ["q_proj"]}
+        )
+
+
+def test_an_unknown_method_is_answered_with_the_choices() -> None:
+    with pytest.raises(ParamsError, match="'qlora'; choose from none, ptuning, lora, full"):
+        get_method("qlora")

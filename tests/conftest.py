@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+# A folder that holds reference/; another machine may have it elsewhere.
+SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,18 @@ def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
     assert curve == same
 
 
+def test_a_half_written_checkpoint_is_not_resumed_from(
+    rows: TokenizedRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole")
+    half = tmp_path / "killed" / "checkpoint-3"
+    half.mkdir(parents=True)
+    (half / "trainable.safetensors").write_bytes(b"cut off")
+    resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "killed")
+    assert "checkpoint-3 is incomplete" in capsys.readouterr().err
+    assert_equal_bits(whole, resumed)
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_accumulated_small_batches_are_one_big_batch(
     generation: str, rows: TokenizedRows, tmp_path: Path

@@ -5,7 +5,10 @@ It trains whatever parameters require gradients and knows nothing about methods 
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from glmtune.errors import ResourceError
 from glmtune.files import atomic_path
@@ -57,8 +59,7 @@ def train(
         data_collator=_Collator(pad_token_id),
         callbacks=[_StopOnBadLoss()],
     )
-    checkpoint = get_last_checkpoint(str(work)) if work.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     curve = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
         for entry in trainer.state.log_history
@@ -73,6 +74,19 @@ def train(
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         total_parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint below `work`; newer ones that a kill cut off are removed."""
+    folders = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for folder in reversed(folders):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())  # the Trainer writes it last
+            return str(folder)
+        except (OSError, ValueError):
+            print(f"{folder.name} is incomplete: not resumed from", file=sys.stderr)
+            shutil.rmtree(folder)
+    return None
 
 
 def mean_loss(

@@ -1,0 +1,128 @@
+"""What the documents and the shipped parameter files say is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from glmtune.data import DATASETS
+from glmtune.families import FAMILIES
+from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS
+from glmtune.params import GENERATIONS, SCHEMA_FILE, read_params
+from glmtune.tuning import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+# The library's own paths are written from its folder's name on.
+STARTS = (ROOT, ROOT / "workflow" / "scripts")
+FOLDERS = {"workflow", "glmtune", "tests", "tools", "docs", "presets", "profiles"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def looks_like_a_path(word: str) -> bool:
+    """Example: `glmtune/data.py` and `dvc.yaml`; not `lr`, `results/report.md`, `docs/<a>.md`."""
+    if not re.fullmatch(r"[\w./-]+", word):
+        return False
+    first, slash, _ = word.partition("/")
+    is_file_name = word.endswith((".py", ".yaml", ".toml", ".lock")) or word == "Snakefile"
+    return first in FOLDERS if slash else is_file_name
+
+
+def named_paths(document: str) -> set[str]:
+    """Every path of the repository in backticks, alone or as part of a command."""
+    spans = re.findall(r"`([^`\n]+)`", document)
+    words = {word for span in spans for word in span.split()}
+    return {word for word in words if looks_like_a_path(word)}
+
+
+def link_targets(document: str) -> set[str]:
+    targets = re.findall(r"\]\(([^)#\s]+)", document)
+    return {target for target in targets if not target.startswith(("http", "mailto:"))}
+
+
+def all_words() -> str:
+    return "\n".join(map(text, DOCUMENTS))
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=name)
+def test_every_shipped_params_file_is_valid(path: Path) -> None:
+    params = read_params(path)
+    assert params.runs
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name)
+def test_a_preset_is_compared_with_the_untuned_model(path: Path) -> None:
+    params = read_params(path)
+    assert not params.trains(params.methods[0])
+
+
+def test_a_wrong_path_in_a_document_would_be_found() -> None:
+    document = "`glmtune/no_such.py`, `python tools/no_such.py DIR`, `docs/<name>.md`, `lr`, `a/b`"
+    assert named_paths(document) == {"glmtune/no_such.py", "tools/no_such.py"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_path_that_a_document_names_exists(path: Path) -> None:
+    missing = {
+        word
+        for word in named_paths(text(path))
+        if not any((start / word).exists() for start in STARTS)
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_link_of_a_document_leads_to_a_file(path: Path) -> None:
+    assert not {t for t in link_targets(text(path)) if not (path.parent / t).exists()}
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.MULTILINE))
+    # As a command: in backticks, or at the start of a line.
+    named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", all_words(), re.MULTILINE))
+    assert "report" in named
+    assert named <= targets
+
+
+def test_every_preset_that_is_named_exists() -> None:
+    named = set(re.findall(r"make preset NAME=([\w.-]+)", all_words()))
+    for path in PRESETS:
+        named |= set(re.findall(r"make preset NAME=([\w.-]+)", text(path)))
+    assert named
+    assert named <= {path.stem for path in PRESETS}
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [FAMILIES, METHODS, METRICS, STATISTICS, PROTOCOLS, DATASETS],
+    ids=["generations", "methods", "metrics", "statistics", "protocols", "readers"],
+)
+def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) -> None:
+    recipes = text(ROOT / "docs" / "extending.md")
+    assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
+
+
+def test_the_schema_knows_the_generations_and_methods_of_the_code() -> None:
+    schema = yaml.safe_load(text(SCHEMA_FILE))
+    model = schema["properties"]["models"]["additionalProperties"]["properties"]
+    assert set(model["generation"]["enum"]) == set(FAMILIES) == set(GENERATIONS)
+    assert set(schema["$defs"]["methods"]) == set(METHODS)
+
+
+def test_the_changelog_has_the_version_of_the_code() -> None:
+    source = text(ROOT / "workflow/scripts/glmtune/__init__.py")
+    version = re.search(r'__version__ = "(.+)"', source)
+    assert version is not None
+    assert f"## [{version[1]}]" in text(ROOT / "CHANGELOG.md")

@@ -2,13 +2,15 @@
 
 An item is a garment type with three to five attributes. It has three realisations:
 
-    content_string   类型#裙*颜色#白色*风格#简约*图案#印花*裙长#连衣裙             the prompt
-    ad_copy          这款裙让人心动，白色的色调干净耐看，简约的风格自然大方。…      the reference
-    literal_listing  这条裙的颜色是白色，风格是简约，图案是印花，裙长是连衣裙。    an untuned answer
+    content_string   类型#裙*颜色#米白*风格#简约*裙长#连衣裙            the prompt
+    ad_copy          这款裙让人心动，色调选了米白，很衬肤色，气质偏…    the reference
+    literal_listing  这条裙的颜色是米白，风格是简约，裙长是连衣裙。     an untuned answer
 
-Words and sentences are the project's own. Characters are few (about 250) and values short, because
-a miniature transformer has to learn to copy them within seconds. Attributes keep the order of the
-prompt. Knows nothing about files, tokenizers or models.
+Words and sentences are the project's own. A miniature transformer has to learn to copy the values
+within seconds: characters are few (about 250), values short, attributes keep the order of the
+prompt, and in every text a word that tells the kind stands before its value. (With the value first,
+as in 米白的色调, the miniature of ChatGLM2-6B had not learned to copy after the same training.)
+Knows nothing about files, tokenizers or models.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from glmtune import general_qa
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of attribute: its values, and how ad copy speaks of one (`value` + head + tail)."""
+    """One kind of attribute: its values, and how ad copy speaks of one: head + value，+ tail."""
 
     values: tuple[str, ...]
     heads: tuple[str, ...]
@@ -59,82 +61,82 @@ def _words(text: str) -> tuple[str, ...]:
 KINDS: dict[str, Kind] = {
     "颜色": Kind(
         _words("米白 墨绿 酒红 天蓝 浅灰 藏青 姜黄 淡紫"),
-        _words("的色调 的配色"),
+        _words("色调选了 配色选了"),
         _words("干净耐看 清爽耐看 很衬肤色"),
     ),
     "材质": Kind(
         _words("纯棉 牛仔 真丝 羊毛 蕾丝 雪纺 亚麻 针织"),
-        _words("的面料 的质地"),
+        _words("面料用了 质地用了"),
         _words("柔软舒适 亲肤舒适 柔软透气"),
     ),
     "鞋面": Kind(
         _words("真皮 帆布 网面 绒面"),
-        _words("的面料 的质地"),
+        _words("面料用了 鞋身用了"),
         _words("柔软舒适 轻便舒适 柔软透气"),
     ),
     "风格": Kind(
         _words("简约 复古 甜美 休闲 优雅 文艺 街头 学院"),
-        _words("的风格 的气质"),
+        _words("气质偏向 气息偏向"),
         _words("自然大方 轻松大方 自然动人"),
     ),
     "图案": Kind(
         _words("印花 条纹 格子 波点 刺绣 碎花 字母 卡通"),
-        _words("的图案 的点缀"),
+        _words("花样选了 点缀选了"),
         _words("添了灵气 添了趣味 很有趣味"),
     ),
     "版型": Kind(
         _words("宽松 修身 直筒 显瘦"),
-        _words("的版型 的剪裁"),
+        _words("剪裁做成 腰身做成"),
         _words("穿着自在 穿着随性 不挑身材"),
     ),
     "领型": Kind(
         _words("圆领 立领 翻领 方领"),
-        _words("的设计 的领口"),
+        _words("领口做成 领子做成"),
         _words("修饰脸型 很衬脸型 修饰颈部"),
     ),
     "袖型": Kind(
         _words("短袖 长袖 泡泡袖 喇叭袖 灯笼袖"),
-        _words("的设计 的袖口"),
+        _words("袖口做成 袖子做成"),
         _words("修饰手臂 很显手臂 活动自在"),
     ),
     "裙型": Kind(
         _words("百褶裙 鱼尾裙 背带裙 蛋糕裙"),
-        _words("的裙摆 的轮廓"),
+        _words("裙摆做成 轮廓做成"),
         _words("走路带风 走动带风 很有韵味"),
     ),
     "裙长": Kind(
         _words("短裙 长裙 连衣裙 半身裙"),
-        _words("的长度 的设计"),
+        _words("裙身做成 长度选了"),
         _words("刚刚合适 刚好合适 很显身材"),
     ),
     "衣长": Kind(
         _words("短款 中款 长款"),
-        _words("的长度 的设计"),
+        _words("衣身做成 长度选了"),
         _words("刚刚合适 刚好合适 很显身材"),
     ),
     "裤型": Kind(
         _words("阔腿裤 小脚裤 喇叭裤 工装裤"),
-        _words("的裤脚 的轮廓"),
+        _words("裤脚做成 轮廓做成"),
         _words("走路带风 走动带风 拉长双腿"),
     ),
     "裤长": Kind(
         _words("长裤 短裤 七分裤 九分裤"),
-        _words("的长度 的设计"),
+        _words("裤身做成 长度选了"),
         _words("刚刚合适 刚好合适 很显腿长"),
     ),
     "门襟": Kind(
         _words("拉链 系带 双排扣 暗扣"),
-        _words("的门襟 的设计"),
+        _words("前襟用了 开合用了"),
         _words("方便穿脱 穿脱自在 很有新意"),
     ),
     "鞋跟": Kind(
         _words("平跟 高跟 粗跟 坡跟"),
-        _words("的鞋跟 的设计"),
+        _words("后跟选了 跟部选了"),
         _words("走路轻松 走路自在 很显腿长"),
     ),
     "鞋头": Kind(
         _words("圆头 尖头 方头"),
-        _words("的鞋头 的轮廓"),
+        _words("前端做成 鞋尖做成"),
         _words("修饰脚型 很显脚型 很有韵味"),
     ),
 }
@@ -172,12 +174,12 @@ def draw_item(rng: Random) -> Item:
 
 
 def content_string(item: Item) -> str:
-    """The prompt in ADGEN's notation, e.g. 类型#裙*颜色#白色*风格#简约."""
+    """The prompt in ADGEN's notation, e.g. 类型#裙*颜色#米白*风格#简约."""
     return "*".join(f"{kind}#{value}" for kind, value in (("类型", item.type), *item.attributes))
 
 
 def literal_listing(item: Item) -> str:
-    """The answer of an untuned model, e.g. 这条裙的颜色是白色，风格是简约。"""
+    """The answer of an untuned model, e.g. 这条裙的颜色是米白，风格是简约。"""
     listed = "，".join(f"{kind}是{value}" for kind, value in item.attributes)
     return f"这{TYPES[item.type].measure}{item.type}的{listed}。"
 
@@ -187,7 +189,7 @@ def ad_copy(item: Item, rng: Random) -> str:
     clauses = [rng.choice(OPENINGS).format(item.type)]
     for name, value in item.attributes:
         kind = KINDS[name]
-        clauses.append(value + rng.choice(kind.heads) + rng.choice(kind.tails))
+        clauses.append(f"{rng.choice(kind.heads)}{value}，{rng.choice(kind.tails)}")
     # The first sentence ends after two attributes; the closing joins the last one in short texts.
     middle = clauses[3:] + [rng.choice(CLOSINGS)]
     sentences = ["，".join(clauses[:3]), "，".join(middle[:-1]), middle[-1]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.families import get_family
+from glmtune.files import write_json
 from glmtune.grammar import pretraining_rows, set_off_values
 from glmtune.sources import vocabulary_files
 from glmtune.vocabulary import WORD_BREAK
@@ -28,13 +29,17 @@ def corpus(settings: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def write_vocabulary(settings: Mapping[str, Any], folder: Path) -> None:
     """Put the vocabulary that settings name into `folder`, or train one on the corpus."""
-    given = vocabulary_files(settings)
-    for path in given:
-        shutil.copyfile(path, folder / path.name)
-    if given:
-        return
-    # No piece may join a value with its neighbours ("是白色", "白色的"): the prompt's pieces would not
-    # be the answer's, and there would be nothing to copy.
-    texts = (set_off_values(text, WORD_BREAK) for row in corpus(settings) for text in row.values())
     family = get_family(settings["generation"])
+    given = vocabulary_files(settings)
+    if given:
+        # A vocabulary by itself does not say whose it is: ChatGLM2 and 3 have the same.
+        write_json(folder / "tokenizer_config.json", {"name_or_path": f"glmtune/{family.name}"})
+        for path in given:
+            is_vocabulary = path.suffix == ".model"
+            name = family.tokenizer_class.file_name if is_vocabulary else path.name
+            shutil.copyfile(path, folder / name)
+        return
+    # No piece may join a value with its neighbours ("是米白", "米白，"): the prompt's pieces would
+    # not be the answer's, and there would be nothing to copy.
+    texts = (set_off_values(text, WORD_BREAK) for row in corpus(settings) for text in row.values())
     family.train_tokenizer(texts, folder, vocab_size=settings["miniature"]["vocab_size"])

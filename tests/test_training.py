@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import prompt, tiny_model
 from transformers import TrainerCallback
 
-from glmtune import training
 from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED, Example
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import mean_loss, train
+from glmtune.training import TrainingOutcome, mean_loss, train
 from glmtune.tuning import METHODS
 
 GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
+TRAINED = {"ptuning": "prefix_encoder.", "lora": "lora_", "full": ""}
 TUNINGS = tuple(name for name in METHODS if name != "none")
 SETTINGS: dict[str, Any] = {
     "seed": 5,
@@ -57,13 +58,24 @@ def rows() -> TokenizedRows:
 
 
 def tune(
-    generation: str, method: str, rows: TokenizedRows, work: Path, **changes: Any
-) -> tuple[Any, training.TrainingOutcome]:
+    generation: str,
+    method: str,
+    rows: TokenizedRows,
+    work: Path,
+    *callbacks: TrainerCallback,
+    **changes: Any,
+) -> tuple[Any, TrainingOutcome]:
     settings = SETTINGS | changes
     seed_everything(settings["seed"], threads=1)
     model = METHODS[method].prepare(tiny_model(generation), settings)
-    outcome = train(model.train(), rows, rows, settings, pad_token_id=3, work=work)
+    outcome = train(
+        model.train(), rows, rows, settings, pad_token_id=3, work=work, callbacks=callbacks
+    )
     return model, outcome
+
+
+def losses(outcome: TrainingOutcome) -> list[float]:
+    return [point["loss"] for point in outcome.curve]
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -101,6 +113,20 @@ def test_the_base_stays_as_it_was(
     }
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert 0 < outcome.trainable_parameters < outcome.total_parameters
+    assert outcome.dev_loss != mean_loss(tiny_model(generation), rows, 4, pad_token_id=3)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
+def test_only_the_method_s_own_weights_are_trained_and_all_of_them(
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    model, _ = tune(generation, method, rows, tmp_path, max_steps=1)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if TRAINED[method] in name}
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
+        torch.float32
+    }
 
 
 def test_full_fine_tuning_changes_every_layer(rows: TokenizedRows, tmp_path: Path) -> None:
@@ -110,31 +136,61 @@ def test_full_fine_tuning_changes_every_layer(rows: TokenizedRows, tmp_path: Pat
     assert all(not torch.equal(before[name], tensor) for name, tensor in weights(model).items())
 
 
-class _Kill(TrainerCallback):
-    """Kills a training after its third step, one past a checkpoint."""
+class Kill(TrainerCallback):
+    """Kills a training after a step; after the last one: when everything has been saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 3:
+        if state.global_step == self.step < args.max_steps:
             raise KeyboardInterrupt
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def assert_a_killed_one_ends_the_same(
+    generation: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
+) -> None:
+    whole, curve = tune(generation, method, rows, folder / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        tune(generation, method, rows, folder / "killed", Kill(kill), **changes)
+    assert list((folder / "killed").glob("checkpoint-*"))
+    resumed, same = tune(generation, method, rows, folder / "killed", **changes)
+    assert_equal_bits(whole, resumed)
+    assert curve == same
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
-    generation: str,
-    method: str,
-    rows: TokenizedRows,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    whole, curve = tune(generation, method, rows, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "_StopOnBadLoss", _Kill)
-        with pytest.raises(KeyboardInterrupt):
-            tune(generation, method, rows, tmp_path / "killed")
-    resumed, same = tune(generation, method, rows, tmp_path / "killed")
-    assert_equal_bits(whole, resumed)
-    assert curve == same
+    assert_a_killed_one_ends_the_same(generation, method, rows, tmp_path, kill=3)
+
+
+@pytest.mark.parametrize(
+    ("kill", "changes"),
+    [
+        (4, {}),
+        (4, {"lr_scheduler": "constant"}),
+        (5, {"max_steps": 6, "batch_size": 8}),
+        (5, {"max_steps": 6, "batch_size": 2, "gradient_accumulation_steps": 3}),
+        (5, {"max_steps": 6, "logging_steps": 2, "save_steps": 3}),
+    ],
+    ids=[
+        "killed after the last step",
+        "killed after the last step of a constant rate",
+        "resumed in another epoch",
+        "resumed with accumulation",
+        "saved and logged out of step",
+    ],
+)
+def test_it_does_not_matter_where_a_training_was_killed(
+    kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
+) -> None:
+    assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(
@@ -150,30 +206,29 @@ def test_a_half_written_checkpoint_is_not_resumed_from(
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
 def test_accumulated_small_batches_are_one_big_batch(
-    generation: str, rows: TokenizedRows, tmp_path: Path
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     """Token by token, although rows differ in length: the loss is a mean over targets."""
-    _, big = tune(generation, "full", rows, tmp_path / "1", batch_size=4)
-    _, small = tune(
-        generation, "full", rows, tmp_path / "2", batch_size=1, gradient_accumulation_steps=4
-    )
-    losses = [[point["loss"] for point in outcome.curve] for outcome in (big, small)]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    changes = {"prefix_dropout": 0.0, "dropout": 0.0}
+    _, big = tune(generation, method, rows, tmp_path / "1", batch_size=4, **changes)
+    small = {"batch_size": 1, "gradient_accumulation_steps": 4}
+    _, small = tune(generation, method, rows, tmp_path / "2", **small, **changes)
+    np.testing.assert_allclose(losses(big), losses(small), rtol=1e-4)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("method", ["ptuning", "full"])
+@pytest.mark.parametrize("method", TUNINGS)
 def test_gradient_checkpointing_changes_no_loss(
     generation: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    changes = {"prefix_dropout": 0.0}
+    changes = {"prefix_dropout": 0.0, "dropout": 0.0}
     _, plain = tune(generation, method, rows, tmp_path / "1", **changes)
     _, saving = tune(
         generation, method, rows, tmp_path / "2", gradient_checkpointing=True, **changes
     )
-    for one, other in zip(plain.curve, saving.curve, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    np.testing.assert_allclose(losses(plain), losses(saving), rtol=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(
@@ -186,5 +241,42 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_the_dev_loss_does_not_depend_on_the_batch(generation: str, rows: TokenizedRows) -> None:
     model = tiny_model(generation)
-    losses = [mean_loss(model, rows, size, pad_token_id=3) for size in (1, 5, 24)]
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+    means = [mean_loss(model, rows, size, pad_token_id=3) for size in (1, 5, 24)]
+    np.testing.assert_allclose(means, means[0], rtol=1e-5)
+
+
+def test_the_dev_loss_is_the_mean_over_targets_and_not_over_rows(rows: TokenizedRows) -> None:
+    model, total, targets = tiny_model("chatglm2-6b"), 0.0, 0
+    for ids, labels in (rows[i] for i in range(len(rows))):
+        with torch.no_grad():
+            logits = model(torch.tensor(ids)[None]).logits[0, :-1].log_softmax(-1)
+        for position, label in enumerate(labels[1:]):
+            if label != IGNORED:
+                total, targets = total - float(logits[position, label]), targets + 1
+    assert mean_loss(model, rows, 4, pad_token_id=3) == pytest.approx(total / targets, rel=1e-5)
+
+
+def test_the_curve_has_the_logged_steps_and_their_learning_rates(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    changes = {"max_steps": 8, "logging_steps": 2, "lr": 0.01, "warmup_ratio": 0.25}
+    _, outcome = tune("chatglm2-6b", "ptuning", rows, tmp_path, **changes)
+    assert [point["step"] for point in outcome.curve] == [2, 4, 6, 8]
+    rates = [point["learning_rate"] for point in outcome.curve]
+    np.testing.assert_allclose(rates, [0.005, 0.05 / 6, 0.03 / 6, 0.01 / 6])
+    assert outcome.train_loss == outcome.curve[-1]["loss"]
+
+
+def test_a_training_shorter_than_the_logging_interval_has_one_point(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, max_steps=3, logging_steps=50)
+    assert [point["step"] for point in outcome.curve] == [3]
+
+
+def test_a_checkpoint_holds_the_trained_weights_and_not_the_base(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    model, _ = tune("chatglm2-6b", "lora", rows, tmp_path)
+    saved = load_file(tmp_path / "checkpoint-4" / "trainable.safetensors")
+    assert set(saved) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -51,6 +51,18 @@ def test_the_lock_of_a_living_run_stays(tmp_path: Path) -> None:
     assert lock.exists()
 
 
+def test_a_lock_newer_than_the_note_of_its_owner_stays(tmp_path: Path) -> None:
+    """Another run has taken it just now and not yet said so."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    lock = lock_owned_by(tmp_path, process.pid)
+    process.kill()
+    process.communicate()
+    note = (tmp_path / workspace.OWNER).stat().st_mtime
+    os.utime(lock, (note + 1, note + 1))
+    workspace.clear_stale_lock(tmp_path)
+    assert lock.exists()
+
+
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     cached = tmp_path / "cached"

@@ -60,21 +60,34 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run the step that writes it first") from None
+        raise _missing(path) from None
     except ValueError as error:
         raise DataError(f"{path}: not a JSON document ({error}); delete it and run again") from None
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     """Read JSON Lines written by this project (users' files: `glmtune.data`)."""
-    with Path(path).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    rows = []
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            for line in lines:
+                rows.append(json.loads(line))
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except ValueError as error:
+        raise DataError(
+            f"{path}: line {len(rows) + 1}: not JSON ({error}); delete the file and run again"
+        ) from None
+    return rows
 
 
 def sha256_of(path: Path | str) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise _missing(path) from None
 
 
 def hash_folder(folder: Path | str) -> dict[str, str]:
@@ -82,6 +95,10 @@ def hash_folder(folder: Path | str) -> dict[str, str]:
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def _missing(path: Path | str) -> DataError:
+    return DataError(f"{path}: no such file; run the step that writes it first")
 
 
 def sha256_of_bytes(content: bytes) -> str:

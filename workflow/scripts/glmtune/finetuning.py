@@ -49,6 +49,7 @@ def finetune(
             settings,
             pad_token_id=read_json(data / "manifest.json")["pad_token_id"],
             work=work,
+            dtype=place.dtype,
         )
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)

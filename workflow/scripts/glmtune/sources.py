@@ -78,7 +78,6 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
     Weights, config and vocabulary only: the repository's Python files are never fetched.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
@@ -87,11 +86,14 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
             allow_patterns=list(MODEL_FILES),
             local_files_only=local_only,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # its own, its HTTP libraries' and the operating system's
+        if "No space left" in str(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}); check the name, "
-            f"the revision and the network, or download it by other means and set source to "
-            f"that folder"
+            f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}: {reason}); check "
+            f"the name, the revision and the network, or download it by other means and set source "
+            f"to that folder"
         ) from None
     return Path(folder)
 

@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 
 from glmtune.errors import ResourceError
 from glmtune.files import atomic_path
@@ -26,6 +32,12 @@ from glmtune.tokenized import TokenizedRows
 
 IGNORED = -100
 WEIGHTS = "trainable.safetensors"
+# Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {field.name for field in fields(TrainingArguments)}
+)
 
 
 @dataclass(frozen=True)
@@ -47,19 +59,22 @@ def train(
     *,
     pad_token_id: int,
     work: Path,
+    dtype: str = "float32",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
     """Train the parameters of `model` that require gradients; resume from `work` if it can.
 
-    `settings` has the keys of params.yaml's `training`, and lr and seed.
+    `settings` has the keys of params.yaml's `training`, and lr and seed. `dtype` is the type that
+    is computed in; trained weights and their optimizer stay in float32 beside it.
     """
     trainer = _Trainer(
         model=model,
-        args=_arguments(settings, work),
+        args=_arguments(settings, work, dtype),
         train_dataset=_Rows(rows),
         data_collator=_Collator(pad_token_id),
-        callbacks=[_StopOnBadLoss()],
+        callbacks=[_StopOnBadLoss(), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    trainer.train_on(last_checkpoint(work))
     curve = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
         for entry in trainer.state.log_history
@@ -106,8 +121,13 @@ def mean_loss(
     return total / targets if targets else math.nan
 
 
-def _arguments(settings: Mapping[str, Any], work: Path) -> TrainingArguments:
-    return TrainingArguments(
+def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingArguments:
+    recomputing = {
+        CHECKPOINTING: settings["gradient_checkpointing"],
+        f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
+    }
+    logging_steps = min(settings["logging_steps"], settings["max_steps"])
+    arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=settings["max_steps"],
         per_device_train_batch_size=settings["batch_size"],
@@ -118,14 +138,16 @@ def _arguments(settings: Mapping[str, Any], work: Path) -> TrainingArguments:
         weight_decay=settings["weight_decay"],
         adam_beta2=settings.get("adam_beta2", 0.999),
         max_grad_norm=settings["max_grad_norm"],
-        activation_checkpointing=settings["gradient_checkpointing"],
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        **recomputing,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",  # with scaled losses: small gradients would become 0
         # By default the Trainer writes 0 for a loss that is no number.
         logging_nan_inf_filter=False,
         logging_strategy="steps",
-        logging_steps=min(settings["logging_steps"], settings["max_steps"]),
+        logging_steps=logging_steps,
         save_strategy="steps",
-        save_steps=settings["save_steps"],
+        # Where it is logged: a checkpoint does not hold the losses since the last line of the log.
+        save_steps=math.ceil(settings["save_steps"] / logging_steps) * logging_steps,
         save_total_limit=1,
         seed=settings["seed"],
         data_seed=settings["seed"],
@@ -133,6 +155,10 @@ def _arguments(settings: Mapping[str, Any], work: Path) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
     )
+    # One process uses one GPU. On several the Trainer would split batches with DataParallel, which
+    # multiplies batch_size; torchrun, which gives each GPU its process, has n_gpu 1 by itself.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class _Rows(Dataset[dict[str, Any]]):
@@ -171,6 +197,19 @@ class _Collator:
 
 class _Trainer(Trainer):
     """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
+
+    def train_on(self, checkpoint: str | None) -> None:
+        """Train from a checkpoint to the end, or from the start.
+
+        A checkpoint of the last step is the end: the Trainer would take one step more.
+        """
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+            if state.global_step >= self.args.max_steps:
+                self._load_from_checkpoint(checkpoint)
+                self.state = state
+                return
+        self.train(resume_from_checkpoint=checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

@@ -5,7 +5,6 @@ Called by the Snakefile; knows Snakemake's and DVC's habits and nothing about mo
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from glmtune.files import read_json, write_json
 from glmtune.params import Params
 
 # Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
@@ -59,7 +59,7 @@ def _records(workspace: Path) -> Iterator[Path]:
 def remember_owner(workspace: Path) -> None:
     """Note which process runs the workflow here, so that a later one can tell whether it lives."""
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    (workspace / OWNER).write_text(json.dumps(owner), encoding="utf-8")
+    write_json(workspace / OWNER, owner)
 
 
 def clear_stale_lock(workspace: Path) -> None:
@@ -68,7 +68,10 @@ def clear_stale_lock(workspace: Path) -> None:
     locks = list((workspace / ".snakemake" / "locks").glob("*.lock"))
     if not locks or not owner_file.is_file():
         return
-    owner = json.loads(owner_file.read_text(encoding="utf-8"))
+    # The owner is noted a moment after the lock is taken: an older note speaks of an older lock.
+    if owner_file.stat().st_mtime < max(lock.stat().st_mtime for lock in locks):
+        return
+    owner = read_json(owner_file)
     is_local = owner["host"] == socket.gethostname()
     if is_local and _started(owner["pid"]) != owner["started"]:
         print(f"clearing the lock of a killed run (process {owner['pid']})", file=sys.stderr)
@@ -77,8 +80,12 @@ def clear_stale_lock(workspace: Path) -> None:
 
 
 def _started(pid: int) -> float | None:
+    """When a process began, in seconds since 1970; None for one that does not run."""
     try:
-        return psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        # A killed process stays in the table until its parent looks; in containers nobody does.
+        is_dead = process.status() == psutil.STATUS_ZOMBIE
+        return None if is_dead else process.create_time()
     except psutil.NoSuchProcess:
         return None
 

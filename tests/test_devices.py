@@ -1,0 +1,57 @@
+"""Devices and precisions: what a GPU changes, as far as a CPU can show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import GENERATIONS, SETTINGS, TUNINGS
+from test_training import rows as rows  # a fixture
+from tiny_models import tiny_model
+
+from glmtune.devices import choose_device
+from glmtune.seeding import seed_everything
+from glmtune.tokenized import TokenizedRows
+from glmtune.training import TrainingOutcome, train
+from glmtune.tuning import METHODS
+
+
+def tune(
+    generation: str, method: str, rows: TokenizedRows, work: Path, dtype: str
+) -> tuple[Any, TrainingOutcome]:
+    settings = SETTINGS | {"prefix_dropout": 0.0, "dropout": 0.0}
+    seed_everything(settings["seed"], threads=1)
+    base = tiny_model(generation).to(getattr(torch, dtype))
+    model = METHODS[method].prepare(base, settings)
+    outcome = train(model.train(), rows, rows, settings, pad_token_id=3, work=work, dtype=dtype)
+    return model, outcome
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
+def test_half_precision_trains_float32_weights_to_about_the_same_loss(
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    _, exact = tune(generation, method, rows, tmp_path / "1", "float32")
+    model, mixed = tune(generation, method, rows, tmp_path / "2", "bfloat16")
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert trained == {torch.float32}
+    assert mixed.train_loss == pytest.approx(exact.train_loss, rel=0.02)
+    assert mixed.dev_loss == pytest.approx(exact.dev_loss, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "dtype"), [(True, "bfloat16"), (False, "float16")], ids=["ampere", "turing"]
+)
+def test_a_card_is_used_in_the_half_precision_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+    place = choose_device()
+    assert (place.device, place.dtype) == ("cuda", dtype)
+    assert "a card, compute capability 7.5" in place.reason

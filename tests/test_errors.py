@@ -1,0 +1,112 @@
+"""What a script says when something goes wrong: a message to act on, or a bug's traceback."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from glmtune import errors
+from glmtune.code_inputs import SCRIPTS
+from glmtune.errors import UserError, run_script
+
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, UserError) and kind is not UserError
+]
+
+
+def message_of(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `run_script` prints for an error of a user's."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_user_s_mistake_is_its_message_and_exit_code_2(
+    kind: type[UserError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message_of(kind("params.yaml: lr: found 2"), capsys) == (
+        "error: params.yaml: lr: found 2\n"
+    )
+
+
+def test_every_kind_of_error_is_in_the_drawing() -> None:
+    assert [kind.__name__ for kind in KINDS if f"─ {kind.__name__} " not in errors.__doc__] == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/data/model.safetensors"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        RuntimeError("Data processing error: No space left on device"),
+    ],
+    ids=["the system's", "safetensors'", "the hub's"],
+)
+def test_a_full_disk_is_explained(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    path = getattr(error, "filename", None) or "the output folder"
+    assert message_of(error, capsys) == (
+        f"error: {path}: no space left on the disk; free some space and run the command again\n"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_without_permission_is_explained(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = message_of(OSError(number, "refused", "/models/a"), capsys)
+    assert message.startswith("error: /models/a: not permitted (")
+    assert message.endswith("check the owner and mode of the folder\n")
+
+
+def test_a_full_gpu_is_answered_with_the_parameters_to_lower(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = message_of(torch.OutOfMemoryError("CUDA out of memory. Tried to …"), capsys)
+    for key in ("training.batch_size", "gradient_checkpointing", "quantization_bit"):
+        assert key in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("lr"), FileNotFoundError(2, "gone"), AssertionError()])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_script(main)
+    assert caught.value is error
+
+
+def run(folder: Path, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -> None:
+    """As a user sees it: one line, no traceback."""
+    outputs = [
+        word
+        for name in ("checkpoint", "manifest", "curve", "runtime")
+        for word in (f"--{name}", "x")
+    ]
+    flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
+    done = run(tmp_path, "finetune_model", *flags, "--settings", "{}", *outputs)
+    assert done.returncode == 2
+    assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"
+    assert list(tmp_path.iterdir()) == []

@@ -28,19 +28,27 @@ def names_below(folder: Path) -> list[str]:
 def test_a_failed_writing_leaves_what_was_there_and_no_other_file(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     write_text(file, "before")
-    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
-        temporary.write_text("half")
+
+    def rows():
+        yield {"n": 1}
         raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(file, rows())
     assert file.read_text() == "before"
     assert names_below(tmp_path) == ["result.json"]
 
 
 def test_a_failed_folder_leaves_the_former_folder(tmp_path: Path) -> None:
     write_text(tmp_path / "model/weights", "before")
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "model") as temporary:
-        temporary.mkdir()
-        (temporary / "weights").write_text("half")
-        raise RuntimeError("killed")
+
+    def write_half() -> None:
+        with atomic_path(tmp_path / "model") as temporary:
+            write_text(temporary / "weights", "half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert (tmp_path / "model/weights").read_text() == "before"
     assert names_below(tmp_path) == ["model", "model/weights"]
 

@@ -1,0 +1,278 @@
+"""Where models come from: every kind of source, and what is said of incomplete ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from tiny_models import prompt, tiny_config, tiny_model
+
+from glmtune.base_model import open_model
+from glmtune.errors import ParamsError, UserError, WeightsError
+from glmtune.families import FAMILIES
+from glmtune.preparing import prepare
+from glmtune.sources import fingerprint, model_folder, open_tokenizer
+from glmtune.weights import save_model
+
+GENERATION = "chatglm2-6b"
+REVISION = "0123456789" * 4
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete local model folder, at weights/own from where the test stands."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "weights/own"
+    folder.mkdir(parents=True)
+    save_model(tiny_model(GENERATION), folder)
+    FAMILIES[GENERATION].train_tokenizer(["颜色是白色。"] * 9, folder, vocab_size=20)
+    return folder
+
+
+def prepared(tmp_path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    done = tmp_path / "done"
+    prepare({"generation": GENERATION, "seed": 1, **settings}, done, tmp_path / "work")
+    return done / "model", json.loads((done / "manifest.json").read_text())
+
+
+def manifest_of(folder: Path, **settings: Any) -> dict[str, Any]:
+    return prepared(folder, **settings)[1]
+
+
+def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_path: Path) -> None:
+    folder, manifest = prepared(tmp_path, source="./weights/own")
+    assert [path.name for path in folder.iterdir()] == ["location.json"]
+    assert model_folder(folder) == weights
+    assert set(manifest["files"]) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
+    assert str(tmp_path) not in json.dumps(manifest)
+    assert open_model(folder).num_parameters() == tiny_model(GENERATION).num_parameters()
+    assert open_tokenizer(folder, GENERATION).encode("白色")
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("config.json", "config.json"),
+        ("model.safetensors", "weights (pytorch_model*.bin or model*.safetensors)"),
+        ("tokenizer.model", "a vocabulary (ice_text.model or tokenizer.model)"),
+        (
+            "config.json tokenizer.model",
+            "config.json; a vocabulary (ice_text.model or tokenizer.model)",
+        ),
+    ],
+)
+def test_an_incomplete_folder_is_refused_once_with_all_that_is_missing(
+    weights: Path, tmp_path: Path, missing: str, named: str
+) -> None:
+    for name in missing.split():
+        (weights / name).unlink()
+    with pytest.raises(WeightsError) as caught:
+        prepared(tmp_path, source="./weights/own")
+    assert str(caught.value) == f"{weights}: not a complete model folder; missing: {named}"
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"source './no': no such folder .* or a hub id"):
+        fingerprint({"source": "./no"})
+
+
+def test_a_changed_folder_has_another_fingerprint(weights: Path) -> None:
+    before = fingerprint({"source": "./weights/own"})
+    with (weights / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert fingerprint({"source": "./weights/own"}) != before
+
+
+def test_a_hub_model_is_fetched_at_its_commit_without_code(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(name: str, **keywords: Any) -> str:
+        asked.append({"name": name, **keywords})
+        return str(weights)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    folder, manifest = prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
+    assert manifest["source"] == "hub"
+    assert {ask["revision"] for ask in asked} == {REVISION}
+    assert not any(".py" in pattern for ask in asked for pattern in ask["allow_patterns"])
+    assert model_folder(folder) == weights
+    assert asked[-1]["local_files_only"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        LocalEntryNotFoundError("cannot find the appropriate snapshot\nsecond line"),
+        HFValidationError("Cannot have -- or .. in repo_id"),
+        ConnectionError("reset by peer"),
+        RuntimeError("Data processing error: request failed"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_failed_download_is_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(name: str, **keywords: Any) -> str:
+        raise failure
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(WeightsError) as caught:
+        prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
+    reason = str(failure).splitlines()[0]
+    assert str(caught.value) == (
+        f"someone/chatglm2-6b at 012345678901: not downloaded ({type(failure).__name__}: {reason});"
+        " check the name, the revision and the network, or download it by other means and set "
+        "source to that folder"
+    )
+
+
+def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, **keywords: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(OSError, match="No space left"):
+        prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
+
+
+def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
+    weights: Path, tmp_path: Path
+) -> None:
+    config = {"num_layers": 1, **tiny_config(GENERATION)}
+    folder, manifest = prepared(
+        tmp_path, source="random", config=config, tokenizer="weights/own/tokenizer.model"
+    )
+    assert manifest["random"]["num_layers"] == config["num_layers"]
+    assert open_tokenizer(folder, GENERATION).encode("白色")
+    assert open_model(folder).num_parameters() > 0
+
+
+def test_a_random_model_is_the_real_one_unless_config_says_otherwise(
+    weights: Path, tmp_path: Path
+) -> None:
+    def manifest(name: str, **changes: Any) -> dict[str, Any]:
+        return manifest_of(tmp_path / name, source="random", tokenizer="weights/own", **changes)
+
+    first = manifest("1", config={"num_layers": 1})
+    assert first["random"] == FAMILIES[GENERATION].real_config | {"num_layers": 1}
+    assert manifest("2", config={"num_layers": 1}) == first
+    assert manifest("3", config={"num_layers": 1}, seed=2) != first
+    assert manifest("4")["random"] == FAMILIES[GENERATION].real_config
+
+
+def test_a_random_model_opens_the_same_each_time_in_any_place(
+    weights: Path, tmp_path: Path
+) -> None:
+    folder, _ = prepared(
+        tmp_path, source="random", config=tiny_config(GENERATION), tokenizer="weights/own"
+    )
+    shutil.copytree(folder, tmp_path / "copy")
+    first, second = open_model(folder).state_dict(), open_model(tmp_path / "copy").state_dict()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_vocabulary_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        prepared(tmp_path, source="random", tokenizer="no/vocabulary")
+    assert str(caught.value) == (
+        f"{tmp_path / 'no/vocabulary'}: no vocabulary; expected ice_text.model or tokenizer.model"
+    )
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+def test_a_folder_of_every_generation_opens_as_what_it_is(
+    generation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    FAMILIES[generation].train_tokenizer(["颜色是白色。"], tmp_path / "own", vocab_size=20)
+    save_model(tiny_model(generation), tmp_path / "own")
+    folder, manifest = prepared(tmp_path, source="./own", generation=generation)
+    assert FAMILIES[generation].tokenizer_class.file_name in manifest["files"]
+    assert open_tokenizer(folder, generation).encode("白色")
+    ids = torch.tensor([prompt([5, 6])])
+    with torch.no_grad():
+        assert torch.equal(open_model(folder)(ids).logits, tiny_model(generation)(ids).logits)
+
+
+def test_a_model_of_another_generation_is_refused_before_any_training(
+    weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        prepared(tmp_path, source="./weights/own", generation="chatglm-6b")
+    assert str(weights) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_generation_is_answered_with_the_choices(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=", ".join(FAMILIES)):
+        prepared(tmp_path, source="random", generation="glm4", tokenizer="weights/own")
+
+
+def test_a_manifest_names_weights_by_content_and_never_a_place(
+    weights: Path, tmp_path: Path
+) -> None:
+    """So weights that moved train nothing again, and changed ones do."""
+    here = manifest_of(tmp_path / "1", source="./weights/own")
+    there = shutil.copytree(weights, tmp_path / "elsewhere")
+    assert manifest_of(tmp_path / "2", source=str(there)) == here
+    assert str(tmp_path) not in json.dumps(here)
+    with (weights / "tokenizer_config.json").open("a") as out:
+        out.write("\n")
+    assert manifest_of(tmp_path / "3", source="./weights/own")["files"] != here["files"]
+
+
+def test_weights_are_found_from_a_moved_workspace_and_from_a_queued_experiment(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path / "results", source="./weights/own")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("weights", "results"):
+        (tmp_path / name).rename(moved / name)
+    monkeypatch.chdir(moved)
+    assert model_folder(moved / "results/done/model") == moved / "weights/own"
+    queued = moved / ".dvc/tmp/exps/tmp1"
+    shutil.copytree(moved / "results", queued / "results")
+    monkeypatch.chdir(queued)
+    assert model_folder(queued / "results/done/model") == moved / "weights/own"
+    assert fingerprint({"source": "./weights/own"})
+
+
+def test_weights_that_are_gone_are_named(weights: Path, tmp_path: Path) -> None:
+    folder, _ = prepared(tmp_path, source="./weights/own")
+    shutil.rmtree(weights)
+    with pytest.raises(WeightsError) as caught:
+        model_folder(folder)
+    assert str(caught.value) == (
+        f"{weights}: no such folder; expected a model with config and weights"
+    )
+
+
+def test_other_files_of_a_folder_are_not_the_model(weights: Path) -> None:
+    before = fingerprint({"source": "./weights/own"})
+    (weights / "notes.txt").write_text("mine")
+    assert fingerprint({"source": "./weights/own"}) == before
+    assert fingerprint({"source": "miniature"}) == {}

@@ -286,22 +286,24 @@ def _leaves(error: jsonschema.ValidationError) -> list[jsonschema.ValidationErro
         return [error]
     is_object = isinstance(error.instance, dict)
     context = error.context or []
-    return [leaf for leaf in context if ("enum" not in leaf.schema) == is_object] or [error]
+    return [leaf for leaf in context if (leaf.validator != "enum") == is_object] or [error]
 
 
 def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
     where = f"{key}: " if key else ""
-    found = _show(error.instance)
-    limit = error.validator_value
+    instance: Any = error.instance
+    found = _show(instance)
+    limit: Any = error.validator_value
+    schema: Any = error.schema
     match error.validator:
         case "additionalProperties":
-            known = sorted(error.schema.get("properties", {}))
-            for name in sorted(set(error.instance) - set(known)):
+            known = sorted(schema.get("properties", {}))
+            for name in sorted(set(instance) - set(known)):
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f". Did you mean {near[0]!r}?" if near else ""
                 yield f"{where}unknown key {name!r}; known keys: {', '.join(known)}{hint}"
         case "required":
-            missing = [name for name in limit if name not in error.instance]
+            missing = [name for name in limit if name not in instance]
             # jsonschema reports each missing key on its own; its message names the one.
             for name in missing:
                 if error.message.startswith(repr(name)):

@@ -33,8 +33,8 @@ report: env  ## Run everything and write results/report.md
 	@echo "Try a parameter:   dvc exp run -S lr=1e-2"
 	@echo "Old -> new:        dvc metrics diff    (compares with the last git commit)"
 
-test: env  ## Run the tests
-	pytest
+test: env  ## Run the fast tests and the table "edit -> what reruns"
+	pytest -m "not slow"
 
 test-slow: env  ## Run the journeys through both engines (minutes)
 	pytest -m slow

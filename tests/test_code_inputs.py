@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from glmtune import code_inputs
 from glmtune.code_inputs import SCRIPTS, code_of
+from glmtune.families import FAMILIES
+from glmtune.files import write_jsonl
 
 STEPS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 # The modules that a script imports only when there is something to compute.
@@ -43,6 +46,98 @@ def test_a_step_declares_exactly_the_code_it_imports(step: str) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_starts_without_torch(step: str) -> None:
     assert not {"torch", "transformers"} & modules_after(step)
+
+
+TEXT_ONLY = ("errors", "files", "params", "data", "grammar", "tokenizer", "families", "metrics")
+TEXT_ONLY += ("significance", "report", "store", "workspace", "code_inputs", "sources", "preparing")
+
+
+def test_the_text_side_of_the_library_needs_no_torch() -> None:
+    names = [f"glmtune.{name}" for name in TEXT_ONLY]
+    assert not {"torch", "transformers", "peft"} & modules_after("score_predictions.py", *names)
+
+
+def test_data_is_fetched_tokenised_and_scored_without_torch(tmp_path: Path) -> None:
+    """Not only imported: the whole run of such a step takes a second."""
+    model = tmp_path / "model"
+    FAMILIES["chatglm2-6b"].train_tokenizer(["颜色是白色。"], model, vocab_size=20)
+    answers = [{"prompt": "问", "labels": "白色的裙子", "predict": "白色"}]
+    write_jsonl(tmp_path / "predictions.jsonl", answers)
+    runs = {
+        "fetch_dataset": "--sample --train-rows 9 --dev-rows 3 --seed 1 --out-dir data",
+        "tokenize_dataset": "--data data --model model --generation chatglm2-6b "
+        "--max-source-tokens 20 --max-target-tokens 20 --out-dir tokenized",
+        "score_predictions": "--predictions predictions.jsonl --metrics scores.json",
+    }
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+    for step, flags in runs.items():
+        code += f"import {step}; sys.argv = {[step, *flags.split()]}; {step}.main()\n"
+    code += "print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (tmp_path / "tokenized/manifest.json").is_file()
+    assert (tmp_path / "scores.json").is_file()
+
+
+def test_another_line_of_code_is_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only for the steps that run it, also where a function imports it."""
+    (tmp_path / "glmtune/parts").mkdir(parents=True)
+    library = {
+        "early.py": "from glmtune import inner\n",
+        "late.py": "def main():\n    from glmtune.parts import deep\n",
+        "glmtune/__init__.py": "",
+        "glmtune/inner.py": "import json\n",
+        "glmtune/parts/__init__.py": "",
+        "glmtune/parts/deep.py": "if TYPE_CHECKING:\n    from glmtune import inner\n",
+    }
+    for name, text in library.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(code_inputs, "SCRIPTS", tmp_path)
+    before = {step: code_inputs.hash_code(step) for step in ("early.py", "late.py")}
+    (tmp_path / "glmtune/parts/deep.py").write_text("changed = True\n")
+    assert code_inputs.hash_code("early.py") == before["early.py"]
+    assert code_inputs.hash_code("late.py") != before["late.py"]
+
+
+def test_only_params_py_reads_params_yaml() -> None:
+    readers = {
+        path.name
+        for path in SCRIPTS.rglob("*.py")
+        if re.search(r"yaml\.(?:safe_)?load\(", path.read_text(encoding="utf-8"))
+    }
+    assert readers == {"params.py"}
+    importers = {step for step in STEPS if SCRIPTS / "glmtune/params.py" in code_of(step)}
+    assert importers == set()
+
+
+# Module -> what it must not import: the layers, from data up to training.
+LAYERS = {
+    "errors": {"*"},
+    "files": {"params", "families", "tokenizer", "data", "training", "tuning"},
+    "data": {"params", "families", "training", "tuning", "store"},
+    "tokenizer": {"families", "training", "tuning", "data", "params"},
+    "families": {"training", "tuning", "generation", "store", "params"},
+    "tuning": {"training", "generation", "store", "params", "finetuning"},
+    "training": {"tuning", "families", "generation", "store", "params"},
+    "generation": {"tuning", "families", "training", "store", "params"},
+    "store": {"training", "tuning", "families", "params", "workspace"},
+    "report": {"training", "tuning", "store", "params"},
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_does_not_import_what_stands_above_it(layer: str) -> None:
+    folder = SCRIPTS / "glmtune" / layer
+    files = list(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    imported = set()
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        imported |= set(re.findall(r"^\s*(?:from|import) glmtune\.(\w+)", text, re.M))
+    forbidden = LAYERS[layer]
+    assert not (imported - {layer} if "*" in forbidden else imported & forbidden)
 
 
 def test_scripts_do_not_import_each_other() -> None:

@@ -9,7 +9,8 @@ import torch
 from tiny_models import prompt, tiny_model
 
 from glmtune.families import FAMILIES
-from glmtune.generation import generate_texts, pad_left
+from glmtune.generation import Prediction, generate_texts, pad_left
+from glmtune.prefix import attach_prefix
 
 SETTINGS = {
     "seed": 1,
@@ -40,10 +41,45 @@ def test_a_batch_answers_as_single_rows_do(generation: str) -> None:
     torch.manual_seed(0)
     output = model.get_output_embeddings()
     output.weight = torch.nn.Parameter(torch.randn_like(output.weight))
-    together = generate_texts(model, Numbers(), PROMPTS, SETTINGS)
     alone = [generate_texts(model, Numbers(), [row], SETTINGS)[0] for row in PROMPTS]
-    assert together == alone
-    assert len({prediction.text for prediction in together}) > 1
+    for size in (2, 3, 5):
+        assert generate_texts(model, Numbers(), PROMPTS, SETTINGS | {"batch_size": size}) == alone
+    assert len({prediction.text for prediction in alone}) > 1
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+def test_a_tuned_prefix_answers_in_a_batch_as_alone(generation: str) -> None:
+    model = tiny_model(generation)
+    attach_prefix(model, pre_seq_len=3, dropout=0.5)
+    alone = [generate_texts(model, Numbers(), [row], SETTINGS)[0] for row in PROMPTS]
+    assert generate_texts(model, Numbers(), PROMPTS, SETTINGS) == alone
+
+
+def test_answers_come_in_the_order_of_the_prompts() -> None:
+    """Batches are sorted by length; the caller does not notice."""
+    model = tiny_model("chatglm2-6b")
+    prompts = [PROMPTS[i] for i in (2, 0, 4, 1, 3, 0)]
+    first = generate_texts(model, Numbers(), PROMPTS, SETTINGS)
+    again = generate_texts(model, Numbers(), prompts, SETTINGS)
+    assert again == [first[i] for i in (2, 0, 4, 1, 3, 0)]
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+def test_a_row_that_ended_waits_for_the_others_without_changing(generation: str) -> None:
+    """Its end token is the third token of one greedy answer, so that this row ends earlier."""
+    model = tiny_model(generation)
+    torch.manual_seed(0)
+    output = model.get_output_embeddings()
+    output.weight = torch.nn.Parameter(torch.randn_like(output.weight))
+    whole = generate_texts(model, Numbers(eos_token_id=79), PROMPTS, SETTINGS)
+    end = int(whole[0].text.split()[2])
+    cut = generate_texts(model, Numbers(eos_token_id=end), PROMPTS, SETTINGS)
+    for before, after in zip(whole, cut, strict=True):
+        tokens = before.text.split()
+        expected = tokens[: tokens.index(str(end))] if str(end) in tokens else tokens
+        assert after == Prediction(" ".join(expected), str(end) in tokens)
+    assert cut[0].finished
+    assert not all(prediction.finished for prediction in cut)
 
 
 def test_an_answer_ends_at_the_end_token(monkeypatch: pytest.MonkeyPatch) -> None:

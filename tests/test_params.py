@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from glmtune.errors import ParamsError
+from glmtune.families import FAMILIES
 from glmtune.params import Params, find_mistakes, read_params
+from glmtune.tuning import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
@@ -44,7 +46,44 @@ def test_a_number_may_be_written_in_any_way(tmp_path: Path, text: str) -> None:
 
 
 def test_a_number_on_the_command_line_is_a_number() -> None:
-    assert read_params(ROOT / "params.yaml", overrides={"lr": "1e-2"})["lr"] == 0.01
+    """Snakemake's `--config lr=1e-2 'training={max_steps: 7}'`: its YAML takes 1e-2 for a text."""
+    overrides = {"lr": "1e-2", "training": {"max_steps": 7, "weight_decay": "1E-1"}}
+    params = read_params(ROOT / "presets/smoke.yaml", overrides=overrides)
+    assert params["lr"] == 0.01
+    settings = params.training_settings("ptuning")
+    assert (settings["lr"], settings["max_steps"], settings["weight_decay"]) == (0.01, 7, 0.1)
+    assert settings["batch_size"] == params["training"]["batch_size"]
+
+
+def test_a_wrong_value_on_the_command_line_is_refused_like_one_in_the_file() -> None:
+    with pytest.raises(ParamsError, match='lr: found "1e-2x"; expected a number$'):
+        read_params(ROOT / "presets/smoke.yaml", overrides={"lr": "1e-2x"})
+    with pytest.raises(ParamsError, match="unknown key 'lrate'"):
+        read_params(ROOT / "presets/smoke.yaml", overrides={"lrate": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected `key: value` lines, found null"),
+        ("- lr\n", 'expected `key: value` lines, found ["lr"]'),
+        ("lr: [1\n", "not readable as YAML: while parsing a flow sequence"),
+        ("lr: 1\n\tseed: 2\n", "not readable as YAML: "),
+    ],
+    ids=["empty", "a list", "broken", "a tabulator"],
+)
+def test_a_file_that_is_no_parameters_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError) as caught:
+        read_params(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="no such file; `git checkout params.yaml` restores it"):
+        read_params(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +117,49 @@ def test_a_number_on_the_command_line_is_a_number() -> None:
             {"source": "miniature", "config": {}},
             "models.chatglm-6b.config: only for source random; found miniature",
         ),
+        ("methods.none", None, "methods.none: found null; expected a section of keys"),
+        ("methods.lora.rank", 8.5, "methods.lora.rank: found 8.5; expected a whole number"),
+        (
+            "methods.lora.target_modules",
+            "query_key_value",
+            'methods.lora.target_modules: found "query_key_value"; expected a list',
+        ),
+        (
+            "methods.lora.target_modules",
+            [],
+            "methods.lora.target_modules: found []; expected at least one entry",
+        ),
+        ("models.chatglm-6b.source", None, "models.chatglm-6b.source: found null; expected a text"),
+        ("training.max_steps", True, "training.max_steps: found true; expected a whole number"),
+        ("seed", 2**32, "seed: found 4294967296; expected at most 4294967295"),
+        (
+            "miniature.literal_share",
+            0.95,
+            "miniature: literal_share and general_share together exceed 1",
+        ),
+        ("dataset", {"train": "a.json"}, "dataset: missing key 'dev'"),
+        (
+            "dataset",
+            {"train": "a.json", "dev": "b.json", "columns": "x"},
+            "dataset: unknown key 'columns'; known keys: dev, prompt_column, response_column, "
+            "train. Did you mean 'prompt_column'?",
+        ),
+        (
+            "models.Mine",
+            {"source": "miniature", "generation": "chatglm-6b"},
+            "models: the name \"Mine\" becomes a folder: use a-z, 0-9, '.', '_' and '-'",
+        ),
+        (
+            "models.mine",
+            {"source": "miniature", "generation": "chatglm4"},
+            'models.mine.generation: found "chatglm4"; expected one of "chatglm-6b", '
+            '"chatglm2-6b", "chatglm3-6b-base"',
+        ),
+        (
+            "methods.mine",
+            {"method": "qlora"},
+            'methods.mine.method: unknown method "qlora"; known: none, ptuning, lora, full',
+        ),
         (
             "miniature.hidden_size",
             40,
@@ -100,13 +182,25 @@ def test_an_unknown_key_is_answered_with_the_nearest(values: dict[str, Any]) -> 
 
 def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, Any]) -> None:
     file = tmp_path / "params.yaml"
-    values |= {"lr": "fast", "seed": -1}
+    values |= {"lr": "fast", "seed": -1, "sede": 1}
+    values["methods"] = {"lora": {**values["methods"]["lora"], "rnk": 3}, "full": {}}
+    values["models"] = {"glm4": {"source": "own/glm4", "generation": "chatglm2-6b"}}
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ParamsError) as caught:
         read_params(file)
-    assert str(caught.value).splitlines() == [
+    found = str(caught.value).splitlines()
+    known = "alpha, batch_size, dropout, gradient_accumulation_steps, gradient_checkpointing, "
+    known += "logging_steps, lr, lr_scheduler, max_grad_norm, max_steps, method, rank, "
+    known += "save_steps, target_modules, warmup_ratio, weight_decay"
+    assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: dataset, ")
+    assert found[0].endswith("Did you mean 'seed'?")
+    assert found[1:] == [
         f'{file}: lr: found "fast"; expected a number',
         f"{file}: seed: found -1; expected at least 0",
+        f"{file}: methods.full: missing key 'lr'",
+        f"{file}: methods.lora: unknown key 'rnk'; known keys: {known}. Did you mean 'rank'?",
+        f"{file}: models.glm4.revision: missing; a hub id needs the 40 digits of a commit, so that "
+        "the same weights come every time (for a local folder write ./own/glm4)",
     ]
 
 
@@ -140,6 +234,86 @@ def test_an_entry_of_methods_overrides_the_shared_training(values: dict[str, Any
     assert (settings["method"], settings["lr"], settings["max_steps"]) == ("ptuning", 0.3, 99)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_entry_may_have_any_name(values: dict[str, Any], method: str) -> None:
+    """The registries, the schema and the parameters agree on the methods and generations."""
+    entry = {**values["methods"][method], "method": method}
+    values["methods"] = {"my-entry.2": entry}
+    values["models"] = {
+        f"my-{name}": {"source": "miniature", "generation": name} for name in FAMILIES
+    }
+    assert list(find_mistakes(values)) == []
+    params = Params(values)
+    assert params.tuning_method("my-entry.2") == method
+    assert params.trains("my-entry.2") == (method != "none")
+    assert [params.generation(model) for model in params.models] == list(FAMILIES)
+    expected = [(f"my-{name}", "my-entry.2") for name in FAMILIES]
+    assert [(run.model, run.method) for run in params.runs] == expected
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
+def test_another_name_for_an_entry_is_no_other_training(
+    values: dict[str, Any], method: str
+) -> None:
+    """So a renamed entry is found in the store and not trained again."""
+    renamed = {"mine": {**values["methods"][method], "method": method}}
+    first = Params(values).training_settings(method)
+    assert Params(values | {"methods": renamed}).training_settings("mine") == first
+
+
+@pytest.mark.parametrize("key", ["seed", "torch_threads", "quantization_bit"])
+def test_what_decides_every_number_is_in_the_settings_of_training_and_generation(
+    values: dict[str, Any], key: str
+) -> None:
+    params = Params(values)
+    assert params.training_settings("lora")[key] == values[key]
+    assert params.generation_settings()[key] == values[key]
+
+
+def test_no_training_key_decides_how_texts_are_generated(values: dict[str, Any]) -> None:
+    first = Params(values).generation_settings()
+    changed = values | {"lr": 0.5, "training": {**values["training"], "max_steps": 99}}
+    assert Params(changed).generation_settings() == first
+    assert {key: first[key] for key in values["generation"]} == values["generation"]
+
+
+def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str, Any]) -> None:
+    values["models"] = {
+        "chatglm-6b": {"source": "miniature"},
+        "chatglm2-6b": {"source": "./weights"},
+        "mine": {"source": "random", "generation": "chatglm2-6b", "config": {"num_layers": 2}},
+    }
+    params = Params(values)
+    miniature = params.model_settings("chatglm-6b")
+    assert miniature["miniature"] == values["miniature"]
+    assert miniature["generation"] == "chatglm-6b"
+    assert "miniature" not in params.model_settings("chatglm2-6b")
+    assert params.model_settings("mine")["config"] == {"num_layers": 2}
+
+
+def test_the_sample_is_described_by_its_size_and_seed(values: dict[str, Any]) -> None:
+    sample = Params(values | {"seed": 7, "sample": {"train_rows": 5, "dev_rows": 2}})
+    assert sample.dataset_flags() == "--sample --train-rows 5 --dev-rows 2 --seed 7"
+    assert sample.dataset_files() == {}
+
+
+def test_own_data_is_described_by_its_files_and_columns(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Params(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
+    assert own.dataset_flags() == "--prompt-column 'my q'"
+    (tmp_path / "a").touch()
+    with pytest.raises(ParamsError) as caught:
+        own.dataset_files()
+    assert str(caught.value) == (
+        f"params.yaml: dataset.dev: no such file 'b c' ({tmp_path / 'b c'}); "
+        "a relative path counts from the repository"
+    )
+    (tmp_path / "b c").touch()
+    assert own.dataset_files() == {"train": tmp_path / "a", "dev": tmp_path / "b c"}
+
+
 def test_decoding_decides_no_training(values: dict[str, Any]) -> None:
     params = Params(values)
     decoding = set(values["generation"]) - set(values["training"])
@@ -161,3 +335,29 @@ def test_every_key_of_the_default_file_is_explained() -> None:
             explained = True
         else:
             assert explained, f"no comment above {line!r}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pre_seq_len", 16.0, "pre_seq_len: found 16.0; expected a whole number"),
+        ("lr", float("nan"), "lr: found NaN; expected a number"),
+        (
+            "models.chatglm-6b",
+            {"source": "a/b", "revision": "main"},
+            'models.chatglm-6b.revision: found "main"; '
+            "expected the 40 digits (0-9, a-f) of a commit",
+        ),
+    ],
+)
+def test_numbers_and_commits_are_what_they_say(
+    values: dict[str, Any], key: str, value: Any, message: str
+) -> None:
+    assert mistakes_with(values, key, value) == [message]
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("seed: 1\nlr: 0.1\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match="line 3: key 'seed' stands twice"):
+        read_params(file)

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from glmtune import store
-from glmtune.errors import ResourceError
+from glmtune.errors import DataError, ResourceError, run_script
+from glmtune.files import read_json
 from glmtune.store import Entry, entry_for, reuse_or_compute
 
 SCRIPT = "score_predictions.py"
+# Other test files start threads in this process; Python 3.12 and later warn of forking then.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture
@@ -73,6 +76,60 @@ def test_a_result_changed_behind_its_back_is_computed_again(tmp_path: Path, entr
     assert (tmp_path / "results/result.txt").read_text().startswith("computed")
 
 
+def test_what_is_found_anew_each_time_is_never_reused(tmp_path: Path, entry: Entry) -> None:
+    """A folder of the user's can change without any parameter changing."""
+    outputs = {"result.txt": tmp_path / "results/result.txt"}
+    for _ in range(2):
+        reused = reuse_or_compute(tmp_path / "store", entry, outputs, write_number, reuse=False)
+        assert not reused
+
+
+def test_an_entry_says_what_its_key_was_made_of(tmp_path: Path, entry: Entry) -> None:
+    run(tmp_path, entry)
+    identity = read_json(entry.folder / "key.json")
+    assert (identity["script"], identity["settings"]) == (SCRIPT, {"lr": 0.1})
+    assert {"inputs", "code", "versions", "python"} <= set(identity)
+
+
+def test_a_folder_is_placed_whole_over_the_former_one(tmp_path: Path, entry: Entry) -> None:
+    def write_folder(done: Path, work: Path) -> None:
+        (done / "checkpoint").mkdir()
+        (done / "checkpoint/new").write_text("new")
+        (done / "manifest.json").write_text("{}")
+
+    target = tmp_path / "results/checkpoint"
+    target.mkdir(parents=True)
+    (target / "old").write_text("old")
+    outputs = {"checkpoint": target, "manifest.json": tmp_path / "results/manifest.json"}
+    reuse_or_compute(tmp_path / "store", entry, outputs, write_folder)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "checkpoint",
+        "manifest.json",
+    ]
+
+
+def test_a_failed_computation_leaves_the_former_output(tmp_path: Path, entry: Entry) -> None:
+    run(tmp_path, entry_for(tmp_path / "store", SCRIPT, {"lr": 0.2}, {}))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, entry, lambda done, work: 1 / 0)
+    assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_the_next_try_finds_the_work_of_the_last(tmp_path: Path, entry: Entry) -> None:
+    def fail_once(done: Path, work: Path) -> None:
+        write_number(done, work)
+        if (done / "result.txt").read_text() == "computed 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, entry, fail_once)
+    assert not entry.is_whole()
+    assert not run(tmp_path, entry, fail_once)
+    assert (tmp_path / "results/result.txt").read_text() == "computed 2"
+    assert not entry.work.exists()
+
+
 def test_a_failed_computation_places_nothing_and_keeps_its_work(
     tmp_path: Path, entry: Entry
 ) -> None:
@@ -123,3 +180,50 @@ def test_a_run_left_over_from_before_does_not_write_over_a_newer_one(
         run(tmp_path, entry, slow)
     assert (tmp_path / "results/result.txt").read_text() == "newer"
     assert entry.is_whole()
+
+
+def test_a_newer_process_makes_an_older_one_stop(tmp_path: Path, entry: Entry) -> None:
+    """A killed Snakemake leaves its jobs running; the next run must not be overwritten by them."""
+    fork = multiprocessing.get_context("fork")
+    started, go = fork.Event(), fork.Event()
+
+    def slow(done: Path, work: Path) -> None:
+        started.set()
+        go.wait(20)
+        (done / "result.txt").write_text("older")
+
+    def left_over() -> None:
+        run_script(lambda: run(tmp_path, entry, slow) and None)
+
+    older = fork.Process(target=left_over)
+    older.start()
+    assert started.wait(20)
+    run(tmp_path, entry_for(tmp_path / "store", SCRIPT, {"lr": 0.2}, {}))
+    go.set()
+    older.join(20)
+    assert older.exitcode == 2
+    assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_a_killed_process_keeps_no_entry_locked(tmp_path: Path, entry: Entry) -> None:
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+
+    def hang(done: Path, work: Path) -> None:
+        started.set()
+        fork.Event().wait(60)
+
+    process = fork.Process(target=run, args=(tmp_path, entry, hang))
+    process.start()
+    assert started.wait(20)
+    process.kill()
+    process.join(20)
+    assert not run(tmp_path, entry)
+    assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"manifest\.json: no such file; run the step that writes it"
+    ):
+        entry_for(tmp_path, SCRIPT, {}, {"model": tmp_path / "manifest.json"})

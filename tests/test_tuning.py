@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import prompt, tiny_config, tiny_model
 
-from glmtune import load_model
-from glmtune.errors import ParamsError
+from glmtune import load_model, load_tokenizer
+from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.files import write_json
 from glmtune.tuning import METHODS, get_method
@@ -78,6 +80,89 @@ def test_a_full_checkpoint_is_a_model_folder_with_its_vocabulary(tmp_path: Path)
     assert names == {"config.json", "model.safetensors", "tokenizer.model"}
 
 
+@pytest.mark.parametrize("generation", FAMILIES)
+def test_a_full_checkpoint_opens_like_any_model(generation: str, tmp_path: Path) -> None:
+    base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
+    FAMILIES[generation].train_tokenizer(["颜色是白色。"], base, vocab_size=20)
+    save_model(tiny_model(generation), base)
+    tuned = METHODS["full"].prepare(load_model(base), {})
+    disturb(tuned)
+    checkpoint.mkdir()
+    METHODS["full"].save(tuned, checkpoint, base)
+    shutil.rmtree(base)
+    with torch.no_grad():
+        found = load_model(checkpoint, generation=generation)(INPUT).logits
+        assert torch.equal(found, tuned.eval()(INPUT).logits)
+    text = "颜色是白色"
+    tokenizer = load_tokenizer(checkpoint, generation)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_as_many_weights_are_trained_as_the_formula_says(generation: str, name: str) -> None:
+    model = tiny_model(generation)
+    shape, sizes = model.prefix_shape(), dict(model.named_parameters())
+    fused = [w for key, w in sizes.items() if key.endswith("query_key_value.weight")]
+    expected = {
+        "ptuning": 3 * shape.layers * 2 * shape.groups * shape.head_dim,
+        "lora": sum(2 * (outputs + inputs) for outputs, inputs in (w.shape for w in fused)),
+        "full": sum(weight.numel() for weight in sizes.values()),
+    }
+    settings = SETTINGS | {"prefix_projection": False}
+    tuned = METHODS[name].prepare(model, settings)
+    assert sum(w.numel() for w in tuned.parameters() if w.requires_grad) == expected[name]
+    assert len(fused) == shape.layers
+
+
+@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("name", ["ptuning", "lora", "full"])
+def test_a_tuned_random_model_comes_back(generation: str, name: str, tmp_path: Path) -> None:
+    """Its weights are drawn anew at each opening; only the tuned ones are on disk."""
+    base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
+    write_json(base / "location.json", {"random": tiny_config(generation), "seed": 7})
+    method = METHODS[name]
+    tuned = method.prepare(METHODS["none"].restore(base, None, **WHERE), SETTINGS)
+    disturb(tuned)
+    checkpoint.mkdir()
+    method.save(tuned.eval(), checkpoint, base)
+    restored = method.restore(base, checkpoint, **WHERE)
+    assert not restored.training
+    with torch.no_grad():
+        expected = tuned(INPUT).logits
+        torch.testing.assert_close(restored(INPUT).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> None:
+    base = base_folder("chatglm2-6b", tmp_path / "base")
+    settings = SETTINGS | {"target_modules": ["query_key_value", "dense_4h_to_h"]}
+    tuned = METHODS["lora"].prepare(load_model(base), settings)
+    disturb(tuned)
+    adapted = {
+        name.split(".lora_")[0].split(".")[-1]
+        for name, w in tuned.named_parameters()
+        if w.requires_grad
+    }
+    assert adapted == {"query_key_value", "dense_4h_to_h"}
+    (tmp_path / "checkpoint").mkdir()
+    METHODS["lora"].save(tuned.eval(), tmp_path / "checkpoint", base)
+    restored = METHODS["lora"].restore(base, tmp_path / "checkpoint", **WHERE)
+    with torch.no_grad():
+        torch.testing.assert_close(restored(INPUT).logits, tuned(INPUT).logits)
+
+
+@pytest.mark.parametrize("name", ["ptuning", "lora"])
+def test_a_checkpoint_of_another_size_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    base = base_folder("chatglm2-6b", tmp_path / "base")
+    config = tiny_config("chatglm2-6b") | {"num_layers": 3}
+    write_json(tmp_path / "other/location.json", {"random": config, "seed": 1})
+    tuned = METHODS[name].prepare(load_model(base), SETTINGS)
+    (tmp_path / "checkpoint").mkdir()
+    METHODS[name].save(tuned, tmp_path / "checkpoint", base)
+    with pytest.raises(WeightsError, match=re.escape(str(tmp_path / "checkpoint"))):
+        METHODS[name].restore(tmp_path / "other", tmp_path / "checkpoint", **WHERE)
+
+
 def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     tuned = METHODS["lora"].prepare(load_model(base), SETTINGS)
@@ -113,10 +198,13 @@ def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> Non
 
 
 def test_unknown_target_modules_are_answered_with_the_choices() -> None:
-    with pytest.raises(ParamsError, match="no linear layer q_proj; choose from .*query_key_value"):
-        METHODS["lora"].prepare(
-            tiny_model("chatglm2-6b"), SETTINGS | {"target_modules": ["q_proj"]}
-        )
+    settings = SETTINGS | {"target_modules": ["v_proj", "query_key_value", "q_proj"]}
+    with pytest.raises(ParamsError) as caught:
+        METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings)
+    assert str(caught.value) == (
+        "target_modules: this model has no linear layer q_proj, v_proj; choose from dense, "
+        "dense_4h_to_h, dense_h_to_4h, output_layer, query_key_value"
+    )
 
 
 def test_an_unknown_method_is_answered_with_the_choices() -> None:

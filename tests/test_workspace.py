@@ -63,6 +63,46 @@ def test_a_lock_newer_than_the_note_of_its_owner_stays(tmp_path: Path) -> None:
     assert lock.exists()
 
 
+def test_a_killed_run_that_nobody_has_looked_after_is_dead(tmp_path: Path) -> None:
+    """In a container without an init, a killed process stays a zombie for ever."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    lock = lock_owned_by(tmp_path, process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    workspace.clear_stale_lock(tmp_path)
+    process.communicate()
+    assert not lock.exists()
+
+
+def test_another_process_with_the_number_of_the_dead_one_keeps_no_lock(tmp_path: Path) -> None:
+    lock = lock_owned_by(tmp_path, os.getpid())
+    owner = json.loads((tmp_path / workspace.OWNER).read_text())
+    (tmp_path / workspace.OWNER).write_text(json.dumps(owner | {"started": 1.0}))
+    workspace.clear_stale_lock(tmp_path)
+    assert not lock.exists()
+
+
+def test_the_lock_of_another_machine_or_of_nobody_known_stays(tmp_path: Path) -> None:
+    lock = lock_owned_by(tmp_path, os.getpid())
+    owner = {"host": "another", "pid": 2**22 + 1, "started": 1.0}
+    (tmp_path / workspace.OWNER).write_text(json.dumps(owner))
+    workspace.clear_stale_lock(tmp_path)
+    assert lock.exists()
+    (tmp_path / workspace.OWNER).unlink()
+    workspace.clear_stale_lock(tmp_path)
+    assert lock.exists()
+
+
+def test_a_run_recognises_itself_as_alive(tmp_path: Path) -> None:
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    lock = tmp_path / ".snakemake/locks/0.output.lock"
+    lock.touch()
+    workspace.remember_owner(tmp_path)
+    workspace.clear_stale_lock(tmp_path)
+    assert lock.exists()
+
+
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     cached = tmp_path / "cached"
@@ -71,8 +111,10 @@ def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     record.parent.mkdir(parents=True)
     link(cached, record)
     workspace.own_provenance(tmp_path)
+    assert record.read_text() == "{}"
     record.write_text("rewritten in place")
     assert cached.read_text() == "{}"
+    assert [path.name for path in record.parent.iterdir()] == ["abc"]
 
 
 def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Path) -> None:
@@ -84,8 +126,19 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Pat
         "results/models/chatglm-6b.json",
         "results/report.md",
         "data/tokenized/chatglm-6b/manifest.json",
+        "results/curves/chatglm2-6b/ptuning.csv",
+        "results/runtime/prepare_model/chatglm2-6b.json",
+        "results/runtime/generate_predictions/chatglm-6b/none.json",
+        "results/predictions/.gitignore",
+        "results/notes/other.txt",
+        "data/my/train.json",
     ]
     gone = [
+        "results/curves/chatglm2-6b/lora-2.csv",
+        "results/scores/chatglm-6b/qlora.json",
+        "results/scores/chatglm-6b/qlora.rows.jsonl",
+        "results/runtime/prepare_model/other.json",
+        "results/runtime/generate_predictions/chatglm-6b/qlora.json",
         "results/predictions/chatglm-6b/qlora.jsonl",
         "results/predictions/other/lora.jsonl",
         "results/checkpoints/chatglm-6b/qlora/adapter.safetensors",
@@ -133,3 +186,32 @@ def test_inside_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("DVC_STAGE", "workflow")
     monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
     workspace.record_in_dvc(tmp_path)
+
+
+def test_without_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
+    workspace.record_in_dvc(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    workspace.record_in_dvc(tmp_path)
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "could not record")])
+def test_outside_dvc_the_finished_state_is_recorded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    said: str,
+) -> None:
+    program = tmp_path / "bin/dvc"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" > called\nexit {code}\n')
+    program.chmod(0o755)
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    workspace.record_in_dvc(tmp_path)
+    assert (tmp_path / "called").read_text() == "commit -q -f\n"
+    assert said in "".join(capsys.readouterr())

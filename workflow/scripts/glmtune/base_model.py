@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.quantization import quantize_model
 from glmtune.sources import model_folder, read_location
-from glmtune.weights import build_model, load_model
+from glmtune.weights import build_model, load_model, parse_dtype
 
 
 def open_model(
@@ -21,11 +22,21 @@ def open_model(
 
     `quantization_bit` 8 or 4 holds its linear layers in the official packed format.
     """
+    if quantization_bit is None:
+        return _open(folder, dtype, device)
+    # Not through bfloat16: the official bytes come from fp16, and up to 7 % of them would differ.
+    # Not on the GPU: a model that fits there packed need not fit unpacked.
+    model = _open(folder, "float32" if dtype == "float32" else "float16", "cpu")
+    quantize_model(model, quantization_bit, device)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # scales are buffers and stay in fp16
+            parameter.data = parameter.data.to(parse_dtype(dtype))
+    packed: Any = model
+    return packed.to(device)
+
+
+def _open(folder: Path, dtype: str, device: str) -> ChatGLMCausalLM:
     location = read_location(folder)
     if "random" in location:
-        model = build_model(location["random"], seed=location["seed"], dtype=dtype, device=device)
-    else:
-        model = load_model(model_folder(folder), dtype=dtype, device=device)
-    if quantization_bit is not None:
-        quantize_model(model, quantization_bit)
-    return model
+        return build_model(location["random"], seed=location["seed"], dtype=dtype, device=device)
+    return load_model(model_folder(folder), dtype=dtype, device=device)

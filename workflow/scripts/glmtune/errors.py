@@ -60,6 +60,11 @@ def _explain(error: Exception) -> str | None:
         return f"{path}: no space left on the disk; free some space and run the command again"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return f"{path}: not permitted ({error}); check the owner and mode of the folder"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return (
+            "the memory (RAM) is full; in params.yaml lower training.batch_size and "
+            "generation.batch_size, or run fewer jobs at once (--cores 1)"
+        )
     # torch's class, by name: most steps do not import torch.
     if type(error).__name__ == "OutOfMemoryError":
         return (

@@ -37,7 +37,7 @@ def finetune(
         seed_everything(settings["seed"], settings["torch_threads"])
         base_model = open_model(
             model_folder,
-            dtype=place.dtype,
+            dtype="float32" if method.trains_base else place.dtype,
             device=place.device,
             quantization_bit=settings["quantization_bit"],
         )

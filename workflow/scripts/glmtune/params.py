@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -32,11 +33,38 @@ TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of YAML 1.2, as DVC reads them: `1e-2` is 0.01 and not a text."""
+    """YAML as DVC reads it: `1e-2` is the number 0.01 (YAML 1.2), and no key may stand twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice: PyYAML would silently take the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key.value!r} stands twice; remove one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _is_whole(checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: Any, value: Any) -> bool:
+    return _is_whole(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+# JSON Schema lets 16.0 pass as a whole number, and YAML .nan and .inf as numbers.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_whole, "number": _is_number}
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -270,7 +298,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _schema_mistakes(value: Any, schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = _Validator(schema)
     errors = sorted(validator.iter_errors(value), key=lambda error: [str(p) for p in error.path])
     for error in errors:
         for leaf in _leaves(error):
@@ -319,6 +347,8 @@ def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
             yield f"{where}found {found}; expected at most {limit}"
         case "exclusiveMinimum":
             yield f"{where}found {found}; expected more than {limit}"
+        case "pattern":
+            yield f"{where}found {found}; expected the 40 digits (0-9, a-f) of a commit"
         case "multipleOf":
             yield f"{where}found {found}; expected a multiple of {limit}"
         case "minProperties" | "minItems" | "minLength":

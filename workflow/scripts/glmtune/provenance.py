@@ -40,7 +40,8 @@ def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide results, without importing them."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def describe_hardware() -> str:

@@ -95,10 +95,15 @@ class QuantizedLinear(nn.Linear):
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
 
-def quantize_model(model: PreTrainedModel, bits: int) -> None:
-    """Replace the linears of the layers by quantised ones, one after the other."""
+def quantize_model(
+    model: PreTrainedModel, bits: int, device: torch.device | str | None = None
+) -> None:
+    """Replace the linears of the layers by quantised ones, one after the other.
+
+    Packed weights are made on `device`, one at a time: it never holds the whole model unpacked.
+    """
     for parent, name, linear in _linears(model):
-        packed, scale = quantize(linear.weight.detach(), bits)
+        packed, scale = quantize(linear.weight.detach().to(device), bits)
         small = _like(linear, bits)
         small.weight = nn.Parameter(packed, requires_grad=False)
         small.weight_scale = scale

@@ -87,7 +87,9 @@ def build_model(
     model_class = _model_class(config, generation, source="config")
     values = _config(model_class, config | {"quantization_bit": 0}, "config")
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
-    with torch.random.fork_rng(enabled=seed is not None), torch_device:
+    # Named, because fork_rng warns about a machine with several GPUs otherwise.
+    gpus = [torch_device] if torch_device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus, enabled=seed is not None), torch_device:
         if seed is not None:
             torch.manual_seed(seed)
         before = torch.get_default_dtype()

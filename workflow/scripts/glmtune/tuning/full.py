@@ -29,4 +29,4 @@ def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
     return open_model(checkpoint, **where)
 
 
-FULL = TuningMethod("full", "full fine-tuning", _prepare, _save, _restore)
+FULL = TuningMethod("full", "full fine-tuning", _prepare, _save, _restore, trains_base=True)

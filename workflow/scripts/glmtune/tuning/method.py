@@ -27,6 +27,9 @@ class TuningMethod:
     prepare: Callable[[PreTrainedModel, Settings], PreTrainedModel]
     save: Callable[[PreTrainedModel, Path, Path], None]
     restore: Callable[..., PreTrainedModel]
+    trains_base: bool = False
+    """The base model itself is trained, so it is opened in float32, not in the half precision that
+    suffices for frozen weights and would round what the training starts from."""
 
 
 def freeze(model: PreTrainedModel) -> None:

@@ -11,17 +11,28 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from tiny_models import prompt, tiny_config, tiny_model
+from tiny_models import prompt, tiny_config
 
 from glmtune.base_model import open_model
 from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.preparing import prepare
 from glmtune.sources import fingerprint, model_folder, open_tokenizer
-from glmtune.weights import save_model
+from glmtune.weights import build_model, save_model
 
 GENERATION = "chatglm2-6b"
 REVISION = "0123456789" * 4
+# Embeddings for the 256 bytes that every vocabulary has, and some more.
+ROOMY = {"padded_vocab_size": 400, "vocab_size": 800}
+
+
+def roomy_config(generation: str) -> dict[str, Any]:
+    config = tiny_config(generation)
+    return config | {key: size for key, size in ROOMY.items() if key in config}
+
+
+def roomy_model(generation: str) -> Any:
+    return build_model(roomy_config(generation), generation, seed=1)
 
 
 @pytest.fixture
@@ -30,7 +41,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "weights/own"
     folder.mkdir(parents=True)
-    save_model(tiny_model(GENERATION), folder)
+    save_model(roomy_model(GENERATION), folder)
     FAMILIES[GENERATION].train_tokenizer(["颜色是白色。"] * 9, folder, vocab_size=20)
     return folder
 
@@ -56,7 +67,7 @@ def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_pa
         "tokenizer_config.json",
     }
     assert str(tmp_path) not in json.dumps(manifest)
-    assert open_model(folder).num_parameters() == tiny_model(GENERATION).num_parameters()
+    assert open_model(folder).num_parameters() == roomy_model(GENERATION).num_parameters()
     assert open_tokenizer(folder, GENERATION).encode("白色")
 
 
@@ -158,7 +169,7 @@ def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
 def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
     weights: Path, tmp_path: Path
 ) -> None:
-    config = {"num_layers": 1, **tiny_config(GENERATION)}
+    config = {"num_layers": 1, **roomy_config(GENERATION)}
     folder, manifest = prepared(
         tmp_path, source="random", config=config, tokenizer="weights/own/tokenizer.model"
     )
@@ -184,7 +195,7 @@ def test_a_random_model_opens_the_same_each_time_in_any_place(
     weights: Path, tmp_path: Path
 ) -> None:
     folder, _ = prepared(
-        tmp_path, source="random", config=tiny_config(GENERATION), tokenizer="weights/own"
+        tmp_path, source="random", config=roomy_config(GENERATION), tokenizer="weights/own"
     )
     shutil.copytree(folder, tmp_path / "copy")
     first, second = open_model(folder).state_dict(), open_model(tmp_path / "copy").state_dict()
@@ -208,13 +219,13 @@ def test_a_folder_of_every_generation_opens_as_what_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     FAMILIES[generation].train_tokenizer(["颜色是白色。"], tmp_path / "own", vocab_size=20)
-    save_model(tiny_model(generation), tmp_path / "own")
+    save_model(roomy_model(generation), tmp_path / "own")
     folder, manifest = prepared(tmp_path, source="./own", generation=generation)
     assert FAMILIES[generation].tokenizer_class.file_name in manifest["files"]
     assert open_tokenizer(folder, generation).encode("白色")
     ids = torch.tensor([prompt([5, 6])])
     with torch.no_grad():
-        assert torch.equal(open_model(folder)(ids).logits, tiny_model(generation)(ids).logits)
+        assert torch.equal(open_model(folder)(ids).logits, roomy_model(generation)(ids).logits)
 
 
 def test_a_model_of_another_generation_is_refused_before_any_training(
@@ -276,3 +287,11 @@ def test_other_files_of_a_folder_are_not_the_model(weights: Path) -> None:
     (weights / "notes.txt").write_text("mine")
     assert fingerprint({"source": "./weights/own"}) == before
     assert fingerprint({"source": "miniature"}) == {}
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(weights: Path, tmp_path: Path) -> None:
+    save_model(build_model(tiny_config(GENERATION), GENERATION), weights)
+    with pytest.raises(
+        WeightsError, match=r"has \d+ tokens, the model only 80; they do not belong"
+    ):
+        prepared(tmp_path, source="./weights/own")

@@ -8,7 +8,7 @@ from typing import Any
 
 from glmtune.errors import WeightsError
 from glmtune.families import get_family
-from glmtune.files import sha256_of, write_json
+from glmtune.files import read_json, sha256_of, write_json
 from glmtune.locations import kind_of_source
 from glmtune.pretraining import write_vocabulary
 from glmtune.provenance import recorded_runtime
@@ -36,10 +36,22 @@ def prepare(settings: Settings, done: Path, work: Path) -> None:
     kind = kind_of_source(settings["source"])
     with recorded_runtime(done / "runtime.json"):
         PREPARE[kind](settings, folder, work)
-        open_tokenizer(folder, settings["generation"])
+        _check_vocabulary(folder, settings["generation"])
         files = {path.name: sha256_of(path) for path in model_files(model_folder(folder))}
     manifest = {"generation": settings["generation"], "source": kind, "files": files}
     write_json(done / "manifest.json", manifest | _random_identity(folder))
+
+
+def _check_vocabulary(folder: Path, generation: str) -> None:
+    """Refuse a vocabulary with more tokens than the model has embeddings."""
+    tokens = open_tokenizer(folder, generation).vocab_size
+    config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
+    embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
+    if embeddings is not None and tokens > embeddings:
+        raise WeightsError(
+            f"{model_folder(folder)}: the vocabulary has {tokens} tokens, the model only "
+            f"{embeddings}; they do not belong together"
+        )
 
 
 def _random_identity(folder: Path) -> dict[str, Any]:

@@ -39,12 +39,11 @@ def _runtime_table(report: Report) -> str:
 def _runtime_row(run: Run, step: str) -> list[str]:
     facts = run.runtimes[step]
     seconds, memory = facts.get("seconds"), facts.get("peak_memory_mib")
-    time = NOTHING if seconds is None else format_seconds(seconds)
     return [
         run.model,
         run.method,
         step,
-        f"{time} (earlier result)" if facts.get("reused") else time,
+        NOTHING if seconds is None else format_seconds(seconds),
         NOTHING if memory is None else f"{memory:,.0f} MiB",
     ]
 

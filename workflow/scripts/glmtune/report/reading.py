@@ -86,12 +86,7 @@ def _read_rows(
     path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; there must be as many as `expected` if that is given."""
-    try:
-        rows = read_jsonl(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run the step that writes it first") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON Lines ({error}); delete it and run again") from None
+    rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         _require(row, keys, f"{path}: line {number}")
     if expected is not None and len(rows) != expected:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES, get_family
-from glmtune.families.family import IGNORED
+from glmtune.families.family import IGNORED, Example
 from glmtune.tokenizer import detect_generation, load_tokenizer
 from glmtune.vocabulary import WORD_BREAK
 
@@ -31,9 +30,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def encode(tokenizer: Any, generation: str, source: int = 64, target: int = 64, **row: Any) -> Any:
     row = {"query": QUERY, "answer": ANSWER} | row
-    return FAMILIES[generation].encode_example(
-        tokenizer, **row, max_source_tokens=source, max_target_tokens=target
-    )
+    template = FAMILIES[generation].template(row.pop("template", None))
+    limits = {"max_source_tokens": source, "max_target_tokens": target}
+    return template.encode_example(tokenizer, **row, **limits)
 
 
 # --- One row by hand -----------------------------------------------------------------------------
@@ -83,7 +82,7 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
     tokenizers: dict[str, Any], generation: str
 ) -> None:
     tokenizer = tokenizers[generation]
-    prompt = FAMILIES[generation].encode_prompt(tokenizer, QUERY, max_source_tokens=64)
+    prompt = FAMILIES[generation].template().encode_prompt(tokenizer, QUERY, max_source_tokens=64)
     example = encode(tokenizer, generation)
     assert len(example.input_ids) == len(example.labels)
     targets = [label for label in example.labels if label != IGNORED]
@@ -96,9 +95,9 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_cut_prompt_keeps_its_special_tokens(tokenizers: dict[str, Any], generation: str) -> None:
-    tokenizer, family = tokenizers[generation], FAMILIES[generation]
-    whole = family.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=999)
-    cut = family.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=12)
+    tokenizer, template = tokenizers[generation], FAMILIES[generation].template()
+    whole = template.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=999)
+    cut = template.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=12)
     specials = set(tokenizer.special_ids.values())
     assert len(cut) <= 13 < len(whole)
     assert [i for i in cut if i in specials] == [i for i in whole if i in specials]
@@ -130,13 +129,169 @@ def test_a_prompt_longer_than_every_limit_leaves_a_target(
     assert len(example.input_ids) <= 12 + 8 + 1
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_history_comes_before_the_query(tokenizers: dict[str, Any], generation: str) -> None:
-    tokenizer, family = tokenizers[generation], FAMILIES[generation]
-    history = [("白色的裙子", "简约。")]
-    ids = family.encode_prompt(tokenizer, QUERY, history, max_source_tokens=128)
+# --- Conversations -------------------------------------------------------------------------------
+
+TURNS = [("白色的裙子", "简约。"), ("黑色的裙子", "清新。")]
+MESSAGES = [
+    {"role": role, "content": text}
+    for turn in TURNS
+    for role, text in zip(("user", "assistant"), turn, strict=True)
+]
+SYSTEM = {"role": "system", "content": "风格大方"}
+TEMPLATES = [(name, template) for name in GENERATIONS for template in FAMILIES[name].templates]
+
+
+def targets_of(tokenizer: Any, example: Example) -> str:
+    return tokenizer.decode([label for label in example.labels if label != IGNORED])
+
+
+@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+def test_turns_and_messages_are_the_same_history(
+    tokenizers: dict[str, Any], generation: str, name: str
+) -> None:
+    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    ids = template.encode_prompt(tokenizer, QUERY, MESSAGES, max_source_tokens=256)
+    assert ids == template.encode_prompt(tokenizer, QUERY, TURNS, max_source_tokens=256)
     text = tokenizer.decode(ids)
-    assert text.index("白色的裙子") < text.index("简约。") < text.index(QUERY)
+    positions = [text.index(said) for turn in TURNS for said in turn]
+    assert positions == sorted(positions)
+    assert positions[-1] < text.index(QUERY)
+    example = encode(tokenizer, generation, 256, 64, template=name, history=MESSAGES)
+    assert example.input_ids[: len(ids)] == ids
+
+
+@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+def test_a_template_trains_on_the_answers_that_it_says(
+    tokenizers: dict[str, Any], generation: str, name: str
+) -> None:
+    template = FAMILIES[generation].template(name)
+    example = encode(tokenizers[generation], generation, 256, 64, template=name, history=MESSAGES)
+    learned = targets_of(tokenizers[generation], example)
+    earlier = [answer for _, answer in TURNS]
+    assert [answer in learned for answer in earlier] == [template.trains_on == "every answer"] * 2
+    assert ANSWER in learned
+    assert not any(question in learned for question in [QUERY, *(q for q, _ in TURNS)])
+
+
+@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+def test_a_system_text_comes_first_and_is_not_learned(
+    tokenizers: dict[str, Any], generation: str, name: str
+) -> None:
+    tokenizer = tokenizers[generation]
+    history = [SYSTEM, *MESSAGES]
+    example = encode(tokenizer, generation, 256, 64, template=name, history=history)
+    text = tokenizer.decode(example.input_ids)
+    assert text.index(SYSTEM["content"]) < text.index(TURNS[0][0])
+    assert SYSTEM["content"] not in targets_of(tokenizer, example)
+
+
+@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+def test_without_roles_a_system_text_is_a_line_before_the_first_question(
+    tokenizers: dict[str, Any], generation: str
+) -> None:
+    template = FAMILIES[generation].template()
+    limit = {"max_source_tokens": 256}
+    tokenizer, joined = tokenizers[generation], SYSTEM["content"] + "\n"
+    alone = template.encode_prompt(tokenizer, QUERY, [SYSTEM], **limit)
+    assert alone == template.encode_prompt(tokenizer, joined + QUERY, **limit)
+    (question, answer), second = TURNS
+    ids = template.encode_prompt(tokenizer, QUERY, [SYSTEM, *MESSAGES], **limit)
+    turns = [(joined + question, answer), second]
+    assert ids == template.encode_prompt(tokenizer, QUERY, turns, **limit)
+
+
+@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize(
+    ("history", "complaint"),
+    [
+        (
+            [*MESSAGES, {"role": "observation", "content": "22 度"}],
+            "message 5: an observation; expected questions and answers only.*use chatglm3-6b-base",
+        ),
+        ([{**SYSTEM, "tools": [{"name": "track"}]}], "message 1: tools; expected questions and"),
+        (MESSAGES[1:], r"message 1: role 'assistant'; expected a question \(user\)"),
+        ([*MESSAGES[:1] * 2], r"message 2: role 'user'; expected an answer \(assistant\)"),
+        (MESSAGES[:1], "ends with a question; expected an answer to it"),
+        ([{"role": "tool", "content": ""}], "message 1: unknown role 'tool'; choose from system"),
+    ],
+)
+def test_what_rounds_have_no_place_for_is_refused(
+    tokenizers: dict[str, Any], generation: str, history: list[dict[str, Any]], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        encode(tokenizers[generation], generation, history=history)
+
+
+@pytest.mark.parametrize("name", FAMILIES["chatglm3-6b-base"].templates)
+def test_chatglm3_reads_tool_results_and_does_not_learn_to_write_them(
+    tokenizers: dict[str, Any], name: str
+) -> None:
+    tokenizer = tokenizers["chatglm3-6b-base"]
+    history = [
+        {**SYSTEM, "tools": [{"name": "track"}]},
+        {"role": "user", "content": "红色"},
+        {"role": "assistant", "metadata": "track", "content": "简约"},
+        {"role": "observation", "content": "黑白蓝"},
+        {"role": "assistant", "content": "清新"},
+    ]
+    example = encode(tokenizer, "chatglm3-6b-base", 512, 64, template=name, history=history)
+    text = tokenizer.decode(example.input_ids, skip_special_tokens=False)
+    assert text.index('"name": "track"') < text.index("<|observation|> \n 黑白蓝")
+    learned = targets_of(tokenizer, example)
+    assert "track" in learned
+    assert "清新" in learned
+    assert "黑白蓝" not in learned
+
+
+def test_every_answer_of_base_tuning_ends_with_the_end_token(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["chatglm3-6b-base"]
+    row = {"history": MESSAGES}
+    ends = {
+        name: encode(tokenizer, "chatglm3-6b-base", 256, 64, template=name, **row).labels.count(2)
+        for name in FAMILIES["chatglm3-6b-base"].templates
+    }
+    assert ends == {"finetune-demo": 1, "chatglm3-base-tuning": 3}
+
+
+def test_an_unknown_template_is_answered_with_the_choices() -> None:
+    family = FAMILIES["chatglm3-6b-base"]
+    with pytest.raises(ParamsError, match="unknown template 'alpaca' of chatglm3-6b-base; choose"):
+        family.template("alpaca")
+    assert family.template() is family.template("finetune-demo")
+
+
+# --- Limits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+def test_the_lengths_of_a_row_are_the_limits_that_cut_nothing(
+    tokenizers: dict[str, Any], generation: str, name: str
+) -> None:
+    tokenizer = tokenizers[generation]
+    row = {"template": name, "answer": ANSWER * 3}
+    whole = encode(tokenizer, generation, 256, 256, **row)
+    limits = whole.prompt_tokens, whole.answer_tokens
+    fitting = encode(tokenizer, generation, *limits, **row)
+    assert fitting == whole
+    assert (fitting.prompt_is_cut, fitting.answer_is_cut) == (False, False)
+    shorter = encode(tokenizer, generation, limits[0], limits[1] - 1, **row)
+    assert (shorter.prompt_is_cut, shorter.answer_is_cut) == (False, True)
+    assert shorter.input_ids != whole.input_ids
+    asked = encode(tokenizer, generation, *limits, **row, query=QUERY * 20)
+    assert asked.prompt_is_cut
+    assert asked.prompt_tokens > limits[0]
+
+
+@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+def test_a_cut_reference_is_the_beginning_of_the_answer(
+    tokenizers: dict[str, Any], generation: str, name: str
+) -> None:
+    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    whole = template.encode_reference(tokenizer, ANSWER, max_target_tokens=64)
+    assert tokenizer.decode(whole).strip() == ANSWER
+    cut = template.encode_reference(tokenizer, ANSWER, max_target_tokens=5)
+    assert len(cut) == 5 <= len(whole)
+    assert ANSWER.startswith(tokenizer.decode(cut).strip())
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -218,113 +373,3 @@ def test_an_unknown_generation_is_answered_with_the_choices() -> None:
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_registry_names_are_the_families_own(generation: str) -> None:
     assert FAMILIES[generation].name == generation
-
-
-# --- The official preprocessing ------------------------------------------------------------------
-
-
-class Golden:
-    """Rows and results of one official preprocessing function."""
-
-    def __init__(self, reference: Path, version: str, case: str) -> None:
-        self.tokenizer = load_tokenizer(reference / version / "checkpoint")
-        text = (reference / version / "preprocess_golden.json").read_text(encoding="utf-8")
-        case_data = json.loads(text)[case]
-        self.rows, self.args, self.out = (case_data[key] for key in ("rows", "args", "out"))
-
-    def usable_rows(self) -> list[dict[str, Any]]:
-        """main.py leaves out rows with an empty column; in this project the data step does."""
-        return [row for row in self.rows if row["content"] and row["summary"]]
-
-    def limits(self) -> dict[str, int]:
-        values = list(self.args.values())
-        return {"max_source_tokens": values[0], "max_target_tokens": values[1]}
-
-
-FIRST_TWO = [("v1", "chatglm-6b"), ("v2", "chatglm2-6b")]
-
-
-@pytest.mark.parametrize(("version", "generation"), FIRST_TWO)
-@pytest.mark.parametrize("case", ["train_plain", "train_history", "train_source_prefix"])
-def test_training_rows_equal_ptuning_main(
-    reference: Path, version: str, generation: str, case: str
-) -> None:
-    golden = Golden(reference, version, case)
-    prefix = golden.args.get("source_prefix", "")
-    if prefix and version == "v2":
-        pytest.skip("main.py puts source_prefix before [Round 1]; here it is part of the query")
-    compared = 0
-    outputs = zip(golden.out["input_ids"], golden.out["labels"], strict=True)
-    for row, (ids, labels) in zip(golden.usable_rows(), outputs, strict=True):
-        if version == "v1" and row.get("history") == []:
-            continue  # main.py writes [Round 0] here, but neither when it evaluates nor in chat()
-        example = FAMILIES[generation].encode_example(
-            golden.tokenizer,
-            prefix + row["content"],
-            row["summary"],
-            row.get("history") or (),
-            **golden.limits(),
-        )
-        length = len(example.input_ids)
-        assert example.input_ids == ids[:length]
-        assert example.labels == labels[:length]
-        assert set(ids[length:]) <= {golden.tokenizer.pad_token_id}
-        assert set(labels[length:]) <= {IGNORED}
-        compared += 1
-    assert compared >= 2
-
-
-@pytest.mark.parametrize(("version", "generation"), FIRST_TWO)
-@pytest.mark.parametrize("case", ["eval_plain", "eval_history"])
-def test_prompts_equal_ptuning_main(
-    reference: Path, version: str, generation: str, case: str
-) -> None:
-    golden = Golden(reference, version, case)
-    for row, ids in zip(golden.usable_rows(), golden.out["input_ids"], strict=True):
-        prompt = FAMILIES[generation].encode_prompt(
-            golden.tokenizer,
-            row["content"],
-            row.get("history") or (),
-            max_source_tokens=golden.args["max_source_length"],
-        )
-        padding = len(ids) - len(prompt)
-        assert prompt == ids[padding:]
-        assert set(ids[:padding]) <= {golden.tokenizer.pad_token_id}
-
-
-def read_conversation(row: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
-    """(query, answer, history as messages) of a finetune_demo row."""
-    *history, query, answer = row["conversations"]
-    return query["content"], answer["content"], history
-
-
-@pytest.mark.parametrize("case", ["train_adgen", "train_adgen_truncated", "train_multi_turn"])
-def test_training_rows_equal_finetune_demo(reference: Path, case: str) -> None:
-    golden = Golden(reference, "v3", case)
-    outputs = zip(golden.out["input_ids"], golden.out["labels"], strict=True)
-    for row, (ids, labels) in zip(golden.rows, outputs, strict=True):
-        query, answer, history = read_conversation(row)
-        example = FAMILIES["chatglm3-6b-base"].encode_example(
-            golden.tokenizer, query, answer, history, **golden.limits()
-        )
-        if set(labels) == {IGNORED}:  # nothing to learn: ours cuts the prompt instead
-            assert set(example.labels) != {IGNORED}
-            continue
-        assert example.input_ids == ids
-        assert example.labels == labels
-
-
-@pytest.mark.parametrize("case", ["eval_adgen", "eval_multi_turn"])
-def test_prompts_equal_finetune_demo(reference: Path, case: str) -> None:
-    golden = Golden(reference, "v3", case)
-    prompts = []
-    for row in golden.rows:
-        messages = row["conversations"]
-        for position, message in enumerate(messages):
-            if message["role"] == "assistant":  # finetune_demo predicts every answer of a row
-                query, history = messages[position - 1]["content"], messages[: position - 1]
-                prompt = FAMILIES["chatglm3-6b-base"].encode_prompt(
-                    golden.tokenizer, query, history, max_source_tokens=128
-                )
-                prompts.append(prompt)
-    assert prompts == golden.out["input_ids"]

@@ -1,6 +1,6 @@
 """Encode the data set with a model's tokenizer and prompts.
 
-Reads   <data>/train.jsonl, <data>/dev.jsonl, the vocabulary of the prepared model
+Reads   <data>/manifest.json, train.jsonl and dev.jsonl, the vocabulary of the prepared model
 Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
 
     python workflow/scripts/tokenize_dataset.py --data data/dataset
@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from glmtune.encoding import encode_split
 from glmtune.errors import run_script
-from glmtune.families import get_family
-from glmtune.files import read_jsonl, write_json
-from glmtune.sources import open_tokenizer
-from glmtune.tokenized import write_tokenized
+from glmtune.files import read_json, write_json
+from glmtune.tokenizing import Encoder, describe, encode_file
 
 
 def main() -> None:
@@ -30,25 +28,39 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train and dev")
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--generation", required=True, help="e.g. chatglm2-6b")
+    parser.add_argument("--template", help="form of the prompt; default: the generation's first")
     parser.add_argument("--max-source-tokens", type=int, required=True)
     parser.add_argument("--max-target-tokens", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=1, help="processes that encode")
     parser.add_argument("--out-dir", type=Path, required=True)
     flags = parser.parse_args()
 
-    family = get_family(flags.generation)
-    tokenizer = open_tokenizer(flags.model, family.name)
-    manifest = {"pad_token_id": tokenizer.pad_token_id, "splits": {}}
+    encoder = Encoder(
+        flags.model,
+        flags.generation,
+        flags.template,
+        flags.max_source_tokens,
+        flags.max_target_tokens,
+    )
+    template, tokenizer = encoder.open()
+    print(encoder.describe())
+    manifest: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "template": template.name,
+        "trains_on": template.trains_on,
+        "splits": {},
+    }
+    dataset = read_json(flags.data / "manifest.json")
     for split in ("train", "dev"):
-        rows, summary = encode_split(
-            family,
-            tokenizer,
-            read_jsonl(flags.data / f"{split}.jsonl"),
-            max_source_tokens=flags.max_source_tokens,
-            max_target_tokens=flags.max_target_tokens,
+        summary = encode_file(
+            encoder,
+            flags.data / f"{split}.jsonl",
+            flags.out_dir / f"{split}.safetensors",
+            rows=dataset[split]["rows"],
+            workers=flags.workers,
         )
-        path = flags.out_dir / f"{split}.safetensors"
-        write_tokenized(path, rows)
         manifest["splits"][split] = summary
+        print(f"{split}: {describe(summary, encoder)}")
     write_json(flags.out_dir / "manifest.json", manifest)
 
 

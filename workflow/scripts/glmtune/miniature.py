@@ -44,10 +44,11 @@ def build_miniature(settings: Mapping[str, Any], folder: Path, work: Path) -> No
     seed_everything(settings["seed"], settings["torch_threads"])
     write_vocabulary(settings, folder)
     tokenizer = open_tokenizer(folder, family.name)
+    template = family.template()
     shape = {key: size[key] for key in ("hidden_size", "num_layers", "num_heads")}
     model = build_model(family.miniature_config(tokenizer, **shape), family.name)
     examples = (
-        family.encode_example(tokenizer, row["content"], row["summary"], **NO_LIMITS)
+        template.encode_example(tokenizer, row["content"], row["summary"], **NO_LIMITS)
         for row in corpus(settings)
     )
     schedule = {key: size[key] for key in ("lr", "max_steps", "batch_size")}

@@ -1,27 +1,40 @@
-"""Tokenised rows on disk: flat arrays in one safetensors file a split, read without torch.
+"""Tokenised rows on disk: one safetensors file a split, written row by row and mapped into memory.
 
+offsets    (rows + 1,) int64   row i is input_ids[offsets[i]:offsets[i + 1]]
 input_ids  (tokens,)   int32   the rows one after another
 labels     (tokens,)   int32   the same, -100 where the model is not trained
-offsets    (rows + 1,) int64   row i is input_ids[offsets[i]:offsets[i + 1]]
+
+Neither writing nor reading holds more than a few rows in memory. Needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import mmap
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from glmtune.errors import DataError
 from glmtune.families.family import Example
 from glmtune.files import atomic_path
 
+# In the order of the file: the widest first, so that every column is aligned.
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "offsets": np.dtype("<i8"),
+    "input_ids": np.dtype("<i4"),
+    "labels": np.dtype("<i4"),
+}
+
 
 @dataclass(frozen=True)
 class TokenizedRows:
-    """The rows of one split; `rows[i]` is (input_ids, labels), two int32 arrays of equal length."""
+    """Rows one after another; `rows[i]` is (input_ids, labels), int32 arrays of equal length."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -49,18 +62,74 @@ def from_examples(examples: Iterable[Example]) -> TokenizedRows:
     )
 
 
-def write_tokenized(path: Path, rows: TokenizedRows) -> None:
-    """Write a split, whole or not at all."""
-    arrays = {"input_ids": rows.input_ids, "labels": rows.labels, "offsets": rows.offsets}
+@contextmanager
+def tokenized_file(path: Path) -> Iterator[Callable[[TokenizedRows], None]]:
+    """Yield a function that appends rows to a new file, which is there, whole, at the end."""
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary)
+        parts = {name: temporary.with_suffix(f".{name}") for name in COLUMNS}
+        with ExitStack() as stack:
+            out = {name: stack.enter_context(part.open("wb")) for name, part in parts.items()}
+            end = 0
+            out["offsets"].write(_as_bytes("offsets", np.zeros(1)))
+
+            def append(rows: TokenizedRows) -> None:
+                nonlocal end
+                out["offsets"].write(_as_bytes("offsets", rows.offsets[1:] + end))
+                out["input_ids"].write(_as_bytes("input_ids", rows.input_ids))
+                out["labels"].write(_as_bytes("labels", rows.labels))
+                end += int(rows.offsets[-1])
+
+            yield append
+        _join(parts, temporary)
 
 
 def read_tokenized(path: Path) -> TokenizedRows:
-    """Read a split written by `write_tokenized`."""
+    """Map a split written by `tokenized_file` into memory: rows are read as they are used."""
     if not path.is_file():
         raise DataError(
             f"{path}: no such file although its manifest is there; "
             f"`snakemake --forcerun tokenize_dataset` writes it again"
         )
-    return TokenizedRows(**load_file(path))
+    try:
+        with path.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        columns = {name: _column(content, start, name, header[name]) for name in COLUMNS}
+    except (ValueError, KeyError):
+        raise DataError(
+            f"{path}: not a whole file of tokenised rows; "
+            f"`snakemake --forcerun tokenize_dataset` writes it again"
+        ) from None
+    return TokenizedRows(**columns)
+
+
+def _as_bytes(name: str, values: np.ndarray) -> bytes:
+    return values.astype(COLUMNS[name]).tobytes()
+
+
+def _column(content: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
+    (count,) = entry["shape"]
+    if count == 0:
+        return np.zeros(0, COLUMNS[name])
+    return np.frombuffer(content, COLUMNS[name], count, start + entry["data_offsets"][0])
+
+
+def _join(parts: dict[str, Path], target: Path) -> None:
+    """The columns as one file in the layout of safetensors: header size, header, columns."""
+    header, end = {}, 0
+    for name, part in parts.items():
+        size, kind = part.stat().st_size, COLUMNS[name]
+        header[name] = {
+            "dtype": f"I{8 * kind.itemsize}",
+            "shape": [size // kind.itemsize],
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with target.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for part in parts.values():
+            with part.open("rb") as column:
+                shutil.copyfileobj(column, out)

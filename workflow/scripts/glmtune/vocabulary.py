@@ -15,11 +15,17 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from glmtune.errors import DataError, WeightsError
+from glmtune.files import sha256_of
 
 # In a text to train on: no piece joins what stands on its two sides, and it is no piece itself.
 # "␟红色" makes a piece "红色" that is used within sentences; "红色" alone makes "▁红色", which
 # is only used where a text begins.
 WORD_BREAK = "␟"
+# SHA-256 of the published files; ChatGLM2 and ChatGLM3 have the same one.
+PUBLISHED = {
+    "5e974d9a69c242ce014c88c2b26089270f6198f3c0b700a887666cd3e816f17e": "ChatGLM-6B",
+    "e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2": "ChatGLM2-6B, ChatGLM3-6B",
+}
 
 
 def read_vocabulary(path: Path) -> SentencePieceProcessor:
@@ -44,6 +50,11 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
         f"{path}: not a sentencepiece vocabulary ({len(content)} bytes); the download was cut off "
         "or the file is something else; download it again"
     )
+
+
+def published_vocabulary(path: Path) -> str | None:
+    """The models whose published vocabulary this file is, byte for byte; None for any other."""
+    return PUBLISHED.get(sha256_of(path))
 
 
 def read_config(path: Path) -> dict[str, Any]:

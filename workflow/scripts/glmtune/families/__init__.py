@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from glmtune.errors import ParamsError
 from glmtune.families import chatglm, chatglm2, chatglm3
-from glmtune.families.family import Example, Family
-from glmtune.tokenizer import ChatGLM2Tokenizer, ChatGLM3Tokenizer, ChatGLMTokenizer
+from glmtune.families.family import Example, Family, Template
+from glmtune.official_tokenizers import (
+    ChatGLM2Tokenizer,
+    ChatGLM3Tokenizer,
+    ChatGLMTokenizer,
+)
 
-__all__ = ["FAMILIES", "Example", "Family", "get_family"]
+__all__ = ["FAMILIES", "Example", "Family", "Template", "get_family"]
 
 FAMILIES: dict[str, Family] = {
     "chatglm-6b": Family(
         name="chatglm-6b",
         title="ChatGLM-6B",
         tokenizer_class=ChatGLMTokenizer,
-        encode_prompt=chatglm.encode_prompt,
-        encode_example=chatglm.encode_example,
+        templates=chatglm.TEMPLATES,
         train_tokenizer=chatglm.train_tokenizer,
         real_config=chatglm.REAL_CONFIG,
         miniature_config=chatglm.miniature_config,
@@ -24,8 +27,7 @@ FAMILIES: dict[str, Family] = {
         name="chatglm2-6b",
         title="ChatGLM2-6B",
         tokenizer_class=ChatGLM2Tokenizer,
-        encode_prompt=chatglm2.encode_prompt,
-        encode_example=chatglm2.encode_example,
+        templates=chatglm2.TEMPLATES,
         train_tokenizer=chatglm2.train_tokenizer,
         real_config=chatglm2.REAL_CONFIG,
         miniature_config=chatglm2.miniature_config,
@@ -34,8 +36,7 @@ FAMILIES: dict[str, Family] = {
         name="chatglm3-6b-base",
         title="ChatGLM3-6B-Base",
         tokenizer_class=ChatGLM3Tokenizer,
-        encode_prompt=chatglm3.encode_prompt,
-        encode_example=chatglm3.encode_example,
+        templates=chatglm3.TEMPLATES,
         train_tokenizer=chatglm3.train_tokenizer,
         real_config=chatglm3.REAL_CONFIG,
         miniature_config=chatglm3.miniature_config,

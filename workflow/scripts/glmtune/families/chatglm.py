@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from glmtune.conversation import Message, Turn
 from glmtune.families.family import (
     IGNORED,
     Example,
+    Template,
+    by_name,
     check_limits,
     head_size,
     round_up,
     write_vocabulary,
 )
-from glmtune.tokenizer import ChatGLMTokenizer, Turn, mark_white_space
+from glmtune.official_tokenizers import ChatGLMTokenizer, mark_white_space
 from glmtune.vocabulary import train_pieces
 
 # config.json of THUDM/chatglm-6b, without its remote code.
@@ -51,7 +54,7 @@ WHITE_SPACE = [
 def encode_prompt(
     tokenizer: ChatGLMTokenizer,
     query: str,
-    history: Sequence[Turn] = (),
+    history: Sequence[Turn | Message] = (),
     *,
     max_source_tokens: int,
 ) -> list[int]:
@@ -65,7 +68,7 @@ def encode_example(
     tokenizer: ChatGLMTokenizer,
     query: str,
     answer: str,
-    history: Sequence[Turn] = (),
+    history: Sequence[Turn | Message] = (),
     *,
     max_source_tokens: int,
     max_target_tokens: int,
@@ -76,18 +79,43 @@ def encode_example(
     and the answer is cut to two less than its limit: both as in the official code.
     """
     check_limits(max_source_tokens, max_target_tokens)
-    prompt_ids = _prompt_ids(tokenizer, query, history)[: max_source_tokens - 1]
-    answer_ids = tokenizer.encode(answer, add_special_tokens=False)[: max_target_tokens - 2]
-    prompt_ids = [*prompt_ids, tokenizer.gmask_token_id]
-    targets = [tokenizer.bos_token_id, *answer_ids, tokenizer.eos_token_id]
+    prompt_ids = _prompt_ids(tokenizer, query, history)
+    answer_ids = tokenizer.encode(answer, add_special_tokens=False)
+    prompt = [*prompt_ids[: max_source_tokens - 1], tokenizer.gmask_token_id]
+    cut_answer = answer_ids[: max_target_tokens - 2]
+    targets = [tokenizer.bos_token_id, *cut_answer, tokenizer.eos_token_id]
     labels = [IGNORED if i == tokenizer.pad_token_id else i for i in targets]
-    return Example(prompt_ids + targets, [IGNORED] * len(prompt_ids) + labels)
+    return Example(
+        prompt + targets,
+        [IGNORED] * len(prompt) + labels,
+        # As encode_prompt counts: what fits there fits here.
+        prompt_tokens=len(prompt_ids) + 2,
+        answer_tokens=len(answer_ids) + 2,
+        prompt_is_cut=len(prompt_ids) + 2 > max_source_tokens,
+        answer_is_cut=len(cut_answer) < len(answer_ids),
+    )
 
 
-def _prompt_ids(tokenizer: ChatGLMTokenizer, query: str, history: Sequence[Turn]) -> list[int]:
+def encode_reference(
+    tokenizer: ChatGLMTokenizer, answer: str, *, max_target_tokens: int
+) -> list[int]:
+    """The label ids of main.py's evaluation: the cut answer and, as encoded, `[gMASK] <sop>`."""
+    check_limits(max_target_tokens=max_target_tokens)
+    ids = tokenizer.encode(answer, add_special_tokens=False)[: max_target_tokens - 2]
+    return [*ids, tokenizer.gmask_token_id, tokenizer.bos_token_id]
+
+
+def _prompt_ids(
+    tokenizer: ChatGLMTokenizer, query: str, history: Sequence[Turn | Message]
+) -> list[int]:
     # With a history column, main.py writes `[Round 0]` around a first query when it trains but not
     # when it evaluates, and chat() does not either. Here a first query is bare everywhere.
     return tokenizer.encode(tokenizer.chat_prompt(query, history), add_special_tokens=False)
+
+
+TEMPLATES = by_name(
+    Template("thudm-ptuning", "last answer", encode_prompt, encode_example, encode_reference)
+)
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:

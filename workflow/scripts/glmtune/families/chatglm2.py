@@ -9,15 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from glmtune.conversation import Message, Turn
 from glmtune.families.family import (
     IGNORED,
     Example,
+    Template,
+    by_name,
     check_limits,
     head_size,
     round_up,
     write_vocabulary,
 )
-from glmtune.tokenizer import ChatGLM2Tokenizer, ChatGLM3Tokenizer, Turn
+from glmtune.official_tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from glmtune.vocabulary import WORD_BREAK, train_pieces
 
 # config.json of THUDM/chatglm2-6b, without its remote code.
@@ -58,7 +61,7 @@ REAL_CONFIG: dict[str, Any] = {
 def encode_prompt(
     tokenizer: ChatGLM2Tokenizer,
     query: str,
-    history: Sequence[Turn] = (),
+    history: Sequence[Turn | Message] = (),
     *,
     max_source_tokens: int,
 ) -> list[int]:
@@ -71,7 +74,7 @@ def encode_example(
     tokenizer: ChatGLM2Tokenizer,
     query: str,
     answer: str,
-    history: Sequence[Turn] = (),
+    history: Sequence[Turn | Message] = (),
     *,
     max_source_tokens: int,
     max_target_tokens: int,
@@ -81,12 +84,33 @@ def encode_example(
     The end token comes on top of `max_target_tokens`, so a cut answer still ends with it.
     """
     check_limits(max_source_tokens, max_target_tokens)
-    prompt_ids = encode_prompt(tokenizer, query, history, max_source_tokens=max_source_tokens)
-    answer_ids = tokenizer.encode(answer, add_special_tokens=False)[:max_target_tokens]
-    targets = [*answer_ids, tokenizer.eos_token_id]
+    prompt_ids = tokenizer.chat_prompt_ids(query, history)
+    answer_ids = tokenizer.encode(answer, add_special_tokens=False)
+    prompt = prompt_ids[:max_source_tokens]
+    targets = [*answer_ids[:max_target_tokens], tokenizer.eos_token_id]
     # Padding shares its id with <unk>, which main.py therefore leaves out of the loss too.
     labels = [IGNORED if i == tokenizer.pad_token_id else i for i in targets]
-    return Example(prompt_ids + targets, [IGNORED] * len(prompt_ids) + labels)
+    return Example(
+        prompt + targets,
+        [IGNORED] * len(prompt) + labels,
+        prompt_tokens=len(prompt_ids),
+        answer_tokens=len(answer_ids),
+        prompt_is_cut=len(prompt_ids) > max_source_tokens,
+        answer_is_cut=len(answer_ids) > max_target_tokens,
+    )
+
+
+def encode_reference(
+    tokenizer: ChatGLM2Tokenizer, answer: str, *, max_target_tokens: int
+) -> list[int]:
+    """The label ids of main.py's evaluation: as encoded, `[gMASK] sop` and the cut answer."""
+    check_limits(max_target_tokens=max_target_tokens)
+    return tokenizer.encode(answer)[:max_target_tokens]
+
+
+TEMPLATES = by_name(
+    Template("thudm-ptuning", "last answer", encode_prompt, encode_example, encode_reference)
+)
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:

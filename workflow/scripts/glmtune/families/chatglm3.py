@@ -1,23 +1,56 @@
-"""ChatGLM3-6B-Base: messages with roles, encoded as ChatGLM3's finetune_demo does.
+"""ChatGLM3-6B-Base: messages with roles, laid out as one of two training scripts does.
 
-The architecture is ChatGLM2-6B's. A history may hold (query, answer) turns and messages.
+    finetune-demo         ChatGLM3's finetune_demo; answers end where the next message begins
+    chatglm3-base-tuning  every answer ends with `</s>`
+
+The architecture is ChatGLM2-6B's. Of a conversation all answers are targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glmtune.conversation import Message, Turn, as_messages
 from glmtune.families import chatglm2
-from glmtune.families.family import IGNORED, Example, check_limits
-from glmtune.tokenizer import ChatGLM3Tokenizer, Message, Turn
+from glmtune.families.family import IGNORED, Example, Template, by_name, check_limits
+from glmtune.official_tokenizers import ChatGLM3Tokenizer
 
 # config.json of THUDM/chatglm3-6b-base, without its remote code.
 REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/chatglm3-6b-base"}
 
+ANSWERER = "assistant"
+# Parts of a conversation: ids, and whether the answerer says them.
+Layout = Callable[[ChatGLM3Tokenizer, Sequence[Message]], Iterator[tuple[list[int], bool]]]
+
+
+def finetune_demo(
+    tokenizer: ChatGLM3Tokenizer, messages: Sequence[Message]
+) -> Iterator[tuple[list[int], bool]]:
+    """The messages one after another, as in chat()."""
+    for message in messages:
+        yield tokenizer.message_ids(message), message["role"] == ANSWERER
+
+
+def base_tuning(
+    tokenizer: ChatGLM3Tokenizer, messages: Sequence[Message]
+) -> Iterator[tuple[list[int], bool]]:
+    """Each answer with an end token; below a system message, a line break before each question."""
+    line_break = tokenizer.encode("\n", add_special_tokens=False)[-1:]
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    for message in messages:
+        if has_system and message["role"] == "user":
+            yield line_break, False
+        yield from finetune_demo(tokenizer, [message])
+        if message["role"] == ANSWERER:
+            yield [tokenizer.eos_token_id], False
+
 
 def encode_prompt(
+    layout: Layout,
     tokenizer: ChatGLM3Tokenizer,
     query: str,
     history: Sequence[Turn | Message] = (),
@@ -29,11 +62,14 @@ def encode_prompt(
     finetune_demo skips rows that would be cut; here every row gets a prediction.
     """
     check_limits(max_source_tokens)
-    *ids, assistant = tokenizer.chat_prompt_ids(query, history)
-    return [*ids[:max_source_tokens], assistant]
+    ids = list(tokenizer.prefix_ids)
+    for part, _ in layout(tokenizer, [*as_messages(history), _said_by("user", query)]):
+        ids += part
+    return [*ids[:max_source_tokens], tokenizer.special_ids[f"<|{ANSWERER}|>"]]
 
 
 def encode_example(
+    layout: Layout,
     tokenizer: ChatGLM3Tokenizer,
     query: str,
     answer: str,
@@ -50,49 +86,76 @@ def encode_example(
     """
     check_limits(max_source_tokens, max_target_tokens)
     max_tokens = max_source_tokens + max_target_tokens + 1
-    row = _row_of_messages(
-        tokenizer,
-        [
-            *tokenizer.messages(history),
-            {"role": "user", "content": query},
-            {"role": "assistant", "content": answer},
-        ],
+    messages = [*as_messages(history), _said_by("user", query), _said_by(ANSWERER, answer)]
+    ids, labels = _whole_row(tokenizer, layout(tokenizer, messages))
+    prompt_tokens = len(ids) - 1 - ids[::-1].index(tokenizer.special_ids[f"<|{ANSWERER}|>"])
+    row = Example(
+        ids[:max_tokens],
+        labels[:max_tokens],
+        prompt_tokens=prompt_tokens,
+        answer_tokens=sum(label != IGNORED for label in labels),
+        prompt_is_cut=prompt_tokens > max_source_tokens,
+        answer_is_cut=len(ids) > max_tokens,
     )
-    row = Example(row.input_ids[:max_tokens], row.labels[:max_tokens])
-    if all(label == IGNORED for label in row.labels):
-        # finetune_demo would train on a row without a target, whose loss is not a number.
-        row = _row_with_cut_prompt(tokenizer, query, answer, history, max_source_tokens, max_tokens)
-    return row
+    if any(label != IGNORED for label in row.labels):
+        return row
+    # finetune_demo would train on a row without a target, whose loss is not a number.
+    prompt = encode_prompt(layout, tokenizer, query, history, max_source_tokens=max_source_tokens)
+    last_answer = encode_reference(tokenizer, answer, max_target_tokens=len(ids))
+    targets = last_answer[: max_tokens - len(prompt)]
+    return replace(
+        row,
+        input_ids=prompt + targets,
+        labels=[IGNORED] * len(prompt) + targets,
+        answer_is_cut=len(targets) < len(last_answer),
+    )
 
 
-def _row_of_messages(tokenizer: ChatGLM3Tokenizer, messages: Sequence[Message]) -> Example:
-    """All messages and `</s>`; a token is a target if the one before it is of an answer's message.
+def encode_reference(
+    tokenizer: ChatGLM3Tokenizer, answer: str, *, max_target_tokens: int
+) -> list[int]:
+    """The label ids of finetune_demo's evaluation: metadata line, answer, `</s>`, then cut."""
+    check_limits(max_target_tokens=max_target_tokens)
+    _, *ids = tokenizer.message_ids(_said_by(ANSWERER, answer))
+    return [*ids, tokenizer.eos_token_id][:max_target_tokens]
 
-    So `<|assistant|>` is no target, and the token after an answer is.
+
+def _said_by(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _whole_row(
+    tokenizer: ChatGLM3Tokenizer, parts: Iterable[tuple[list[int], bool]]
+) -> tuple[list[int], list[int]]:
+    """Ids and labels without limits; a token is a target if the answerer said the one before it.
+
+    So `<|assistant|>` is no target, and the token after an answer is: where to stop is learned.
     """
     ids = list(tokenizer.prefix_ids)
     spoken = [False] * len(ids)
-    for message in messages:
-        message_ids = tokenizer.message_ids(message)
-        ids += message_ids
-        spoken += [message["role"] not in ("system", "user")] * len(message_ids)
-    ids.append(tokenizer.eos_token_id)
-    is_target = [False, *spoken]
-    return Example(ids, [i if hit else IGNORED for i, hit in zip(ids, is_target, strict=True)])
+    for part, is_answer in parts:
+        ids += part
+        spoken += [is_answer] * len(part)
+    if ids[-1] != tokenizer.eos_token_id:
+        ids.append(tokenizer.eos_token_id)
+    labels = [i if hit else IGNORED for i, hit in zip(ids, [False, *spoken], strict=False)]
+    return ids, labels
 
 
-def _row_with_cut_prompt(
-    tokenizer: ChatGLM3Tokenizer,
-    query: str,
-    answer: str,
-    history: Sequence[Turn | Message],
-    max_source_tokens: int,
-    max_tokens: int,
-) -> Example:
-    prompt_ids = encode_prompt(tokenizer, query, history, max_source_tokens=max_source_tokens)
-    _, *answer_ids = tokenizer.message_ids({"role": "assistant", "content": answer})
-    targets = [*answer_ids, tokenizer.eos_token_id][: max_tokens - len(prompt_ids)]
-    return Example(prompt_ids + targets, [IGNORED] * len(prompt_ids) + targets)
+def _template(name: str, layout: Layout) -> Template:
+    return Template(
+        name=name,
+        trains_on="every answer",
+        encode_prompt=partial(encode_prompt, layout),
+        encode_example=partial(encode_example, layout),
+        encode_reference=encode_reference,
+    )
+
+
+TEMPLATES = by_name(
+    _template("finetune-demo", finetune_demo),
+    _template("chatglm3-base-tuning", base_tuning),
+)
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:

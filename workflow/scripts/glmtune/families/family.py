@@ -13,7 +13,7 @@ from typing import Any
 
 from glmtune.errors import ParamsError
 from glmtune.files import atomic_path, write_json
-from glmtune.tokenizer import Tokenizer
+from glmtune.official_tokenizers import Tokenizer
 
 IGNORED = -100  # a label that the loss leaves out
 # [gMASK], <sop>, an end token, and at least one token of text.
@@ -26,6 +26,29 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
+    # Without limits, counted as the limits count: the prompt of the last answer, and all targets.
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    # Whether generation would get a part of that prompt only, and whether targets are missing here.
+    prompt_is_cut: bool = False
+    answer_is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """How one official training script lays out prompts and answers as tokens."""
+
+    # What params.yaml calls it, e.g. "thudm-ptuning".
+    name: str
+    # "every answer" or "last answer" of a conversation of several turns.
+    trains_on: str
+    # (tokenizer, query, history=(), *, max_source_tokens) -> what generate() gets, special tokens
+    # included. `history` is a sequence of messages or (query, answer) turns.
+    encode_prompt: Callable[..., list[int]]
+    # (tokenizer, query, answer, history=(), *, max_source_tokens, max_target_tokens)
+    encode_example: Callable[..., Example]
+    # (tokenizer, answer, *, max_target_tokens) -> what the official evaluation compares with.
+    encode_reference: Callable[..., list[int]]
 
 
 @dataclass(frozen=True)
@@ -38,11 +61,8 @@ class Family:
     title: str
     # Its `file_name` is the vocabulary's name in a model folder.
     tokenizer_class: type[Tokenizer]
-    # (tokenizer, query, history=(), *, max_source_tokens) -> what generate() gets, special tokens
-    # included. `history` is a sequence of (query, answer) turns.
-    encode_prompt: Callable[..., list[int]]
-    # (tokenizer, query, answer, history=(), *, max_source_tokens, max_target_tokens)
-    encode_example: Callable[..., Example]
+    # By name; the first is used unless params.yaml names another.
+    templates: dict[str, Template]
     # (texts, folder, *, vocab_size) -> None: writes a small vocabulary of the generation's own form
     # that load_tokenizer recognises.
     train_tokenizer: Callable[..., None]
@@ -53,8 +73,25 @@ class Family:
     # The linear layers that LoRA adapts by default.
     lora_targets: tuple[str, ...] = ("query_key_value",)
 
+    def template(self, name: str | None = None) -> Template:
+        """The template of that name, None for the first; ParamsError with the choices."""
+        if name is None:
+            return next(iter(self.templates.values()))
+        if name not in self.templates:
+            raise ParamsError(
+                f"unknown template {name!r} of {self.name}; choose from {', '.join(self.templates)}"
+            )
+        return self.templates[name]
 
-def check_limits(max_source_tokens: int, max_target_tokens: int = SHORTEST_LIMIT) -> None:
+
+def by_name(*templates: Template) -> dict[str, Template]:
+    """Templates as `Family.templates` has them."""
+    return {template.name: template for template in templates}
+
+
+def check_limits(
+    max_source_tokens: int = SHORTEST_LIMIT, max_target_tokens: int = SHORTEST_LIMIT
+) -> None:
     """Refuse limits that leave no room for a token of text beside the special tokens."""
     limits = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
     for name, limit in limits.items():

@@ -1,0 +1,80 @@
+"""Conversations: what was said before a question, as messages or as rounds.
+
+    message  {"role": "system" | "user" | "assistant" | "observation", "content": text},
+             also "metadata" (text) and, of a system message, "tools"
+    turn     (question, answer)
+
+Knows nothing about tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glmtune.errors import DataError
+
+Turn = Sequence[str]
+Message = Mapping[str, Any]
+ROLES = ("system", "user", "assistant", "observation")
+
+
+def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
+    """A history as messages: a turn becomes a user and an assistant message."""
+    messages: list[Message] = []
+    for item in history:
+        if isinstance(item, Mapping):
+            messages.append(item)
+        else:
+            question, answer = item
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[Turn]]:
+    r"""The query and the earlier (question, answer) turns, for prompts that know no roles.
+
+    A system text comes before the question that follows it, with a line break. DataError for what
+    such a prompt has no place for. Example:
+    ("红色？", [{"role": "system", "content": "简短。"}]) -> ("简短。\n红色？", [])
+    """
+    turns: list[Turn] = []
+    before, question = "", None
+    for number, message in enumerate(as_messages(history), start=1):
+        role, content = message["role"], message["content"]
+        if role == "system" and question is None and not message.get("tools"):
+            before += content + "\n"
+        elif role == "user" and question is None:
+            before, question = "", before + content
+        elif role == "assistant" and question is not None:
+            turns.append((question, content))
+            question = None
+        else:
+            raise _no_place(number, message, question is not None)
+    if question is not None:
+        raise DataError(
+            "history: ends with a question; expected an answer to it; "
+            "make the two questions one, or put the missing answer between them"
+        )
+    return before + query, turns
+
+
+def _no_place(number: int, message: Message, is_asked: bool) -> DataError:
+    """Why a message does not fit into rounds of a question and an answer."""
+    role = message["role"]
+    if role not in ROLES:
+        return DataError(
+            f"history: message {number}: unknown role {role!r}; choose from {', '.join(ROLES)}"
+        )
+    if role == "observation" or message.get("tools"):
+        found = "tools" if message.get("tools") else "an observation"
+        return DataError(
+            f"history: message {number}: {found}; expected questions and answers only, ChatGLM-6B "
+            "and ChatGLM2-6B have no place for tools; use chatglm3-6b-base or leave the row out"
+        )
+    expected = "an answer (assistant)" if is_asked else "a question (user)"
+    return DataError(
+        f"history: message {number}: role {role!r}; expected {expected}; "
+        "questions and answers take turns: make two in a row one"
+    )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from workspaces import Workspace, new_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 # A folder that holds reference/; another machine may have it elsewhere.
@@ -13,9 +14,54 @@ SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
-def reference() -> Path:
-    """The golden data of the official code; a clone elsewhere does not have it."""
+def full_reference() -> Path:
+    """All golden data of the official code; a clone elsewhere does not have it."""
     folder = SHARED / "reference"
     if not folder.is_dir():
-        pytest.skip("golden data of the official code is not beside this checkout")
+        pytest.skip("the full golden data of the official code is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def committed_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The part of it that is in tests/fixtures, in the same layout."""
+    from golden_files import expand
+
+    return expand(tmp_path_factory.mktemp("golden") / "reference")
+
+
+@pytest.fixture(scope="session")
+def reference(request: pytest.FixtureRequest) -> Path:
+    """The golden data: all of it where it is, else the part in tests/fixtures."""
+    is_here = (SHARED / "reference").is_dir()
+    return request.getfixturevalue("full_reference" if is_here else "committed_reference")
+
+
+@pytest.fixture(scope="session", params=["committed", "full"])
+def goldens(request: pytest.FixtureRequest) -> Path:
+    """The part in tests/fixtures, and all of it where it is."""
+    return request.getfixturevalue(f"{request.param}_reference")
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Adapters, conversations and broken files as users have them; not in a clone elsewhere."""
+    folder = SHARED / "samples"
+    if not folder.is_dir():
+        pytest.skip("samples of users' files are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after `snakemake`, its state committed to git. Tests work on copies."""
+    workspace = new_workspace(tmp_path_factory.mktemp("recorded") / "project")
+    workspace.snakemake("--cores", "2", "results/report.md")
+    workspace.commit("first results")
+    return workspace
+
+
+@pytest.fixture
+def workspace(recorded: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the recorded workspace."""
+    return recorded.copy_to(tmp_path / "project")

@@ -1,4 +1,7 @@
-"""Packed weights: the official bits, and gradients through them."""
+"""Packed weights: their layout, and gradients through them.
+
+That they are the official bytes is in tests/test_goldens.py.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_models import GOLDEN_FAMILIES, TOLERANCE, prompt, tiny_model
+from tiny_models import prompt, tiny_model
 
 from glmtune.families import FAMILIES
 from glmtune.quantization import (
@@ -21,39 +23,7 @@ from glmtune.quantization import (
 )
 from glmtune.weights import load_model, save_model
 
-VERSIONS = sorted(GOLDEN_FAMILIES)
 IDS = torch.tensor([prompt([5, 9, 33])])
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_an_official_quantised_checkpoint_gives_the_official_logits(
-    reference: Path, version: str, bits: int
-) -> None:
-    golden = load_file(reference / version / f"quant_int{bits}.safetensors")
-    model = load_model(reference / version / f"checkpoint_int{bits}")
-    for name, expected in golden.items():
-        if name.startswith("dequant."):
-            linear = model.get_submodule(name.removeprefix("dequant.").removesuffix(".weight"))
-            assert torch.equal(dequantize(linear.weight, linear.weight_scale, bits), expected)
-    with torch.no_grad():
-        logits = model(golden["batch3.input_ids"][:1]).logits
-    difference = (logits - golden["batch3.logits_row0_fp32_with_dequantised_weights"]).abs().max()
-    assert float(difference) <= TOLERANCE[version]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_quantising_gives_the_official_bytes(
-    reference: Path, version: str, bits: int, dtype: str
-) -> None:
-    model = load_model(reference / version / "checkpoint", dtype=dtype)
-    quantize_model(model, bits)
-    official = load_model(reference / version / f"checkpoint_int{bits}", dtype=dtype)
-    expected = official.state_dict()
-    assert model.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_four_bits_are_packed_in_pairs() -> None:

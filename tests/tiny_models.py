@@ -82,11 +82,29 @@ def golden_difference(
     mask = golden_mask(version, tensors, name)
     with torch.no_grad():
         logits = model(tensors[f"{name}.input_ids"], attention_mask=mask).logits
-    golden = tensors.get(f"{name}.logits")
+    return largest_difference(logits, tensors, name, mask)
+
+
+def largest_difference(
+    logits: torch.Tensor,
+    tensors: dict[str, torch.Tensor],
+    name: str,
+    mask: torch.Tensor | None = None,
+) -> float:
+    """How far logits (b, s, vocabulary) are from the golden ones called `name` in `tensors`.
+
+    Golden ones may be of the last four positions and of some `columns` only. `mask` (b, s) is 0
+    where a token is padding: there the official logits are of no use.
+    """
+    golden = tensors.get(name, tensors.get(f"{name}.logits"))
     if golden is None:
-        golden = tensors[f"{name}.logits_last4"]
-        logits, mask = logits[:, -4:], mask[:, -4:]
-    return float((logits.float() - golden.float())[mask.bool()].abs().max())
+        golden = tensors[f"{name}_last4" if f"{name}_last4" in tensors else f"{name}.logits_last4"]
+    if "columns" in tensors:
+        logits = logits[..., tensors["columns"]]
+    difference = (logits[:, -golden.shape[1] :].float() - golden.float()).abs()
+    if mask is not None:
+        difference = difference[mask[:, -golden.shape[1] :].bool()]
+    return float(difference.max())
 
 
 def golden_tensors(reference: Path, version: str, name: str) -> dict[str, torch.Tensor]:

@@ -96,7 +96,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
             "because unpickling it could run any code"
         ) from None
-    except (SafetensorError, EOFError, RuntimeError, ValueError) as error:
+    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
         ) from None

@@ -1,138 +1,121 @@
-"""Scores: equal to the official code's, and what is done where that code stops."""
+"""Scores of a file: equal to the official code's, and what the texts are like."""
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from glmtune import grammar
 from glmtune.errors import ParamsError
-from glmtune.metrics import METRICS, PROTOCOLS, asked_values, score_rows, summarise
+from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, asked_values, score_predictions
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow/scripts"
 PROMPT = "类型#裙*颜色#白色*图案#条纹*风格#白色"
 
 
-def score(predict: str, labels: str, prompt: str = "", protocol: str = "thudm-ptuning") -> Any:
-    return score_rows([{"predict": predict, "labels": labels, "prompt": prompt}], protocol)[0]
+def row(predict: str, labels: str = "文", **more: Any) -> dict[str, Any]:
+    return {"predict": predict, "labels": labels, **more}
+
+
+def of_row(*args: Any, **more: Any) -> dict[str, Any]:
+    return score_predictions([row(*args, **more)]).rows[0]
+
+
+def of_file(*rows: dict[str, Any], protocol: str = "glmtune") -> dict[str, Any]:
+    return score_predictions(rows, protocol).summary
 
 
 def golden_rows(reference: Path) -> list[dict[str, Any]]:
     return json.loads((reference / "metrics/metrics_golden.json").read_text("utf-8"))["rows"]
 
 
+# --- the official code ----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("protocol", "key"), [("thudm-ptuning", "ptuning_main"), ("thudm-finetune-demo", "finetune_hf")]
+    ("protocol", "key"), [("thudm", "ptuning_main"), ("finetune_demo", "finetune_hf")]
 )
 def test_scores_equal_the_official_code(reference: Path, protocol: str, key: str) -> None:
     crashed = dict.fromkeys(METRICS, 0.0)
-    for row in golden_rows(reference):
-        expected = crashed if "error" in row[key] else {name: row[key][name] for name in METRICS}
-        scores = score(row["prediction"], row["label"], protocol=protocol)
-        assert {name: scores[name] for name in METRICS} == expected, row["kind"]
+    golden = golden_rows(reference)
+    ours = score_predictions([row(each["prediction"], each["label"]) for each in golden], protocol)
+    for scores, each in zip(ours.rows, golden, strict=True):
+        expected = crashed if "error" in each[key] else {name: each[key][name] for name in METRICS}
+        assert {name: scores[name] for name in METRICS} == expected, each["kind"]
 
 
 def test_means_equal_the_official_code(reference: Path) -> None:
     golden = json.loads((reference / "metrics/metrics_golden.json").read_text("utf-8"))
     rows = [
-        {"predict": row["prediction"], "labels": row["label"]}
-        for row in golden["rows"]
-        if "error" not in row["ptuning_main"]
+        row(each["prediction"], each["label"])
+        for each in golden["rows"]
+        if "error" not in each["ptuning_main"]
     ]
-    means = summarise(rows, score_rows(rows))
+    means = of_file(*rows)
     expected = golden["mean_ptuning_main_over_non_crashing"]
     assert {name: means[name] for name in METRICS} == pytest.approx(expected, abs=1e-9)
 
 
-def test_rouge_is_the_f1_of_shared_words() -> None:
-    # Words 我 很 喜欢 猫 against 我 喜欢 狗: 2 of 4 and 2 of 3 shared, no two in a row.
-    scores = score("我很喜欢猫", "我喜欢狗")
-    assert scores["rouge-1"] == pytest.approx(100 * 4 / 7, abs=1e-4)
-    assert scores["rouge-2"] == 0
-    assert scores["rouge-l"] == pytest.approx(100 * 4 / 7, abs=1e-4)
+# --- one file, every protocol ---------------------------------------------------------------------
 
 
-def test_bleu_counts_characters_and_smooths_by_halves() -> None:
-    # 白裙子 against 白裙子美: all of 3, 2, 1 runs match, no run of four: smoothed to 1/2;
-    # one character short: exp(1 - 4/3).
-    expected = 100 * math.exp(1 - 4 / 3) * (1 / 2) ** (1 / 4)
-    assert score("白裙子", "白裙子美")["bleu-4"] == pytest.approx(expected, abs=1e-4)
-
-
-def test_row_scores_have_at_most_four_places() -> None:
-    scores = score("这件白色的裙子很美", "这条裙子是白色的，美极了")
-    assert all(scores[name] == round(scores[name], 4) for name in METRICS)
-
-
-def test_identical_texts_score_a_hundred() -> None:
-    scores = score("这件白色的裙子很美", "这件白色的裙子很美")
-    assert {name: scores[name] for name in METRICS} == dict.fromkeys(METRICS, 100.0)
+def test_every_protocol_is_computed_whichever_stands_in_the_headline() -> None:
+    rows = [row("白色的裙子很美", "这条裙子是白色的"), row("", "文")]
+    summaries = {name: of_file(*rows, protocol=name) for name in PROTOCOLS}
+    for name, summary in summaries.items():
+        assert summary["protocols"] == summaries["glmtune"]["protocols"]
+        assert list(summary["protocols"]) == list(PROTOCOLS)
+        headline = summary["protocols"][name]
+        assert {key: summary[key] for key in METRICS} == {key: headline[key] for key in METRICS}
+        assert summary["rows"] == 2
+    assert summaries["mindformers"]["protocols"]["mindformers"]["rows"] == 1
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000"])
-def test_a_blank_text_on_either_side_scores_zero(protocol: str, blank: str) -> None:
-    for predict, labels in [(blank, "白色的裙子"), ("白色的裙子", blank), (blank, blank)]:
-        scores = score(predict, labels, protocol=protocol)
-        assert {name: scores[name] for name in METRICS} == dict.fromkeys(METRICS, 0.0)
+def test_a_row_has_its_headline_scores_or_none(protocol: str) -> None:
+    scores = score_predictions([row("白色的裙子", "白色的裙子")] * 2 + [row("")], protocol)
+    summary = scores.summary
+    for name in METRICS:
+        column = [each[name] for each in scores.rows]
+        known = [value for value in column if value is not None]
+        if protocol == "paddle" or summary[name] is None:
+            assert not known
+        else:
+            assert sum(known) / len(known) == pytest.approx(summary[name])
 
 
-def test_a_blank_prediction_stays_in_the_mean() -> None:
-    rows = [
-        {"predict": text, "labels": "白色的裙子"} for text in ("白色的裙子", "", " ", "白色的裙子")
-    ]
-    means = summarise(rows, score_rows(rows))
-    assert means["rouge-l"] == 50.0
-    assert means["bleu-4"] == 50.0
-    assert means["empty"] == 50.0
-    assert means["rows"] == 4
+def test_rows_beyond_the_first_fifty_have_no_finetune_demo_score() -> None:
+    scores = score_predictions([row("白色的裙子", "白色的裙子")] * 50 + [row("")], "finetune_demo")
+    assert scores.summary["protocols"]["finetune_demo"]["rows"] == 50
+    assert scores.summary["rouge-l"] == 100
+    assert scores.rows[49]["rouge-l"] == 100
+    assert scores.rows[50]["rouge-l"] is None
+    assert scores.summary["empty"] == pytest.approx(100 / 51)
 
 
-def test_attribute_recall_counts_each_asked_value_once() -> None:
-    assert asked_values(PROMPT) == ["裙", "白色", "条纹"]
-    assert score("白色的裙子", "", PROMPT)["attribute-recall"] == pytest.approx(200 / 3)
-    assert score("", "参考", PROMPT)["attribute-recall"] == 0.0
+def test_every_score_of_a_file_of_nothing_but_blanks_is_zero_or_unknown() -> None:
+    summary = of_file(row(""), row(" ", ""))
+    for scores in summary["protocols"].values():
+        assert {scores[name] for name in METRICS} <= {0.0, None}
+    assert summary["protocols"]["ms_swift"] == {"rows": 0, **dict.fromkeys(METRICS)}
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", "你好", "类型#裙*颜色", "类型#", "#裙", "类型#裙*", "a#b#c"]
-)
-def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
-    assert asked_values(prompt) is None
-    rows = [{"predict": "裙", "labels": "裙", "prompt": prompt}]
-    assert summarise(rows, score_rows(rows))["attribute-recall"] is None
-
-
-def test_attribute_recall_is_the_mean_over_prompts_that_list_attributes() -> None:
-    rows = [
-        {"predict": "白色的裙子", "labels": "文", "prompt": "类型#裙"},
-        {"predict": "白色的裙子", "labels": "文", "prompt": "类型#裤"},
-        {"predict": "白色的裙子", "labels": "文", "prompt": "你好"},
-    ]
-    assert summarise(rows, score_rows(rows))["attribute-recall"] == 50.0
-
-
-def test_repetition_needs_four_words_twice() -> None:
-    assert score("我喜欢白色的裙子，我喜欢白色的裙子", "文")["repetition"] == 100.0
-    assert score("我喜欢白色的裙子，你喜欢蓝色的裤子", "文")["repetition"] == 0.0
-    assert score("    " * 4, "文")["repetition"] == 0.0
-
-
-def test_distinct_and_length_describe_the_texts() -> None:
-    rows = [{"predict": text, "labels": "文"} for text in ("裙子", "裙子", "白裙子", "白色裙子!")]
-    means = summarise(rows, score_rows(rows))
-    assert means["distinct"] == 75.0
-    assert means["length"] == 3.0
+def test_the_numbers_do_not_depend_on_the_number_of_processes() -> None:
+    rng = Random(3)
+    texts = [grammar.ad_copy(grammar.draw_item(rng), rng) for _ in range(41)]
+    rows = [row(ours, theirs) for ours, theirs in zip(texts, texts[1:], strict=False)]
+    assert score_predictions(rows, workers=2) == score_predictions(rows)
 
 
 def test_an_unknown_protocol_lists_the_known() -> None:
-    with pytest.raises(ParamsError, match="'glue'; choose from thudm-finetune-demo, thudm-ptuning"):
-        score_rows([], "glue")
+    with pytest.raises(ParamsError, match="'glue'; choose from glmtune, thudm, llamafactory"):
+        score_predictions([], "glue")
 
 
 def test_importing_metrics_loads_no_heavy_package() -> None:
@@ -141,3 +124,130 @@ def test_importing_metrics_loads_no_heavy_package() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_attribute_recall_counts_each_asked_value_once() -> None:
+    assert asked_values(PROMPT) == ["裙", "白色", "条纹"]
+    recall = of_row("白色的裙子", prompt=PROMPT)["attribute-recall"]
+    assert recall == pytest.approx(200 / 3)
+    assert of_row("", prompt=PROMPT)["attribute-recall"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[Round 1]\n\n问：类型#裙*颜色#白色\n\n答：",
+        "[gMASK]sop<|user|> \n 类型#裙*颜色#白色<|assistant|>",
+        "Human: 类型#裙*颜色#白色\nAssistant:",
+    ],
+)
+def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) -> None:
+    assert asked_values(prompt) == ["裙", "白色"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "你好", "类型#裙*颜色", "类型#", "#裙", "类型#裙*", "a#b#c", "类型#裙\n类型#裤"],
+)
+def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
+    assert asked_values(prompt) is None
+    assert of_file(row("裙", prompt=prompt))["attribute-recall"] is None
+
+
+def test_attribute_recall_is_the_mean_over_prompts_that_list_attributes() -> None:
+    prompts = ("类型#裙", "类型#裤", "你好")
+    rows = [row("白色的裙子", prompt=prompt) for prompt in prompts]
+    assert of_file(*rows)["attribute-recall"] == 50.0
+
+
+def test_repetition_needs_four_words_twice() -> None:
+    assert of_row("我喜欢白色的裙子，我喜欢白色的裙子")["repetition"] == 100.0
+    assert of_row("我喜欢白色的裙子，你喜欢蓝色的裤子")["repetition"] == 0.0
+    assert of_row("    " * 4)["repetition"] == 0.0
+
+
+def test_distinct_4_is_the_share_of_different_runs_in_the_whole_file() -> None:
+    # 我/喜欢/白色/的/裙子: two runs of four, the same two in the second row.
+    rows = [row("我喜欢白色的裙子"), row("我 喜欢 白色 的 裙子"), row("裙子")]
+    assert of_file(*rows)["distinct-4"] == 50.0
+    assert of_file(row("裙子"))["distinct-4"] is None
+    assert "distinct-4" not in of_row("我喜欢白色的裙子")
+
+
+def test_distinct_and_length_describe_the_texts() -> None:
+    rows = [row(text, "四个字符") for text in ("裙子", "裙子", "白裙子", "白色裙子!")]
+    summary = of_file(*rows)
+    assert summary["distinct"] == 75.0
+    assert summary["length"] == 3.0
+    assert summary["length-ratio"] == 75.0
+    assert of_file(row("裙", ""))["length-ratio"] is None
+
+
+def test_a_blank_prediction_is_counted_and_stays_in_the_mean() -> None:
+    summary = of_file(*(row(text, "白色的裙子") for text in ("白色的裙子", "", " ", "白色的裙子")))
+    assert (summary["rouge-l"], summary["bleu-4"]) == (50.0, 50.0)
+    assert (summary["empty"], summary["rows"]) == (50.0, 4)
+
+
+def test_cut_off_counts_only_rows_that_say_whether_they_finished() -> None:
+    finished = row("文", finished=True)
+    assert of_file(finished, row("文", finished=False), row("文"))["cut-off"] == 50.0
+    assert of_file(row("文"))["cut-off"] is None
+    assert of_row("文", finished=True)["cut-off"] == 0.0
+
+
+def test_a_removed_word_costs_nothing_without_unk() -> None:
+    scores = of_row("白色的裙子很美", "白色的裙子<UNK>很美")
+    assert scores["bleu-4"] < 100
+    assert scores["bleu-4-no-unk"] == scores["rouge-l-no-unk"] == 100
+    assert of_row("白色的<UNK>裙子很美", "白色的裙子<UNK>很美")["bleu-4-no-unk"] == 100
+
+
+def test_an_invented_unk_still_costs() -> None:
+    scores = of_row("白色的裙子<UNK>很美", "白色的裙子很美")
+    assert scores["bleu-4-no-unk"] == scores["bleu-4"] < 100
+
+
+def test_a_reference_that_is_only_unk_scores_zero() -> None:
+    assert of_row("白色", "<UNK>")["bleu-4-no-unk"] == 0
+
+
+def test_rows_that_ask_the_same_share_their_references() -> None:
+    rows = [
+        row("长裤很美", "短裙很好看", prompt="类型#裤"),
+        row("短裙", "长裤很美", prompt="类型#裤"),
+        row("长裤很美", "短裙很好看", prompt="类型#裙"),
+    ]
+    shared, _, alone = score_predictions(rows).rows
+    assert shared["bleu-4-multi"] == shared["rouge-l-multi"] == 100
+    assert shared["bleu-4"] == alone["bleu-4"] == alone["bleu-4-multi"] < 100
+    assert shared["rouge-l"] == alone["rouge-l-multi"] < 100
+
+
+def test_another_conversation_before_it_makes_it_another_question() -> None:
+    earlier = [{"role": "user", "content": "你好"}]
+    rows = [
+        row("长裤很美", "短裙很好看", prompt="裤", history=earlier),
+        row("短裙", "长裤很美", prompt="裤"),
+    ]
+    first = score_predictions(rows).rows[0]
+    assert first["bleu-4-multi"] == first["bleu-4"] < 100
+
+
+def test_blank_references_are_no_references() -> None:
+    rows = [row("裙", "", prompt="裙"), row("", "裙", prompt="裙"), row("裙", " ", prompt="裤")]
+    multi = [(each["bleu-4-multi"], each["rouge-l-multi"]) for each in score_predictions(rows).rows]
+    only_reference = of_row("裙", "裙")["bleu-4"]
+    assert multi == [(only_reference, 100), (0, 0), (0, 0)]
+
+
+def test_statistics_that_need_a_prompt_are_unknown_without_one() -> None:
+    summary = of_file(row("裙子"))
+    needing = {"attribute-recall", "bleu-4-multi", "rouge-l-multi"}
+    assert {name for name in STATISTICS if summary[name] is None} == needing | {
+        "cut-off",  # the file does not say
+        "distinct-4",  # too short
+    }

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import DataError
-from glmtune.metrics import METRICS, read_predictions
+from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, read_predictions
 
 SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/score_predictions.py"
 GOOD = '{"prompt": "类型#裙", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
@@ -33,7 +33,7 @@ def read(folder: Path, content: str) -> list[dict[str, Any]]:
 
 def test_means_and_row_scores_are_written_quietly(tmp_path: Path) -> None:
     empty = GOOD.replace('"predict": "白色的裙子"', '"predict": ""')
-    done = run(tmp_path, (GOOD + empty).encode("utf-8"), "--rows", "out/rows.jsonl")
+    done = run(tmp_path, (GOOD + empty).encode("utf-8"), "--rows", "out/rows.jsonl", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     means = json.loads((tmp_path / "out/scores.json").read_text("utf-8"))
     assert {name: means[name] for name in METRICS} == dict.fromkeys(METRICS, 50.0)
@@ -45,9 +45,36 @@ def test_means_and_row_scores_are_written_quietly(tmp_path: Path) -> None:
 
 
 def test_another_protocol_can_be_asked_for(tmp_path: Path) -> None:
-    done = run(tmp_path, GOOD.encode("utf-8"), "--protocol", "thudm-finetune-demo")
+    done = run(tmp_path, GOOD.encode("utf-8"), "--protocol", "finetune_demo")
     assert done.returncode == 0
-    assert json.loads((tmp_path / "out/scores.json").read_text("utf-8"))["bleu-4"] < 1
+    scores = json.loads((tmp_path / "out/scores.json").read_text("utf-8"))
+    assert scores["bleu-4"] == scores["protocols"]["finetune_demo"]["bleu-4"] < 1
+    assert set(scores["protocols"]) == set(PROTOCOLS)
+
+
+def test_a_table_shows_every_protocol_and_statistic(tmp_path: Path) -> None:
+    done = run(tmp_path, GOOD.encode("utf-8"))
+    assert done.stderr == ""
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["protocol", "rows", *METRICS]
+    shown = {line.split()[0].rstrip("*"): line.split()[1:] for line in lines if line}
+    assert shown["glmtune"] == ["1", "100.0000", "100.0000", "100.0000", "100.0000"]
+    assert shown["paddle"][2:] == ["-", "-", "-"]
+    assert set(shown) >= {*PROTOCOLS, *STATISTICS}
+
+
+def test_more_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    content = (GOOD + GOOD.replace("predict", "x").replace("x", "predict", 1)) * 20
+    for workers in ("1", "2"):
+        flags = ("--rows", f"out/{workers}.jsonl", "--workers", workers)
+        done = run(tmp_path, content.encode("utf-8"), *flags)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out/1.jsonl").read_bytes() == (tmp_path / "out/2.jsonl").read_bytes()
+
+
+def test_no_processes_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, GOOD.encode("utf-8"), "--workers", "0")
+    assert (done.returncode, done.stderr) == (2, "error: --workers: found 0; expected 1 or more\n")
 
 
 @pytest.mark.parametrize("key", ["labels", "label"])
@@ -55,7 +82,24 @@ def test_the_reference_goes_by_either_name_and_the_prompt_may_be_missing(
     tmp_path: Path, key: str
 ) -> None:
     rows = read(tmp_path, json.dumps({key: "参考", "predict": "文"}))
-    assert rows == [{"prompt": "", "labels": "参考", "predict": "文"}]
+    assert rows == [{"labels": "参考", "predict": "文"}]
+
+
+def test_the_files_of_thudm_and_llama_factory_are_read(tmp_path: Path) -> None:
+    assert read(tmp_path, '{"labels": "参考", "predict": "文"}\n') == [
+        {"labels": "参考", "predict": "文"}
+    ]
+    assert read(tmp_path, '{"prompt": "问", "predict": "文", "label": "参考"}\n') == [
+        {"prompt": "问", "labels": "参考", "predict": "文"}
+    ]
+
+
+def test_what_the_statistics_need_is_kept_and_the_rest_is_not(tmp_path: Path) -> None:
+    known = {"labels": "参考", "predict": "文", "prompt": "问", "finished": False, "history": []}
+    assert read(tmp_path, json.dumps(known | {"score": 3})) == [known]
+    assert read(tmp_path, json.dumps(known | {"finished": None, "prompt": None})) == [
+        {"labels": "参考", "predict": "文", "history": []}
+    ]
 
 
 def test_windows_line_ends_blank_lines_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
@@ -64,7 +108,7 @@ def test_windows_line_ends_blank_lines_and_a_byte_order_mark_are_accepted(tmp_pa
 
 def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> None:
     rows = read(tmp_path, '{"labels": "参\u2028考", "predict": "文\x85"}\n')
-    assert rows == [{"prompt": "", "labels": "参\u2028考", "predict": "文\x85"}]
+    assert rows == [{"labels": "参\u2028考", "predict": "文\x85"}]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +126,10 @@ def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> 
         (b'{"labels": "a", "predict": null}', "line 1: 'predict' is null; expected a text"),
         (b'{"labels": ["a"], "predict": "a"}', "line 1: 'labels' is [\"a\"]; expected a text"),
         (b'{"prompt": 3, "labels": "a", "predict": "a"}', "line 1: 'prompt' is 3; expected a text"),
+        (
+            b'{"labels": "a", "predict": "a", "finished": "yes"}',
+            "line 1: 'finished' is \"yes\"; expected true, false or no such key",
+        ),
         (b"[" * 100_000, "line 1: not JSON"),
     ],
 )

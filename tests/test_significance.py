@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import time
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 from glmtune import significance
-from glmtune.significance import MIN_ROWS, Interval, bootstrap_mean, paired_difference
+from glmtune.significance import (
+    CONFIDENCE,
+    MIN_ROWS,
+    Interval,
+    adjusted_p_values,
+    bootstrap_mean,
+    bootstrap_means,
+    detectable_difference,
+    paired_difference,
+    paired_differences,
+)
 
 VALUES = np.random.default_rng(1).normal(10, 3, size=400).tolist()
+
+
+def bounds(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
+
+
+def with_p_value(p: float) -> Interval:
+    value = NormalDist().inv_cdf(1 - p / 2)
+    return Interval(value, 0.0, 0.0, MIN_ROWS, error=1.0)
 
 
 def test_the_interval_is_that_of_the_normal_law() -> None:
@@ -35,7 +57,7 @@ def test_the_interval_does_not_depend_on_how_draws_are_batched(
 ) -> None:
     whole = bootstrap_mean(VALUES)
     monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 777 * len(VALUES))
-    assert bootstrap_mean(VALUES) == whole
+    assert bounds(bootstrap_mean(VALUES)) == pytest.approx(bounds(whole), rel=1e-12)
 
 
 def test_pairing_finds_a_small_gain_that_every_row_shares() -> None:
@@ -69,8 +91,8 @@ def test_few_rows_never_prove_a_difference() -> None:
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     draws = np.random.default_rng(5).normal(0, 1, size=(100, 100))
-    intervals = [bootstrap_mean(draw.tolist(), confidence=0.9) for draw in draws]
-    assert 82 <= sum(interval.low <= 0 <= interval.high for interval in intervals) <= 97
+    intervals = bootstrap_means(dict(enumerate(draws.tolist())), confidence=0.9)
+    assert 82 <= sum(each.low <= 0 <= each.high for each in intervals.values()) <= 97
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]]])
@@ -82,3 +104,71 @@ def test_nothing_to_resample_is_refused(values: list[float]) -> None:
 def test_runs_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="not the same rows: 2 against 3"):
         paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_any_two_runs_are_compared_as_if_alone() -> None:
+    noise = np.random.default_rng(3).normal(0, 1, size=(3, len(VALUES)))
+    runs = {name: (VALUES + row).tolist() for name, row in zip("abc", noise, strict=True)}
+    found = paired_differences(runs)
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for (first, second), interval in found.items():
+        alone = paired_difference(runs[first], runs[second])
+        assert bounds(interval) == pytest.approx(bounds(alone), abs=1e-12)
+    chosen = paired_differences(runs, [("c", "a")])
+    assert chosen["c", "a"].value == pytest.approx(-found["a", "c"].value)
+
+
+def test_identical_runs_do_not_differ_among_many() -> None:
+    """Not even in the last digit, which an interval of no width would call a difference."""
+    found = paired_differences({"a": VALUES, "b": VALUES, "c": [v + 1 for v in VALUES]})
+    assert found["a", "b"] == Interval(0.0, 0.0, 0.0, 400)
+    assert found["a", "b"].p_value == 1
+    assert found["a", "c"].excludes_zero
+
+
+def test_all_pairs_of_a_large_report_take_moments() -> None:
+    rows = np.random.default_rng(4).normal(size=(12, 1070)).tolist()
+    start = time.perf_counter()
+    for _ in ("bleu-4", "rouge-l"):
+        assert len(paired_differences(dict(enumerate(rows)))) == 66
+    # About 0.6 s on an idle core.
+    assert time.perf_counter() - start < 6
+
+
+def test_a_row_without_a_score_counts_for_neither_run() -> None:
+    whole = paired_difference(VALUES[1:], VALUES[:-1])
+    gaps = paired_difference([None, *VALUES[1:], 1.0], [5.0, *VALUES[:-1], None])
+    assert gaps == whole
+    assert gaps.rows == 399
+
+
+def test_the_p_value_is_that_of_the_normal_law() -> None:
+    assert Interval(1.96, 0, 0, 1070, error=1.0).p_value == pytest.approx(0.05, abs=1e-4)
+    assert Interval(-2.5758, 0, 0, 1070, error=1.0).p_value == pytest.approx(0.01, abs=1e-5)
+    assert paired_difference([1.0] * MIN_ROWS, [0.0] * MIN_ROWS).p_value == 0
+
+
+def test_few_rows_have_no_p_value() -> None:
+    assert Interval(9.0, 8, 10, MIN_ROWS - 1, error=0.1).p_value == 1
+
+
+def test_holm_shares_the_blame_among_comparisons() -> None:
+    raw = {"a": with_p_value(0.01), "b": with_p_value(0.04), "c": with_p_value(0.03)}
+    assert adjusted_p_values(raw) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert adjusted_p_values({"a": with_p_value(0.6), "b": with_p_value(0.9)}) == {"a": 1, "b": 1}
+    assert adjusted_p_values({}) == {}
+
+
+def test_corrected_comparisons_of_nothing_but_noise_stay_silent() -> None:
+    noise = np.random.default_rng(7).normal(size=(20, 200)).tolist()
+    found = paired_differences(dict(enumerate(noise)))
+    assert sum(each.p_value < 0.05 for each in found.values()) > 3
+    assert min(adjusted_p_values(found).values()) > 1 - CONFIDENCE
+
+
+def test_a_difference_as_large_as_said_is_found_as_often_as_said() -> None:
+    draws = np.random.default_rng(8).normal(0, 1, size=(200, 100))
+    size = detectable_difference(Interval(0, 0, 0, 100, error=0.1), confidence=0.95, power=0.8)
+    assert size == pytest.approx(0.28, abs=0.001)
+    found = bootstrap_means(dict(enumerate((draws + size).tolist())), confidence=0.95)
+    assert 140 <= sum(each.low > 0 for each in found.values()) <= 180

@@ -1,6 +1,7 @@
-r"""Score predictions against their references with Chinese ROUGE and BLEU-4.
+r"""Score a predictions file by every public definition of BLEU-4 and ROUGE (docs/metrics.md).
 
-Reads   a predictions file: JSON Lines with `predict`, `labels` (or `label`) and maybe `prompt`
+Reads   JSON Lines with `predict`, `labels` (or `label`), maybe `prompt`, `finished` and `history`:
+        this project's files, THUDM's generated_predictions.txt, LLaMA-Factory's .jsonl
 Writes  the means, one JSON object; with --rows also the scores of each row, JSON Lines
 
     python workflow/scripts/score_predictions.py \
@@ -13,25 +14,29 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glmtune.errors import run_script
+from glmtune.errors import ParamsError, run_script
 from glmtune.files import write_json, write_jsonl
 from glmtune.metrics import (
     DEFAULT_PROTOCOL,
     PROTOCOLS,
+    describe_scores,
     read_predictions,
-    score_rows,
-    summarise,
+    score_predictions,
 )
 
 
 def main() -> None:
-    """Read the flags, score, write."""
+    """Read the flags, score, write, show."""
     flags = _parser().parse_args()
+    if flags.workers < 1:
+        raise ParamsError(f"--workers: found {flags.workers}; expected 1 or more")
     rows = read_predictions(flags.predictions)
-    scores = score_rows(rows, flags.protocol)
+    scores = score_predictions(rows, flags.protocol, workers=flags.workers)
     if flags.rows is not None:
-        write_jsonl(flags.rows, scores)
-    write_json(flags.metrics, summarise(rows, scores))
+        write_jsonl(flags.rows, scores.rows)
+    write_json(flags.metrics, scores.summary)
+    if not flags.quiet:
+        print(describe_scores(scores.summary))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,10 +48,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=Path, help="where the scores of each row go (JSON Lines)")
     parser.add_argument(
         "--protocol",
-        choices=sorted(PROTOCOLS),
+        choices=tuple(PROTOCOLS),
         default=DEFAULT_PROTOCOL,
-        help="whose definition of the scores (default: %(default)s)",
+        help="whose scores stand on top; all are computed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes; changes no number, helps with thousands of rows (default: %(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no table")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""How far a mean over rows can be trusted: bootstrap intervals.
+"""How far a mean over rows can be trusted: bootstrap intervals, and tests for many comparisons.
 
 The rows are drawn again, with replacement, many times; the interval holds the middle of the means.
 It says what other rows of the same kind would change, not what training again would change.
@@ -6,67 +6,156 @@ It says what other rows of the same kind would change, not what training again w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 
 RESAMPLES = 10_000  # 50 of them lie beyond each end of a 99 % interval
 CONFIDENCE = 0.99
+POWER = 0.8
 MIN_ROWS = 20  # the bootstrap is too sure of itself on fewer
-_DRAWS_AT_ONCE = 4_000_000  # bounds memory: 4 bytes an index, 8 a value
+_DRAWS_AT_ONCE = 1_000_000  # bounds memory: some 24 bytes a draw
+
+Key = TypeVar("Key")
+Values = Sequence[float | None]  # a score of each row; None: the row has none
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `rows` values with the ends of its interval."""
+    """A mean of `rows` values with the ends of its interval and its standard error."""
 
     value: float
     low: float
     high: float
     rows: int
+    error: float = 0.0
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the value differs from zero beyond chance; never said of fewer than MIN_ROWS."""
         return self.rows >= MIN_ROWS and (self.low > 0 or self.high < 0)
 
+    @property
+    def p_value(self) -> float:
+        """How often chance alone gives a mean this far from zero, by the normal law; 1 if few rows.
 
-def bootstrap_mean(
-    values: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
+        Not from the resamples: their smallest p is too coarse for many comparisons at a time.
+        """
+        if self.rows < MIN_ROWS or self.value == 0:
+            return 1.0
+        if self.error == 0:
+            return 0.0
+        return math.erfc(abs(self.value) / self.error / math.sqrt(2))
+
+
+def bootstrap_mean(values: Values, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
     """The mean of `values` with its percentile bootstrap interval; ValueError if there are none."""
-    column = np.asarray(values, dtype=np.float64)  # (rows,)
-    if column.ndim != 1 or not column.size:
-        raise ValueError(f"expected a list of numbers, found shape {column.shape}")
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_resampled_means(column, seed), [tail, 1 - tail])
-    return Interval(float(column.mean()), float(low), float(high), column.size)
+    return bootstrap_means({"": values}, confidence=confidence, seed=seed)[""]
+
+
+def bootstrap_means(
+    columns: Mapping[Key, Values], *, confidence: float = CONFIDENCE, seed: int = 0
+) -> dict[Key, Interval]:
+    """`bootstrap_mean` of each column; the rows are drawn once for all columns of equal length."""
+    by_length: dict[int, dict[Key, np.ndarray]] = defaultdict(dict)
+    for key, values in columns.items():
+        column = np.asarray([v for v in values if v is not None], dtype=np.float64)
+        if column.ndim != 1 or not column.size:
+            raise ValueError(f"expected a list of numbers, found shape {column.shape}")
+        by_length[column.size][key] = column
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    found: dict[Key, Interval] = {}
+    for rows, same in by_length.items():
+        matrix = np.stack(list(same.values()), axis=1)  # (rows, columns)
+        low, high = np.quantile(_resampled_means(matrix, seed), tails, axis=0)
+        errors = matrix.std(axis=0, ddof=1) / math.sqrt(rows) if rows > 1 else np.zeros(len(same))
+        ends = zip(matrix.mean(axis=0), low, high, errors, strict=True)
+        for key, (value, start, end, error) in zip(same, ends, strict=True):
+            found[key] = Interval(float(value), float(start), float(end), rows, float(error))
+    return {key: found[key] for key in columns}
 
 
 def paired_difference(
-    values: Sequence[float],
-    baseline: Sequence[float],
-    *,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    values: Values, baseline: Values, *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Interval:
     """Mean of `values` minus mean of `baseline`, two runs on the same rows in the same order.
 
-    A resample draws rows, not values: both runs keep the same rows, so hard rows cancel.
+    A resample draws rows, not values: both runs keep the same rows, so hard rows cancel. A row that
+    either has no value for counts for neither.
     """
+    return bootstrap_mean(_differences(values, baseline), confidence=confidence, seed=seed)
+
+
+def paired_differences(
+    runs: Mapping[Key, Values],
+    pairs: Iterable[tuple[Key, Key]] | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[tuple[Key, Key], Interval]:
+    """`paired_difference` for each (run, baseline) of `pairs`, by default for any two runs.
+
+    Example: {"lora": …, "full": …, "none": …} -> {("lora", "full"): lora minus full, …}
+    """
+    chosen = itertools.combinations(runs, 2) if pairs is None else pairs
+    columns = {(run, base): _differences(runs[run], runs[base]) for run, base in chosen}
+    return bootstrap_means(columns, confidence=confidence, seed=seed)
+
+
+def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
+    """Each p-value after Holm's correction: what is below 0.01 here is real among all of them.
+
+    The chance that even one of the differences called real is not stays below that bound.
+    Example: 0.01, 0.04 and 0.03 -> 0.03 (three times), 0.06 (the larger before it), 0.06 (twice)
+    """
+    ascending = sorted(intervals, key=lambda key: intervals[key].p_value)
+    adjusted: dict[Key, float] = {}
+    largest = 0.0
+    for rank, key in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * intervals[key].p_value))
+        adjusted[key] = largest
+    return {key: adjusted[key] for key in intervals}
+
+
+def detectable_difference(
+    difference: Interval, *, confidence: float = CONFIDENCE, power: float = POWER
+) -> float:
+    """How large a true difference must be to be found real so often (`power`) on so many rows.
+
+    Example: differences of rows that spread by 10 on 1,070 rows, 99 % sure, found in 80 % -> 1.05
+    """
+    law = NormalDist()
+    return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(power)) * difference.error
+
+
+def _differences(values: Values, baseline: Values) -> list[float | None]:
     if len(values) != len(baseline):
         raise ValueError(f"not the same rows: {len(values)} against {len(baseline)}")
-    difference = np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
-    return bootstrap_mean(difference.tolist(), confidence=confidence, seed=seed)
+    return [
+        None if ours is None or theirs is None else ours - theirs
+        for ours, theirs in zip(values, baseline, strict=True)
+    ]
 
 
-def _resampled_means(column: np.ndarray, seed: int) -> np.ndarray:
-    """RESAMPLES means of rows drawn with replacement, shape (RESAMPLES,)."""
+def _resampled_means(matrix: np.ndarray, seed: int) -> np.ndarray:
+    """RESAMPLES means of rows drawn with replacement, shape (RESAMPLES, columns)."""
+    return np.concatenate([counts @ matrix for counts in _draws(len(matrix), seed)]) / len(matrix)
+
+
+def _draws(rows: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row is drawn in each resample, batch by batch, shape (batch, rows)."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // column.size)
-    means = []
+    at_once = max(1, _DRAWS_AT_ONCE // rows)
     for start in range(0, RESAMPLES, at_once):
-        shape = (min(at_once, RESAMPLES - start), column.size)
-        means.append(column[generator.integers(column.size, size=shape, dtype=np.int32)].mean(1))
-    return np.concatenate(means)
+        batch = min(at_once, RESAMPLES - start)
+        drawn = generator.integers(rows, size=(batch, rows), dtype=np.int32)
+        # Each resample counts in a stretch of its own.
+        drawn = drawn + np.arange(batch)[:, None] * rows
+        counts = np.bincount(drawn.ravel(), minlength=batch * rows)
+        yield counts.reshape(batch, rows).astype(np.float64)

@@ -1,0 +1,69 @@
+"""Predictions files as this project and others write them: JSON Lines, checked line by line.
+
+Known are the files of this project, THUDM's generated_predictions.txt ({"labels", "predict"}) and
+LLaMA-Factory's generated_predictions.jsonl ({"prompt", "predict", "label"}).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from glmtune.errors import DataError
+
+Row = dict[str, Any]
+
+
+def read_predictions(path: Path | str) -> list[Row]:
+    """Rows {"labels", "predict"[, "prompt"][, "finished"][, "history"]} of a file, in order.
+
+    The reference may be called `label`; any other key is left out. DataError names the file and the
+    first wrong line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON Lines with 'labels' and 'predict'")
+    # Not splitlines(): a text may hold other line separators, such as U+2028.
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise DataError(f"{path}: no rows; expected one JSON object a line")
+    return [_read_row(line, f"{path}: line {number}") for number, line in numbered]
+
+
+def _read_row(line: bytes, where: str) -> Row:
+    row = _parse(line, where)
+    label_key = "labels" if "labels" in row or "label" not in row else "label"
+    known = {"labels": _text_of(row, label_key, where), "predict": _text_of(row, "predict", where)}
+    if row.get("prompt") is not None:
+        known["prompt"] = _text_of(row, "prompt", where)
+    finished = row.get("finished")
+    if finished not in (None, True, False):
+        found = json.dumps(finished)[:40]
+        raise DataError(f"{where}: 'finished' is {found}; expected true, false or no such key")
+    optional = {key: row[key] for key in ("finished", "history") if row.get(key) is not None}
+    return known | optional
+
+
+def _parse(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        ) from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: not JSON; expected one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: found {type(row).__name__}; expected one JSON object a line")
+    return row
+
+
+def _text_of(row: Row, key: str, where: str) -> str:
+    if key not in row:
+        found = ", ".join(f"'{name}'" for name in row) or "no keys"
+        raise DataError(f"{where}: no '{key}'; found {found}; expected 'labels' and 'predict'")
+    if not isinstance(row[key], str):
+        raise DataError(f"{where}: '{key}' is {json.dumps(row[key])[:40]}; expected a text")
+    return row[key]

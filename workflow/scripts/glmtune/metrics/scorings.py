@@ -1,0 +1,196 @@
+"""One function a public definition of BLEU-4 and ROUGE; docs/metrics.md holds them side by side.
+
+A definition may score a row, or leave it out of the mean (None), or count in each row what only the
+whole file turns into a score. Where the original stops with an error, at blank texts, a row is
+scored 0 and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.metrics.bleu import (
+    RunCounts,
+    add_counts,
+    count_runs,
+    paddle_bleu,
+    sacrebleu,
+    sentence_bleu,
+)
+from glmtune.metrics.pairs import Pair, basic_tokens, is_blank, segment
+from glmtune.metrics.rouge import ROUGES, rouge_chinese, rouge_package
+
+METRICS = ("bleu-4", *ROUGES)
+Scores = dict[str, float]
+_ZEROS = dict.fromkeys(METRICS, 0.0)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def mean_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
+    """The mean of each score over rows; None for one that the rows do not have."""
+    return {name: mean([row.get(name) for row in rows]) for name in METRICS}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a definition takes from each row, and how the rows become one score."""
+
+    of_row: Callable[[Pair], Any]  # None: the row is left out
+    of_file: Callable[[Sequence[Any]], dict[str, float | None]] = mean_scores
+    has_row_scores: bool = True  # False: a row alone has no score
+
+
+# --- the definitions -----------------------------------------------------------------------------
+
+
+def thudm(pair: Pair) -> Scores:
+    """THUDM, ptuning/main.py: 0..100, to 4 places a row; a blank text scores 0 (there: an error).
+
+    BLEU-4 over characters (nltk, method3), ROUGE by rouge_chinese over jieba's words.
+    白裙子 against 白裙子美: all of 3, 2, 1 runs are shared, no run of four: smoothed to 1/2; one
+    character short: exp(1 - 4/3). BLEU-4 is 100 · exp(-1/3) · (1/2)^(1/4) = 60.2529.
+    """
+    if pair.blank:
+        return _ZEROS
+    return {"bleu-4": bleu_of_characters((pair.label,), pair.prediction)} | _rouge_of_words(
+        pair.prediction, pair.label
+    )
+
+
+def llamafactory(pair: Pair) -> Scores:
+    """LLaMA-Factory, train/sft/metric.py: THUDM's, but blank texts are planned for.
+
+    ROUGE is 0 if either text is blank; BLEU-4 is what nltk says, above 0 only where two blank texts
+    share white space. So it equals `thudm` on any other row.
+    """
+    bleu = {"bleu-4": bleu_of_characters((pair.label,), pair.prediction)}
+    return (_ZEROS if pair.blank else _rouge_of_words(pair.prediction, pair.label)) | bleu
+
+
+def finetune_demo(pair: Pair) -> Scores:
+    """ChatGLM3, finetune_demo/finetune_hf.py: THUDM's ROUGE, BLEU-4 over words, 0..1, not rounded.
+
+    Both texts are stripped first; a blank text scores 0 (there: an error).
+    白色/裙子 against 白色/裙子: precisions 1, 1, 1/2, 1/4, so BLEU-4 is (1/8)^(1/4) = 0.594604.
+    """
+    prediction, label = pair.prediction.strip(), pair.label.strip()
+    if not prediction or not label:
+        return _ZEROS
+    bleu = sentence_bleu((segment(label),), segment(prediction))
+    return {"bleu-4": bleu} | _rouge_of_words(prediction, label)
+
+
+def mindformers(pair: Pair) -> Scores | None:
+    """MindFormers, ADGENMetric: THUDM's, but a row with a blank prediction is left out.
+
+    Predictions 白色的裙子 and "" of the same reference 白色的裙子: 100, not 50.
+    """
+    return None if is_blank(pair.prediction) else thudm(pair)
+
+
+def ms_swift(pair: Pair) -> Scores | None:
+    """ms-swift, metrics/nlg.py: over jieba's words without blanks, 0..100; blank texts left out.
+
+    BLEU-4 by nltk (method3), ROUGE by the package rouge. Rows are not rounded.
+    白色/裙子 against 白色/裙子: BLEU-4 59.4604, ROUGE 100 (less 5e-7).
+    """
+    prediction, label = (
+        tuple(word.strip(" ") for word in segment(text) if word.strip(" "))
+        for text in (pair.prediction, pair.label)
+    )
+    if not prediction or not label:
+        return None
+    rouge = _rouge_or_zeros(" ".join(prediction), " ".join(label))
+    fractions = {"bleu-4": sentence_bleu((label,), prediction)} | rouge
+    return {name: 100 * value for name, value in fractions.items()}
+
+
+def ssbuild(pair: Pair) -> Scores:
+    """ssbuild/chatglm_finetuning, evaluate.py: sacrebleu 0..100, ROUGE-L of rouge 0..1; blank is 0.
+
+    That file scores texts as they are handed to it; here characters joined by blanks, so that its
+    tokens are the characters. There is no ROUGE-1 and -2.
+    白裙子美 against 白裙子长: 3 of 4, 2 of 3, 1 of 2 runs are shared, and half of one run, so
+    BLEU-4 is 100 · (3/4 · 2/3 · 1/2 · 1/2)^(1/4) = 59.4604; ROUGE-L is 3/4.
+    """
+    prediction, label = ("".join(text.split()) for text in (pair.prediction, pair.label))
+    bleu = 100 * sacrebleu(count_runs(prediction, label))
+    return {
+        "bleu-4": bleu,
+        "rouge-l": _rouge_or_zeros(" ".join(prediction), " ".join(label))["rouge-l"],
+    }
+
+
+def yongzhuo(pair: Pair) -> Scores:
+    """yongzhuo/ChatGLM2-SFT, evaluation.py: characters joined by blanks, 0..1; blank texts score 0.
+
+    The prediction, not the reference, is put in lower case and loses its blanks. ROUGE by the
+    package rouge. BLEU-4 (nltk, method1) counts the blanks between characters too and so is higher.
+    白裙 against 白色: "白 裙" and "白 色" share 2 of 3 signs, 1 of 2 runs of two, not the run of
+    three (0.1 of 1), and there is no run of four (0.1 of 1): (2/3 · 1/2 · 1/10 · 1/10)^(1/4) =
+    0.240281, where characters alone have (1/2 · 1/10 · 1/10 · 1/10)^(1/4) = 0.149535.
+    """
+    answer = pair.prediction.lower().replace(" ", "").replace("[eop]", "")
+    prediction, label = " ".join(answer), " ".join(pair.label)
+    if is_blank(prediction) or is_blank(label):
+        return _ZEROS
+    try:
+        rouge = rouge_package(prediction, label)
+    except ValueError:
+        return _ZEROS
+    return {"bleu-4": sentence_bleu((label,), prediction, "method1")} | rouge
+
+
+def paddle_counts(pair: Pair) -> RunCounts:
+    """PaddleNLP, metrics/bleu.py: what a row adds to the BLEU-4 of the file, in `basic_tokens`."""
+    return count_runs(basic_tokens(pair.prediction), basic_tokens(pair.label))
+
+
+def paddle_scores(rows: Sequence[RunCounts]) -> dict[str, float | None]:
+    """The BLEU-4 of all rows together, 0..1; an empty prediction only adds a reference's length.
+
+    白裙子美 against 白裙子美 and 长裤 against 长裙: 5 of 6, 3 of 4, 2 of 2, 1 of 1 runs are shared:
+    (5/6 · 3/4)^(1/4) = 0.889140.
+    """
+    return dict.fromkeys(METRICS) | {"bleu-4": paddle_bleu(add_counts(rows))}
+
+
+SCORINGS: dict[str, Scoring] = {
+    "thudm": Scoring(thudm),
+    "llamafactory": Scoring(llamafactory),
+    "finetune_demo": Scoring(finetune_demo),
+    "mindformers": Scoring(mindformers),
+    "ms_swift": Scoring(ms_swift),
+    "ssbuild": Scoring(ssbuild),
+    "yongzhuo": Scoring(yongzhuo),
+    "paddle": Scoring(paddle_counts, paddle_scores, has_row_scores=False),
+}
+
+
+# --- what several definitions share ---------------------------------------------------------------
+
+
+def bleu_of_characters(references: tuple[str, ...], prediction: str) -> float:
+    """Sentence BLEU-4 of nltk over characters, method3, 0..100, to 4 places."""
+    return round(sentence_bleu(references, prediction) * 100, 4)
+
+
+def _rouge_of_words(prediction: str, label: str) -> Scores:
+    """rouge_chinese over jieba's words, 0..100, to 4 places."""
+    fractions = rouge_chinese(" ".join(segment(prediction)), " ".join(segment(label)))
+    return {name: round(fraction * 100, 4) for name, fraction in fractions.items()}
+
+
+def _rouge_or_zeros(prediction: str, label: str) -> Scores:
+    try:
+        return rouge_package(prediction, label)
+    except ValueError:
+        return dict.fromkeys(ROUGES, 0.0)

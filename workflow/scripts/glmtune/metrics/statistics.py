@@ -1,0 +1,168 @@
+"""What generated texts are like, beside the four scores: mostly without a reference.
+
+Where a BLEU-4 or ROUGE-L is among them it is THUDM's, whatever protocol stands in the headline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.metrics.pairs import Pair, is_blank, words_of
+from glmtune.metrics.scorings import bleu_of_characters, mean, thudm
+
+UNKNOWN = "<UNK>"  # ADGEN's word for a word that was taken out: 300 of its 1,070 dev references
+RUN = 4  # words in a row, as in Distinct-4 and Repetition-4
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is taken from each row, and how the rows become one number."""
+
+    of_row: Callable[[Pair], Any]
+    of_file: Callable[[Sequence[Any]], float | None] = mean
+    has_row_value: bool = True  # False: a row alone has no number
+
+
+# --- content and form -----------------------------------------------------------------------------
+
+
+def asked_values(prompt: str) -> list[str] | None:
+    """The distinct attribute values that an ADGEN prompt asks for; None for any other prompt.
+
+    What a chat template puts around it on other lines, or as <|user|>, is passed over.
+    Example: "类型#裙*颜色#白色*图案#白色" -> ["裙", "白色"]
+    """
+    lines = [line.strip() for line in re.split(r"<\|[^|]*\|>|\n", prompt) if "#" in line]
+    if len(lines) != 1:
+        return None
+    attributes = [attribute.split("#") for attribute in lines[0].split("*")]
+    if any(len(parts) != 2 or not all(map(str.strip, parts)) for parts in attributes):
+        return None
+    return list(dict.fromkeys(value for _, value in attributes))
+
+
+def attribute_recall(pair: Pair) -> float | None:
+    """Percent of the asked attribute values that stand literally in the prediction, or None.
+
+    The Coverage of the ADGEN paper, except that a value asked for twice counts once.
+    """
+    values = asked_values(pair.prompt or "")
+    if values is None:
+        return None
+    return 100 * sum(value in pair.prediction for value in values) / len(values)
+
+
+def length(pair: Pair) -> float:
+    """Characters of the prediction."""
+    return float(len(pair.prediction))
+
+
+def lengths(pair: Pair) -> tuple[int, int]:
+    """Characters of the prediction and of the reference."""
+    return len(pair.prediction), len(pair.label)
+
+
+def length_ratio(rows: Sequence[tuple[int, int]]) -> float | None:
+    """Percent: characters of all predictions by those of all references."""
+    predicted, asked = map(sum, zip(*rows, strict=True))
+    return 100 * predicted / asked if asked else None
+
+
+def empty(pair: Pair) -> float:
+    """100 if the prediction is empty or white space, else 0."""
+    return 100.0 if is_blank(pair.prediction) else 0.0
+
+
+def cut_off(pair: Pair) -> float | None:
+    """100 if the prediction ran into the length limit, else 0; None if the file does not say."""
+    return None if pair.finished is None else 100.0 * (not pair.finished)
+
+
+# --- variety --------------------------------------------------------------------------------------
+
+
+def runs_of_words(pair: Pair) -> list[tuple[str, ...]]:
+    """Every four words in a row of the prediction, white space left out."""
+    words = words_of(pair.prediction)
+    return [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
+
+
+def repetition(pair: Pair) -> float:
+    """100 if some four words in a row come twice in the prediction, else 0.
+
+    Its mean is the Repetition-4 of the ADGEN paper: a model that never stops shows here.
+    """
+    runs = runs_of_words(pair)
+    return 100.0 if len(set(runs)) < len(runs) else 0.0
+
+
+def distinct_runs(rows: Sequence[list[tuple[str, ...]]]) -> float | None:
+    """Percent of different ones among all four words in a row of the file: Distinct-4."""
+    runs = [run for row in rows for run in row]
+    return 100 * len(set(runs)) / len(runs) if runs else None
+
+
+def distinct_texts(texts: Sequence[str]) -> float:
+    """Percent of different predictions."""
+    return 100 * len(set(texts)) / len(texts)
+
+
+# --- fairer references ----------------------------------------------------------------------------
+
+
+def without_unknown(pair: Pair) -> Pair:
+    """The pair without <UNK> in both texts if the reference has one, else the pair itself.
+
+    Nobody can be asked to guess a removed word.
+    Example: 白<UNK>裙 against 白色<UNK>裙 -> 白裙 against 白色裙.
+    """
+    if UNKNOWN not in pair.label:
+        return pair
+    return Pair(pair.prediction.replace(UNKNOWN, ""), pair.label.replace(UNKNOWN, ""))
+
+
+def bleu_of_any_reference(pair: Pair) -> float | None:
+    """BLEU-4 against the references of all rows that ask the same, together; None without prompts.
+
+    A run counts if any of them has it: 长裤美了 against 长裤 and 美了.
+    """
+    references = _known_references(pair)
+    if references is None:
+        return None
+    if not references or is_blank(pair.prediction):
+        return 0.0
+    return bleu_of_characters(references, pair.prediction)
+
+
+def rouge_of_best_reference(pair: Pair) -> float | None:
+    """The best ROUGE-L against a reference of the rows that ask the same; None without prompts."""
+    references = _known_references(pair)
+    if references is None:
+        return None
+    scores = (thudm(Pair(pair.prediction, label))["rouge-l"] for label in references)
+    return max(scores, default=0.0)
+
+
+def _known_references(pair: Pair) -> tuple[str, ...] | None:
+    if pair.references is None:
+        return None
+    return tuple(label for label in pair.references if not is_blank(label))
+
+
+STATISTICS: dict[str, Statistic] = {
+    "attribute-recall": Statistic(attribute_recall),
+    "length": Statistic(length),
+    "length-ratio": Statistic(lengths, length_ratio, has_row_value=False),
+    "distinct": Statistic(lambda pair: pair.prediction, distinct_texts, has_row_value=False),
+    "distinct-4": Statistic(runs_of_words, distinct_runs, has_row_value=False),
+    "repetition": Statistic(repetition),
+    "empty": Statistic(empty),
+    "cut-off": Statistic(cut_off),
+    "bleu-4-no-unk": Statistic(lambda pair: thudm(without_unknown(pair))["bleu-4"]),
+    "rouge-l-no-unk": Statistic(lambda pair: thudm(without_unknown(pair))["rouge-l"]),
+    "bleu-4-multi": Statistic(bleu_of_any_reference),
+    "rouge-l-multi": Statistic(rouge_of_best_reference),
+}

@@ -1,0 +1,94 @@
+"""All scores and statistics of one predictions file, worked out row by row in any order."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from glmtune.metrics.pairs import Pair, pair_rows
+from glmtune.metrics.scorings import METRICS, SCORINGS
+from glmtune.metrics.statistics import STATISTICS
+from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, get_protocol
+
+ROWS_AT_ONCE = 16  # given to a process at a time
+SILENT_SECONDS = 2  # a progress bar appears after so long
+
+
+@dataclass(frozen=True)
+class FileScores:
+    """What score_predictions.py writes."""
+
+    summary: dict[str, Any]  # headline, statistics, "rows", and under "protocols" all definitions
+    rows: list[dict[str, float | None]]  # headline and statistics of each row
+
+
+def score_predictions(
+    rows: Sequence[Mapping[str, Any]], protocol: str = DEFAULT_PROTOCOL, *, workers: int = 1
+) -> FileScores:
+    """Score rows {"labels", "predict"[, "prompt"][, "finished"][, "history"]} by every protocol.
+
+    `protocol` decides which scores stand in the headline. The numbers do not depend on `workers`.
+    """
+    headline = get_protocol(protocol)
+    pairs = pair_rows(rows)
+    parts = _parts_of_all(pairs, workers)
+    protocols = {name: _score_file(each, parts) for name, each in PROTOCOLS.items()}
+    summary = {
+        **{name: protocols[protocol][name] for name in METRICS},
+        **{
+            name: each.of_file([part["statistics"][name] for part in parts])
+            for name, each in STATISTICS.items()
+        },
+        "rows": len(pairs),
+        "protocols": protocols,
+    }
+    return FileScores(summary, [_score_row(i, headline, part) for i, part in enumerate(parts)])
+
+
+def _score_file(protocol: Protocol, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    of_rows = (part["scorings"][protocol.scoring] for part in parts[: protocol.first_rows])
+    counted = [row for row in of_rows if row is not None]
+    return {"rows": len(counted), **SCORINGS[protocol.scoring].of_file(counted)}
+
+
+def _score_row(index: int, protocol: Protocol, part: Mapping[str, Any]) -> dict[str, float | None]:
+    scores = part["scorings"][protocol.scoring]
+    left_out = protocol.first_rows is not None and index >= protocol.first_rows
+    if left_out or scores is None or not SCORINGS[protocol.scoring].has_row_scores:
+        scores = {}
+    statistics = {
+        name: part["statistics"][name] for name, each in STATISTICS.items() if each.has_row_value
+    }
+    return {**{name: scores.get(name) for name in METRICS}, **statistics}
+
+
+def _parts_of(pair: Pair) -> dict[str, dict[str, Any]]:
+    """What one row adds to every score and statistic; this is where the time goes."""
+    return {
+        "scorings": {name: scoring.of_row(pair) for name, scoring in SCORINGS.items()},
+        "statistics": {name: each.of_row(pair) for name, each in STATISTICS.items()},
+    }
+
+
+def _parts_of_all(pairs: Sequence[Pair], workers: int) -> list[dict[str, Any]]:
+    """In the order of the rows, whoever worked them out."""
+    with (
+        _mapped(pairs, min(workers, -(-len(pairs) // ROWS_AT_ONCE))) as parts,
+        tqdm(parts, total=len(pairs), unit="rows", desc="scoring", delay=SILENT_SECONDS) as shown,
+    ):
+        return list(shown)
+
+
+@contextmanager
+def _mapped(pairs: Sequence[Pair], workers: int) -> Iterator[Iterator[dict[str, Any]]]:
+    if workers <= 1:
+        yield map(_parts_of, pairs)
+        return
+    # Spawned, not forked: the same on every system, and safe beside threads.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield pool.imap(_parts_of, pairs, chunksize=ROWS_AT_ONCE)

@@ -1,0 +1,37 @@
+"""Scores of a file as a terminal shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glmtune.metrics.scorings import METRICS
+from glmtune.metrics.statistics import STATISTICS
+from glmtune.protocols import PROTOCOLS
+
+NOTE = (
+    "* its published figures are of answers that were also decoded in its own way (docs/metrics.md)"
+)
+
+
+def describe_scores(summary: Mapping[str, Any]) -> str:
+    """A line a protocol, then a line a statistic: what `FileScores.summary` holds."""
+    protocols = [
+        [name + "*" * (PROTOCOLS[name].decoding is not None), str(scores["rows"])]
+        + [_number(scores[metric]) for metric in METRICS]
+        for name, scores in summary["protocols"].items()
+    ]
+    statistics = [[name, _number(summary[name])] for name in STATISTICS]
+    lines = [*_aligned([["protocol", "rows", *METRICS], *protocols]), NOTE, ""]
+    return "\n".join([*lines, *_aligned(statistics)])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]

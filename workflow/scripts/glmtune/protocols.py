@@ -1,0 +1,103 @@
+"""Whose scores: each protocol is one group's way to decode answers together with its way to score.
+
+Public code computes several different numbers under the names BLEU-4 and ROUGE; docs/metrics.md
+holds them side by side. Every way to score is computed from the same predictions; only another way
+to decode needs new ones. Plain data: how each score is computed is `glmtune.metrics.scorings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.errors import ParamsError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one group decodes, which rows it scores, and by which definition."""
+
+    title: str  # as a table calls it
+    source: str  # the public code that defines it
+    scoring: str  # a key of SCORINGS in glmtune/metrics/scorings.py
+    differs: str  # in a few words: what is unlike the default
+    decoding: Mapping[str, Any] | None = (
+        None  # overrides of `generation`; None: as params.yaml says
+    )
+    reference_tokens: int | None = None  # references are cut to so many tokens and decoded again
+    first_rows: int | None = None  # only so many rows are scored; None: all
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "glmtune": Protocol(
+        title="glmtune",
+        source="this project",
+        scoring="thudm",
+        differs="decoded as params.yaml says; whole references; a blank answer scores 0",
+    ),
+    "thudm": Protocol(
+        title="THUDM ptuning",
+        source="ChatGLM-6B and ChatGLM2-6B, ptuning/main.py",
+        scoring="thudm",
+        differs="sampled; references cut at 64 tokens",
+        decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
+        reference_tokens=64,
+    ),
+    "llamafactory": Protocol(
+        title="LLaMA-Factory",
+        source="LLaMA-Factory, train/sft/metric.py; ChatGLM-Efficient-Tuning, metric.py",
+        scoring="llamafactory",
+        differs="sampled",
+        decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
+    ),
+    "finetune_demo": Protocol(
+        title="ChatGLM3 finetune_demo",
+        source="ChatGLM3, finetune_demo/finetune_hf.py",
+        scoring="finetune_demo",
+        differs="BLEU-4 over words, 0 to 1; the first 50 rows only",
+        decoding={"do_sample": False},
+        first_rows=50,
+    ),
+    "mindformers": Protocol(
+        title="MindFormers",
+        source="MindFormers, core/metric/metric.py, ADGENMetric",
+        scoring="mindformers",
+        differs="rows with a blank answer are left out",
+    ),
+    "ms_swift": Protocol(
+        title="ms-swift",
+        source="ms-swift, metrics/nlg.py, compute_rouge_bleu",
+        scoring="ms_swift",
+        differs="BLEU-4 over words; ROUGE by the package rouge; blank rows are left out",
+    ),
+    "ssbuild": Protocol(
+        title="ssbuild",
+        source="ssbuild/chatglm_finetuning, evaluate.py",
+        scoring="ssbuild",
+        differs="sacrebleu; ROUGE-L by the package rouge, 0 to 1; no ROUGE-1, ROUGE-2",
+    ),
+    "yongzhuo": Protocol(
+        title="yongzhuo",
+        source="yongzhuo/ChatGLM2-SFT, ft_chatglm2/evaluation.py",
+        scoring="yongzhuo",
+        differs="over characters, 0 to 1; BLEU-4 counts a blank between any two as well",
+        decoding={"do_sample": True, "top_p": 0.8, "temperature": 0.8},
+    ),
+    "paddle": Protocol(
+        title="PaddleNLP",
+        source="PaddleNLP, metrics/bleu.py, as examples/text_generation/unimo-text uses it",
+        scoring="paddle",
+        differs="BLEU-4 of the whole file, 0 to 1, not smoothed; no ROUGE",
+    ),
+}
+DEFAULT_PROTOCOL = "glmtune"
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol called `name`; ParamsError lists the known ones."""
+    try:
+        return PROTOCOLS[name]
+    except KeyError:
+        known = ", ".join(PROTOCOLS)
+        raise ParamsError(f"unknown scoring protocol '{name}'; choose from {known}") from None

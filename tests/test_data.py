@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glmtune.data import Columns, read_rows, write_dataset
+from glmtune.data import Columns, read_rows
+from glmtune.data.json_values import CHUNK_CHARACTERS
 from glmtune.errors import DataError
-from glmtune.files import read_json, read_jsonl, sha256_of
 
 ROWS = [
     {"content": "类型#裙*颜色#白色", "summary": "一条“好”裙。\n第二行"},
@@ -23,8 +25,8 @@ LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
 GOOD = '{"content": "裙", "summary": "好"}'
 
 
-def save(folder: Path, content: str | bytes) -> Path:
-    path = folder / "mine.json"
+def save(folder: Path, content: str | bytes, name: str = "mine.json") -> Path:
+    path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -47,12 +49,24 @@ ACCEPTED = {
     "array with BOM and CRLF": "\ufeff" + json.dumps(ROWS, indent=1).replace("\n", "\r\n"),
     "objects over several lines": "\n".join(json.dumps(row, indent=2) for row in ROWS),
     "escaped characters": "\n".join(json.dumps(row) for row in ROWS),
+    "wrapper": json.dumps({"version": 1, "data": ROWS, "more": {"data": []}}, ensure_ascii=False),
+    "wrapper over many lines": json.dumps({"tags": ["a"], "rows": ROWS}, indent=2),
 }
 
 
 @pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_every_usual_way_to_write_json_gives_the_same_text(text: str, tmp_path: Path) -> None:
     assert read_rows(save(tmp_path, text)) == ROWS
+
+
+def test_rows_are_read_alike_wherever_a_piece_of_the_file_ends(tmp_path: Path) -> None:
+    """Pieces are CHUNK_CHARACTERS long: one of these files has an end at each place of a row."""
+    row = json.dumps({"content": 'a\\"裙', "n": 12.5, "summary": "😀"}, indent=0)
+    expected = {"content": 'a\\"裙', "summary": "😀"}
+    for before in range(CHUNK_CHARACTERS - len(row) - 2, CHUNK_CHARACTERS):
+        blank = " " * before
+        for text in (f"{blank}{row}\n{row}", f"{blank}[{row},{row}]"):
+            assert read_rows(save(tmp_path, text)) == [expected, expected]
 
 
 def test_line_separators_inside_a_text_are_text(tmp_path: Path) -> None:
@@ -72,24 +86,35 @@ MISTAKES = {
     f"{GOOD},\n{GOOD}": (1, "',' after the object", "one array"),
     f'{GOOD}\n\n["a", "b"]': (3, "an array instead of an object", "as an object"),
     f"[{GOOD},\n[{GOOD}]]": (2, "an array instead of an object", "as an object"),
-    f'{GOOD}\n"text"': (2, "a string instead of an object", "as an object"),
+    f'{GOOD}\n"text"': (2, "text instead of an object", "as an object"),
     f"{GOOD}\nnull": (2, "null instead of an object", "as an object"),
     f'{GOOD}\n{{"content": "裙"}}': (2, "no 'summary' (keys found: content)", "--response-column"),
-    '{"data": []}': (1, "no 'content' (keys found: data)", "--prompt-column"),
-    "{}": (1, "no 'content' (keys found: none)", "--prompt-column"),
+    '{"data": []}': (1, "no row of a known format (keys found: data)", "--prompt-column"),
+    '{"data": {"rows": [1]}}': (1, "no row of a known format (keys found: data)", "write the rows"),
+    f'{{"train": [{GOOD}], "dev": [{GOOD}]}}': (1, "several lists of rows (train, dev)", "a file"),
+    f'{{"a": 1,\n"b": [{GOOD},\n{{"content": "x"}}]}}': (3, "no 'summary'", "--response-column"),
+    "{}": (1, "no row of a known format (keys found: none)", "--prompt-column"),
     f'{GOOD}\n{{"content": "", "summary": "好"}}': (2, "'content' is empty", "fill it in"),
     f'{GOOD}\n{{"content": "裙", "summary": " \\n"}}': (2, "'summary' is empty", "fill it in"),
     '{"content": "裙", "summary": 3}': (1, "'summary' is a number", "double quotes"),
-    '{"content": null, "summary": "好"}': (1, "'content' is null", "double quotes"),
+    '{"content": null, "summary": "好"}': (1, "'content' is null", "fill it in or remove the row"),
     '{"content": ["裙"], "summary": "好"}': (1, "'content' is an array", "double quotes"),
     '{"content": "裙", "summary": true}': (1, "'summary' is a boolean", "double quotes"),
     '{"content": "裙", "summary": "\\ud83d"}': (1, "half a character", "repair the text"),
     '{"content": "裙", "content": "裤", "summary": "好"}': (1, "'content' stands twice", "correct"),
-    f'{GOOD}\n{{"content": "裙", "summ': (2, "not JSON", "cut-off line"),
-    f'{GOOD}\n{{"content": "a "b" c", "summary": "好"}}': (2, "not JSON", "missing quote"),
-    '{"content": "裙\t", "summary": "好"}': (1, "Invalid control character", "missing quote"),
+    f'{GOOD}\n{{"content": "裙", "summ': (2, "at '\"summ'", "cut off here: fetch or save it again"),
+    f'{GOOD}\n{{"content": "裙", "summ\n': (2, "not JSON", "cut-off line"),
+    f'{GOOD}\n{{"content": "a "b" c", "summary": "好"}}': (2, "at 'b\" c", 'inside a text as \\"'),
+    '{"content": "裙\t", "summary": "好"}': (1, "Invalid control character", "written as \\t"),
+    '{"content": "裙\n裙", "summary": "好"}': (
+        1,
+        "Invalid control character",
+        "inside a text as \\n",
+    ),
+    "{'content': '裙', 'summary': '好'}": (1, "at ''content'", "use double quotes"),
     f"{GOOD}\n<html>": (2, "not JSON", "missing quote"),
     f"[{GOOD},\n{GOOD}": (2, "the end of the line or file after an element", "fetch or save"),
+    f'[{GOOD},\n{{"content": "a", "su': (2, "at '\"su'", "cut off here"),
     f"[{GOOD}\n{GOOD}]": (2, "after an element of the array", "expected ',' or ']'"),
     f"[{GOOD}]\n{GOOD}": (2, "after the array", "remove the rest"),
     f"[{GOOD},]": (1, "not JSON", "missing quote"),
@@ -112,7 +137,7 @@ def test_a_mistake_is_named_with_file_line_and_fix(text: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["", "\n", "\ufeff", " \r\n", "[]", "[ ]\n"])
 def test_a_file_without_rows_is_refused(text: str, tmp_path: Path) -> None:
-    assert "no rows; expected at least one object" in message_of(save(tmp_path, text))
+    assert "no rows; expected at least one" in message_of(save(tmp_path, text))
 
 
 def test_a_message_counts_the_other_unusable_rows(tmp_path: Path) -> None:
@@ -150,14 +175,36 @@ def test_damaged_utf8_is_not_taken_for_gbk(tmp_path: Path) -> None:
     assert "iconv" not in message
 
 
+def test_big5_is_not_taken_for_gbk(tmp_path: Path) -> None:
+    """It decodes as GB18030, into characters that nobody writes."""
+    text = '{"content": "這件衣服的顏色很漂亮", "summary": "適合日常穿著"}'
+    message = message_of(save(tmp_path, text.encode("big5")))
+    assert "is not UTF-8 text" in message
+    assert "GB18030" not in message
+
+
+def test_a_table_in_another_encoding_is_named_too(tmp_path: Path) -> None:
+    table = "content,summary\n颜色是白色的裙子,好看的裙子\n"
+    for codec, name in (("gbk", "GB18030"), ("utf-16", "UTF-16")):
+        message = message_of(save(tmp_path, table.encode(codec), "mine.csv"))
+        assert f"looks like {name}; expected UTF-8; convert it: iconv -f {name}" in message
+
+
 def test_a_packed_file_and_a_zero_byte_are_not_text(tmp_path: Path) -> None:
     assert "byte 0x8b is not UTF-8 text" in message_of(save(tmp_path, b"\x1f\x8b\x08\x00\xff\xfe"))
     assert "byte 0x00 is not UTF-8 text" in message_of(save(tmp_path, GOOD + "\n\0"))
 
 
-def test_an_unknown_format_is_answered_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown data format 'xml'; choose from adgen"):
-        read_rows(save(tmp_path, GOOD), data_format="xml")
+KEYS = "content summary prompt response instruction input output messages conversations role from"
+KEYS += " value history system tools parameters observation name metadata data"
+JSON_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["", "a", "user", "gpt"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=4),
+    ),
+    max_leaves=12,
+)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -174,6 +221,27 @@ def test_texts_come_back_unchanged_or_are_refused(
         assert "is empty" in message_of(path)
 
 
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4),
+    ends=st.sampled_from(["\n", "\r\n"]),
+)
+def test_cells_of_a_table_come_back_unchanged_or_are_refused(
+    rows: list[tuple[str, str]], ends: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+        table = csv.writer(stream, lineterminator=ends, quoting=csv.QUOTE_ALL)
+        table.writerows([("content", "summary"), *rows])
+    texts = [text for row in rows for text in row]
+    if any("\0" in text for text in texts):
+        assert "byte 0x00 is not UTF-8 text" in message_of(path)
+    elif all(text.strip() for text in texts):
+        assert [(row["content"], row["summary"]) for row in read_rows(path)] == rows
+    else:
+        assert "is empty" in message_of(path)
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.one_of(
@@ -182,25 +250,17 @@ def test_texts_come_back_unchanged_or_are_refused(
     )
 )
 def test_no_file_whatever_gives_a_traceback(content: bytes, tmp_path: Path) -> None:
+    for name in ("mine.json", "mine.csv"):
+        with suppress(DataError):
+            assert read_rows(save(tmp_path, content, name))
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=JSON_VALUES)
+def test_no_value_whatever_gives_a_traceback(value: Any, tmp_path: Path) -> None:
+    """Values with the keys of the formats, and with anything below them."""
     with suppress(DataError):
-        assert read_rows(save(tmp_path, content))
-
-
-def test_a_written_data_set_describes_itself_by_content_only(tmp_path: Path) -> None:
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        write_dataset(folder, ROWS, ROWS[:1], {"kind": "files"})
-    manifest = read_json(tmp_path / "a" / "manifest.json")
-    assert manifest == {
-        "source": {"kind": "files"},
-        "train": {
-            "file": "train.jsonl",
-            "rows": 2,
-            "sha256": sha256_of(tmp_path / "a/train.jsonl"),
-        },
-        "dev": {"file": "dev.jsonl", "rows": 1, "sha256": sha256_of(tmp_path / "a/dev.jsonl")},
-    }
-    assert read_jsonl(tmp_path / "a" / "train.jsonl") == ROWS
-    assert sha256_of(tmp_path / "a/manifest.json") == sha256_of(tmp_path / "b/manifest.json")
+        assert read_rows(save(tmp_path, json.dumps(value)))
 
 
 # Files found in public repositories -> the number of rows, or the message.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SHARED
 
+from glmtune.adgen import AdgenFiles
+from glmtune.data import ReadOptions, write_dataset
+from glmtune.data.origins import from_adgen
 from glmtune.files import hash_folder, read_json, read_jsonl
 
 SCRIPT = ROOT / "workflow" / "scripts" / "fetch_dataset.py"
@@ -35,7 +39,12 @@ def test_the_sample_is_the_same_in_every_process(tmp_path: Path) -> None:
         done = fetch_sample(tmp_path / folder, hash_seed)
         assert done.returncode == 0, done.stderr
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
-    assert set(hash_folder(tmp_path / "a")) == {"train.jsonl", "dev.jsonl", "manifest.json"}
+    assert set(hash_folder(tmp_path / "a")) == {
+        "train.jsonl",
+        "dev.jsonl",
+        "card.json",
+        "manifest.json",
+    }
     manifest = read_json(tmp_path / "a" / "manifest.json")
     assert (manifest["train"]["rows"], manifest["dev"]["rows"]) == (30, 10)
     assert str(tmp_path) not in (tmp_path / "a" / "manifest.json").read_text(encoding="utf-8")
@@ -50,6 +59,111 @@ def test_a_users_files_are_normalised_and_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8") == ROW
     assert mine.read_bytes() == before
+    assert read_json(tmp_path / "out" / "manifest.json")["source"] == {
+        "kind": "files",
+        "format": "adgen",
+        "columns": {"prompt": "q", "response": "a"},
+    }
+
+
+def test_files_of_different_forms_make_one_data_set(tmp_path: Path) -> None:
+    train, dev = tmp_path / "train.csv", tmp_path / "dev.json"
+    train.write_text("prompt,answer\n裙,好\n", encoding="gbk")
+    dev.write_text('[[{"role": "USER", "content": "a"}, {"role": "ASSISTANT", "content": "b"}]]')
+    refused = fetch("--train", train, "--dev", dev, "--out-dir", tmp_path / "out")
+    assert refused.returncode == 2
+    assert f"iconv -f GB18030 -t UTF-8 {train} > train.utf8.csv" in refused.stderr
+    train.write_text("prompt,answer\n裙,好\n", encoding="utf-8")
+    done = fetch("--train", train, "--dev", dev, "--out-dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8") == ROW
+    assert read_json(tmp_path / "out" / "manifest.json")["source"] == {
+        "kind": "files",
+        "format": "adgen",
+        "columns": {"prompt": "prompt", "response": "answer"},
+        "dev": {"format": "chatglm3-base-tuning", "columns": {}},
+    }
+
+
+def test_train_under_the_name_of_dev_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    train, dev, out = tmp_path / "train.json", tmp_path / "dev.json", tmp_path / "out"
+    for path in (train, dev):
+        path.write_text(ROW, encoding="utf-8")
+    refused = fetch("--train", train, "--dev", dev, "--out-dir", out)
+    assert refused.returncode == 2
+    assert f"error: {dev}: line 1: 1 of 1 rows (100%) stand in {train} too" in refused.stderr
+    assert not out.exists()
+    for meant in ((train, train), (train, dev, "--max-leakage", "1")):
+        flags = ("--train", meant[0], "--dev", *meant[1:])
+        done = fetch(*flags, "--out-dir", out)
+        assert done.returncode == 0, done.stderr
+        assert "dev: 1 of 1 rows stand in train too" in done.stdout
+        assert read_json(out / "card.json")["leakage"]["pairs"] == 1
+    flags = ("--train", train, "--dev", train, "--max-leakage", "0.05")
+    assert fetch(*flags, "--out-dir", out).returncode == 2
+
+
+def test_bad_rows_are_skipped_and_a_subset_is_drawn_on_request(tmp_path: Path) -> None:
+    train, dev, out = tmp_path / "train.json", tmp_path / "dev.json", tmp_path / "out"
+    rows = [f'{{"content": "q{i}", "summary": "a{i}"}}\n' for i in range(9)]
+    train.write_text("null\n" + "".join(rows[:8]) + "{}\n")
+    dev.write_text(rows[8])
+    flags = ("--train", train, "--dev", dev, "--out-dir", out, "--on-bad-rows", "skip")
+    done = fetch(*flags, "--max-train-rows", "3", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert "train: 2 unusable rows left out, first: 1, 10" in done.stdout
+    entry = read_json(out / "manifest.json")["train"]
+    assert entry["rows"] == 3
+    assert entry["chosen_from"] == {"rows": 8, "seed": 1}
+    assert entry["skipped"] == {"rows": 2, "lines": [1, 10]}
+
+
+def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files themselves are not this project's to ship: the fetching is tested elsewhere."""
+    files = {split: tmp_path / f"{split}.json" for split in ("train", "dev")}
+    for number, path in enumerate(files.values()):
+        path.write_text(ROW.replace("裙", f"裙{number}"), encoding="utf-8")
+    asked = []
+
+    def fetch_adgen(folder: Path, *, sources: list[str]) -> AdgenFiles:
+        asked.append((folder, sources))
+        return AdgenFiles(files["train"], files["dev"], {"kind": "adgen"})
+
+    monkeypatch.setattr("glmtune.adgen.fetch_adgen", fetch_adgen)
+    origin = from_adgen(tmp_path / "kept", ["my.tar.gz"], ReadOptions())
+    assert asked == [(tmp_path / "kept", ["my.tar.gz"])]
+    dataset = write_dataset(
+        tmp_path / "out", origin.train, origin.dev, origin.source, licence=origin.licence
+    )
+    assert dataset.manifest["source"] == {"kind": "adgen"}
+    for statement in ("not part of this project", "CC BY 4.0", "CC BY-NC 4.0"):
+        assert statement in dataset.card["licence"]
+
+
+@pytest.mark.slow
+def test_a_whole_adgen_is_read_in_seconds_and_little_memory(tmp_path: Path) -> None:
+    """114,599 rows: about 3 s and 55 MB of memory; the limits leave room for busy machines."""
+    content, summary = "类型#裙*风格#简约*图案#条纹*裙长#连衣裙", "气质偏向简约，很有韵味。" * 9
+    train, dev = tmp_path / "train.json", tmp_path / "dev.json"
+    with train.open("w", encoding="utf-8") as lines:
+        for i in range(114_599):
+            lines.write(f'{{"content": "{content}*号#{i}", "summary": "{i}{summary}"}}\n')
+    dev.write_text(ROW, encoding="utf-8")
+    program = (
+        "import resource, runpy, sys\n"
+        f"sys.argv[1:] = ['--train', {str(train)!r}, '--dev', {str(dev)!r},"
+        f" '--out-dir', {str(tmp_path / 'out')!r}]\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    start = time.monotonic()
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 20
+    assert int(done.stdout.splitlines()[-1]) < 150
+    assert read_json(tmp_path / "out" / "manifest.json")["train"]["rows"] == 114_599
 
 
 def test_a_bad_file_is_one_message_and_exit_code_2_and_earlier_data_stay(tmp_path: Path) -> None:
@@ -84,6 +198,16 @@ def test_a_users_own_file_is_never_overwritten(tmp_path: Path) -> None:
             ["--sample", "--train-rows", "0", "--dev-rows", "1", "--seed", "1"],
             "expected 1 or more",
         ),
+        (["--train", "a", "--dev", "b", "--train-rows", "1"], "only for --sample; else --max-tr"),
+        (["--train", "a", "--dev", "b", "--adgen"], "--adgen takes no files"),
+        (["--train", "a", "--dev", "b", "--max-dev-rows", "3"], "expected --seed beside them"),
+        (["--train", "a", "--dev", "b", "--max-dev-rows", "0", "--seed", "1"], "1 or more"),
+        (["--train", "a", "--dev", "b", "--max-leakage", "5"], "a share from 0 to 1"),
+        (["--train", "a", "--dev", "b", "--format", "xml"], "choose from 'adgen', 'alpaca'"),
+        (
+            ["--train", "a", "--dev", "b", "--format", "chatml", "--prompt-column", "q"],
+            "adgen only",
+        ),
     ],
 )
 def test_flags_that_describe_no_use_are_refused(
@@ -95,12 +219,13 @@ def test_flags_that_describe_no_use_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_step_needs_neither_torch_nor_transformers() -> None:
+def test_the_step_loads_only_what_it_needs() -> None:
     program = (
         "import sys, runpy; sys.argv = ['fetch_dataset.py', '--help']\n"
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'transformers', 'numpy', 'jieba'} & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'jieba', 'pyarrow', 'requests'}\n"
+        "sys.exit(bool(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=SCRIPT.parent, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,14 @@
-"""Write a data set: the project's own sample, or a user's files checked and normalised.
+"""Write a data set: the project's own sample, ADGEN, or a user's files checked and normalised.
 
-Reads:  nothing (--sample), or two files in ADGEN's format (--train, --dev)
-Writes: OUT_DIR/train.jsonl, OUT_DIR/dev.jsonl, OUT_DIR/manifest.json (rows and SHA-256 of both)
+Reads   nothing (--sample), a download (--adgen), or two files (--train, --dev)
+Writes  OUT_DIR/train.jsonl, dev.jsonl, manifest.json (rows and SHA-256 of both), card.json (what
+        the rows are like)
 
     python workflow/scripts/fetch_dataset.py --sample --train-rows 3000 --dev-rows 200 --seed 42 \
         --out-dir data/sample
     python workflow/scripts/fetch_dataset.py --train my_train.json --dev my_dev.json \
         --out-dir data/mine
+    python workflow/scripts/fetch_dataset.py --adgen --out-dir data/adgen
 """
 
 from __future__ import annotations
@@ -14,67 +16,107 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glmtune.data import Columns, read_rows, write_dataset
-from glmtune.errors import ParamsError, run_script
-from glmtune.grammar import sample_rows
+from glmtune.data import FORMATS, Columns, DataSet, ReadOptions, Subset, write_dataset
+from glmtune.data.origins import Origin, from_adgen, from_files, from_sample
+from glmtune.errors import run_script
+from glmtune.locations import store_folder
+
+# Chance repeats are rarer, and one file under two names is above it.
+MAX_LEAKAGE = 0.05
 
 
 def main() -> None:
-    """Run one of the two uses."""
+    """Run one of the three uses."""
     flags = parse_flags()
+    origin = read_origin(flags)
+    dataset = write_dataset(
+        flags.out_dir,
+        origin.train,
+        origin.dev,
+        origin.source,
+        subset=Subset(flags.max_train_rows, flags.max_dev_rows, flags.seed or 0),
+        max_leakage=flags.max_leakage,
+        licence=origin.licence,
+    )
+    report(flags.out_dir, dataset)
+
+
+def read_origin(flags: argparse.Namespace) -> Origin:
+    """The rows that the flags ask for."""
     if flags.sample:
-        train, dev = sample_rows(flags.train_rows, flags.dev_rows, flags.seed)
-        source = {"kind": "sample", "seed": flags.seed}
-    else:
-        refuse_to_overwrite(flags.out_dir, (flags.train, flags.dev))
-        columns = Columns(flags.prompt_column, flags.response_column)
-        train, dev = read_rows(flags.train, columns), read_rows(flags.dev, columns)
-        source = {"kind": "files", "format": "adgen"}
-    write_dataset(flags.out_dir, train, dev, source)
-    print(f"{flags.out_dir}: {len(train)} train rows, {len(dev)} dev rows")
+        return from_sample(flags.train_rows, flags.dev_rows, flags.seed)
+    columns = Columns(flags.prompt_column, flags.response_column, flags.history_column)
+    options = ReadOptions(columns, flags.format, skip_bad_rows=flags.on_bad_rows == "skip")
+    if flags.adgen:
+        return from_adgen(store_folder(Path.cwd()) / "adgen", flags.adgen_source, options)
+    return from_files(flags.train, flags.dev, options, flags.out_dir)
+
+
+def report(folder: Path, dataset: DataSet) -> None:
+    """Say what was written, and what a user should know about it."""
+    train, dev = dataset.manifest["train"], dataset.manifest["dev"]
+    print(f"{folder}: {train['rows']} train rows, {dev['rows']} dev rows")
+    for split, entry in (("train", train), ("dev", dev)):
+        if "skipped" in entry:
+            lines = ", ".join(map(str, entry["skipped"]["lines"]))
+            print(f"{split}: {entry['skipped']['rows']} unusable rows left out, first: {lines}")
+    leaking = dataset.card["leakage"]["pairs"]
+    if leaking:
+        print(f"dev: {leaking} of {dev['rows']} rows stand in train too and show memory only")
 
 
 def parse_flags() -> argparse.Namespace:
-    """The flags, with the two uses kept apart."""
+    """The flags, with the three uses kept apart."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out-dir", type=Path, required=True, help="folder to write")
-    sample = parser.add_argument_group("the project's own sample")
-    sample.add_argument("--sample", action="store_true", help="write the synthetic data set")
-    sample.add_argument("--train-rows", type=int, help="1 or more")
-    sample.add_argument("--dev-rows", type=int, help="1 or more")
-    sample.add_argument("--seed", type=int, help="another seed draws other rows")
-    files = parser.add_argument_group("your own files")
-    files.add_argument("--train", type=Path, help="JSON Lines or a JSON array, UTF-8")
-    files.add_argument("--dev", type=Path, help="the same, to score on")
-    files.add_argument("--prompt-column", default="content", help="default: content")
-    files.add_argument("--response-column", default="summary", help="default: summary")
+    add = parser.add_argument
+    add("--out-dir", type=Path, required=True, help="folder to write")
+    add("--seed", type=int, help="of the sample and of subsets: another one draws other rows")
+    add("--max-train-rows", type=int, help="keep a random subset of so many; needs --seed")
+    add("--max-dev-rows", type=int, help="the same of dev")
+    add("--max-leakage", type=float, help=f"share of dev rows in train; default: {MAX_LEAKAGE}")
+    add("--on-bad-rows", choices=("error", "skip"), default="error", help="skip: leave them out")
+    add = parser.add_argument_group("the project's own sample").add_argument
+    add("--sample", action="store_true", help="write the synthetic data set")
+    add("--train-rows", type=int, help="1 or more")
+    add("--dev-rows", type=int, help="1 or more")
+    add = parser.add_argument_group("AdvertiseGen").add_argument
+    add("--adgen", action="store_true", help="download it, or use an earlier download")
+    add("--adgen-source", action="append", default=[], help="URL or archive to try first")
+    add = parser.add_argument_group("your own files (docs/data.md)").add_argument
+    add("--train", type=Path, help="JSON Lines, JSON, CSV or Parquet; text in UTF-8")
+    add("--dev", type=Path, help="the same, to score on")
+    add("--format", choices=list(FORMATS), help="default: recognised")
+    add("--prompt-column", help="default: recognised")
+    add("--response-column", help="default: recognised")
+    add("--history-column", help="default: history, if there is one")
     flags = parser.parse_args()
     check_flags(flags, parser)
+    if flags.max_leakage is None:  # a user who names one file twice means it
+        flags.max_leakage = 1.0 if flags.train and flags.train == flags.dev else MAX_LEAKAGE
     return flags
 
 
 def check_flags(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Stop unless the flags describe exactly one use."""
-    numbers = (flags.train_rows, flags.dev_rows, flags.seed)
+    sizes = (flags.train_rows, flags.dev_rows)
     paths = (flags.train, flags.dev)
-    if flags.sample and (None in numbers or paths != (None, None)):
+    subset = (flags.max_train_rows, flags.max_dev_rows)
+    if flags.sample and (None in (*sizes, flags.seed) or paths != (None, None) or flags.adgen):
         parser.error("--sample takes --train-rows, --dev-rows and --seed, and no files")
-    if flags.sample and min(flags.train_rows, flags.dev_rows) < 1:
-        parser.error("--train-rows and --dev-rows: expected 1 or more")
-    if not flags.sample and (None in paths or numbers != (None, None, None)):
-        parser.error("name both --train FILE and --dev FILE, or use --sample")
-
-
-def refuse_to_overwrite(out_dir: Path, inputs: tuple[Path, ...]) -> None:
-    """Raise ParamsError where a user's own file would be replaced by the normalised one."""
-    for path in inputs:
-        if path.resolve() in {(out_dir / name).resolve() for name in ("train.jsonl", "dev.jsonl")}:
-            raise ParamsError(
-                f"--out-dir {out_dir}: would overwrite your file {path}; expected another folder; "
-                "choose one that does not hold your data"
-            )
+    if not flags.sample and sizes != (None, None):
+        parser.error("--train-rows and --dev-rows: only for --sample; else --max-train-rows")
+    if flags.adgen and paths != (None, None):
+        parser.error("--adgen takes no files; name local copies with --adgen-source")
+    if not flags.sample and not flags.adgen and None in paths:
+        parser.error("name both --train FILE and --dev FILE, or use --sample or --adgen")
+    if any(number is not None and number < 1 for number in (*sizes, *subset)):
+        parser.error("numbers of rows: expected 1 or more")
+    if subset != (None, None) and flags.seed is None:
+        parser.error("--max-train-rows and --max-dev-rows: expected --seed beside them")
+    if flags.max_leakage is not None and not 0 <= flags.max_leakage <= 1:
+        parser.error("--max-leakage: expected a share from 0 to 1")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,352 @@
+"""AdvertiseGen: the original or nothing, from whichever place has it, and one clear message."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import socket
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from file_server import FileServer, resumable, serving, status, whole
+
+from glmtune.adgen import SOURCES, AdgenFiles, fetch_adgen
+from glmtune.adgen_identity import FileIdentity, Identity, digest_of
+from glmtune.downloading import Patience
+from glmtune.errors import DataError
+
+HASTY = Patience(connect_s=2, read_s=0.2, tries=2, pause_s=0)
+
+
+def lines(first: int, count: int, keys: tuple[str, str] = ("content", "summary")) -> bytes:
+    """Rows in the original's serialisation, with what could come out of it differently."""
+    texts = ((f"类型#裙*长#{n}", f'第{n}款 "裙" \u2028\t😀') for n in range(first, first + count))
+    rows = (json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in texts)
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
+TRAIN, DEV = lines(0, 600), lines(600, 7)
+TINY = Identity(
+    train=FileIdentity(
+        "train.json", 600, "git_blob", hashlib.sha1(b"blob %d\0" % len(TRAIN) + TRAIN).hexdigest()
+    ),
+    dev=FileIdentity("dev.json", 7, "sha256", hashlib.sha256(DEV).hexdigest()),
+)
+
+
+def packed(train: bytes = TRAIN, dev: bytes = DEV, how: str = "w:gz") -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode=how) as tar:  # type: ignore[call-overload]
+        for name, content in (("AdvertiseGen/train.json", train), ("AdvertiseGen/dev.json", dev)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as running:
+        yield running
+
+
+def fetch(folder: Path, *places: str) -> AdgenFiles:
+    return fetch_adgen(folder, known=places, identity=TINY, patience=HASTY)
+
+
+def assert_fetched(folder: Path, *places: str) -> None:
+    files = fetch(folder, *places)
+    assert (files.train.read_bytes(), files.dev.read_bytes()) == (TRAIN, DEV)
+    assert not (folder / "partial").exists()
+
+
+def complaint(folder: Path, *places: str) -> str:
+    with pytest.raises(DataError) as caught:
+        fetch(folder, *places)
+    assert not (folder / "train.json").exists()
+    return str(caught.value)
+
+
+# --- the original --------------------------------------------------------------------------------
+
+
+def test_an_archive_is_fetched_once_and_verified_at_each_use(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.answers["/a.tar.gz"] = [whole(packed())]
+    for _ in range(2):
+        assert_fetched(tmp_path, f"{server.url}/a.tar.gz")
+    assert len(server.asked) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dev.json", "lock", "train.json"]
+    (tmp_path / "train.json").write_bytes(TRAIN[:-1])
+    assert_fetched(tmp_path, f"{server.url}/a.tar.gz")
+    assert len(server.asked) == 2
+
+
+def test_the_source_says_what_the_files_are_and_not_whence_they_came(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.answers["/a.tar.gz"] = [whole(packed())]
+    facts = fetch(tmp_path / "1", f"{server.url}/a.tar.gz").source
+    (tmp_path / "by-hand").mkdir()
+    (tmp_path / "by-hand/train.json").write_bytes(TRAIN)
+    (tmp_path / "by-hand/dev.json").write_bytes(DEV)
+    assert fetch(tmp_path / "2", str(tmp_path / "by-hand")).source == facts
+    assert facts == {
+        "kind": "adgen",
+        "train": {"rows": 600, "git_blob": TINY.train.digest},
+        "dev": {"rows": 7, "sha256": TINY.dev.digest},
+    }
+
+
+def test_a_folder_on_a_server_is_fetched_file_by_file(server: FileServer, tmp_path: Path) -> None:
+    server.answers = {"/x/train.json": [whole(TRAIN)], "/x/dev.json": [whole(DEV)]}
+    assert_fetched(tmp_path, f"{server.url}/x/")
+
+
+@pytest.mark.parametrize("how", ["w:gz", "w"])
+def test_other_archives_of_the_same_files_are_right(
+    server: FileServer, tmp_path: Path, how: str
+) -> None:
+    server.answers["/a"] = [whole(packed(how=how))]
+    assert_fetched(tmp_path, f"{server.url}/a")
+
+
+def test_other_names_of_the_columns_are_given_back_the_original_ones(
+    server: FileServer, tmp_path: Path
+) -> None:
+    names = ("src", "tgt")
+    server.answers["/a"] = [whole(packed(lines(0, 600, names), lines(600, 7, names)))]
+    assert_fetched(tmp_path, f"{server.url}/a")
+
+
+def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes(reference: Path) -> None:
+    adgen = reference.parent / "adgen"
+    for file in ("dev_first700.json", "train_first4000.json"):
+        rows = (adgen / file).read_bytes().split(b"\n")[:-1]
+        for row in rows:
+            assert json.dumps(json.loads(row), ensure_ascii=False).encode() == row
+
+
+def test_hashes_are_those_of_git_and_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello\n")
+    # From `echo hello | git hash-object --stdin` and `echo hello | sha256sum`.
+    assert digest_of(tmp_path / "file", "git_blob") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert digest_of(tmp_path / "file", "sha256").startswith("5891b5b522d5df086d0ff0b110fbd9d2")
+
+
+# --- from one place to the next ------------------------------------------------------------------
+
+
+def test_a_wrong_place_is_named_and_the_next_one_used(
+    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["/wrong"] = [whole(packed(train=DEV))]
+    server.answers["/right"] = [whole(packed())]
+    assert_fetched(tmp_path, f"{server.url}/gone", f"{server.url}/wrong", f"{server.url}/right")
+    told = capsys.readouterr().err
+    assert f"AdvertiseGen: {server.url}/gone: HTTP 404 Not Found\n" in told
+    assert f"AdvertiseGen: {server.url}/wrong: train.json: the content of dev.json\n" in told
+
+
+def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_path: Path) -> None:
+    server.answers = {"/mine": [whole(packed())], "/known": [whole(packed())]}
+    own, known = f"{server.url}/mine", f"{server.url}/known"
+    fetch_adgen(tmp_path, sources=[own], known=[known], identity=TINY, patience=HASTY)
+    assert [path for path, _ in server.asked] == ["/mine"]
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        (DEV, "the content of dev.json"),
+        (TRAIN.replace(b"\n", b"\r\n"), "line ends CR LF; expected LF"),
+        (lines(0, 599), "599 rows; expected 600"),
+        (lines(0, 600, ("prompt", "answer")), "columns prompt, answer; expected content, summary"),
+        (b"[" + TRAIN.replace(b"\n", b",\n") + b"]", "not JSON Lines"),
+        (b"", "not JSON Lines"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "a git-LFS pointer; expected the file it stands for",
+        ),
+        (
+            lines(0, 598, ("src", "tgt")),
+            "columns src and tgt, and with the original names 598 rows; expected 600",
+        ),
+    ],
+)
+def test_what_differs_is_said(server: FileServer, tmp_path: Path, train: bytes, found: str) -> None:
+    server.answers["/a"] = [whole(packed(train=train))]
+    message = complaint(tmp_path, f"{server.url}/a")
+    assert f"\n  - {server.url}/a: train.json: {found}\n" in message
+
+
+def test_other_texts_are_said_with_both_hashes(server: FileServer, tmp_path: Path) -> None:
+    other = TRAIN.replace("类型".encode(), "型类".encode(), 1)
+    server.answers["/a"] = [whole(packed(train=other))]
+    message = complaint(tmp_path, f"{server.url}/a")
+    assert "train.json: 600 rows of other text (git_blob " in message
+    assert f"; expected {TINY.train.digest})" in message
+
+
+def test_a_wrong_small_file_spares_the_large_one(server: FileServer, tmp_path: Path) -> None:
+    server.answers = {"/x/train.json": [whole(TRAIN)], "/x/dev.json": [whole(TRAIN)]}
+    message = complaint(tmp_path, f"{server.url}/x/")
+    assert f"{server.url}/x/: dev.json: the content of train.json" in message
+    assert [path for path, _ in server.asked] == ["/x/dev.json"]
+
+
+def test_a_mirror_that_was_mended_is_fetched_anew(server: FileServer, tmp_path: Path) -> None:
+    for wrong in (packed(train=DEV), packed()[:200], b"{}"):
+        server.answers["/a"] = [whole(wrong)]
+        complaint(tmp_path, f"{server.url}/a")
+    server.answers["/a"] = [whole(packed())]
+    assert_fetched(tmp_path, f"{server.url}/a")
+
+
+def test_an_interrupted_download_goes_on_in_the_next_run(
+    server: FileServer, tmp_path: Path
+) -> None:
+    content = packed()
+    server.answers["/a"] = [resumable(content, stop_at=500)]
+    complaint(tmp_path, f"{server.url}/a")
+    server.answers["/a"], server.asked = [resumable(content)], []
+    assert_fetched(tmp_path, f"{server.url}/a")
+    assert server.ranges() == ["bytes=500-"]
+
+
+def test_a_download_that_was_finished_before_a_kill_is_used(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["/a"] = [whole(packed())]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("glmtune.adgen.extract", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tmp_path, f"{server.url}/a")
+    assert_fetched(tmp_path, f"{server.url}/a")
+    assert len(server.asked) == 1
+
+
+def test_a_full_disk_is_not_blamed_on_the_place(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("glmtune.adgen.download", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(tmp_path, f"{server.url}/a", f"{server.url}/b")
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["archive", "files", "files in AdvertiseGen"])
+@pytest.mark.parametrize("named", [True, False], ids=["as a source", "in the folder itself"])
+def test_what_a_user_fetched_needs_no_network(tmp_path: Path, where: str, named: bool) -> None:
+    by_hand = tmp_path / ("by-hand" if named else "cache")
+    inner = by_hand / "AdvertiseGen" if where == "files in AdvertiseGen" else by_hand
+    inner.mkdir(parents=True)
+    if where == "archive":
+        (by_hand / "AdvertiseGen.tar.gz").write_bytes(packed())
+    else:
+        (inner / "train.json").write_bytes(TRAIN)
+        (inner / "dev.json").write_bytes(DEV)
+    assert_fetched(tmp_path / "cache", *([str(by_hand)] if named else []))
+    if named:
+        shutil.rmtree(by_hand)
+        assert_fetched(tmp_path / "cache")
+
+
+def test_a_local_archive_may_have_any_name_and_stays(tmp_path: Path) -> None:
+    archive = tmp_path / "index.html?dl=1"  # what wget makes of the first source
+    archive.write_bytes(packed())
+    assert_fetched(tmp_path / "cache", str(archive))
+    assert archive.read_bytes() == packed()
+
+
+def test_a_relative_path_counts_from_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.tar.gz").write_bytes(packed())
+    queued = tmp_path / ".dvc/tmp/exps/queued"
+    queued.mkdir(parents=True)
+    monkeypatch.chdir(queued)
+    assert_fetched(tmp_path / "cache", "mine.tar.gz")
+
+
+def test_wrong_files_put_in_the_folder_are_named(tmp_path: Path) -> None:
+    tmp_path.joinpath("AdvertiseGen").mkdir()
+    (tmp_path / "AdvertiseGen/train.json").write_bytes(TRAIN)
+    (tmp_path / "AdvertiseGen/dev.json").write_bytes(DEV.replace(b"\n", b"\r\n"))
+    message = complaint(tmp_path)
+    assert f"\n  - {tmp_path}: dev.json: line ends CR LF; expected LF\n" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("nowhere", "no such file or folder; expected an archive or a folder"),
+        ("empty", "expected dev.json and train.json, or AdvertiseGen.tar.gz, in it"),
+        ("text", "not an archive; expected a .tar.gz, .tar or .zip file"),
+    ],
+)
+def test_a_local_source_without_the_data_is_named(tmp_path: Path, name: str, found: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("text")
+    message = complaint(tmp_path / "cache", str(tmp_path / name))
+    assert f"\n  - {tmp_path / name}: {found}\n" in message
+
+
+# --- nowhere -------------------------------------------------------------------------------------
+
+
+def test_without_a_network_one_message_names_every_place_and_the_way_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        looked_up.append(host)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("glmtune.downloading.time.sleep", pytest.fail)
+    with pytest.raises(DataError) as caught:
+        fetch_adgen(tmp_path)
+    assert len(looked_up) == len(SOURCES)
+    first, *places, by_hand = str(caught.value).splitlines()
+    assert first == (
+        "dataset adgen: no place has the original AdvertiseGen "
+        "(train.json with 114,599 rows and dev.json with 1,070 rows):"
+    )
+    assert len(places) == len(SOURCES)
+    for place, source in zip(places, SOURCES, strict=True):
+        assert place.startswith(f"  - {source}")
+        assert place.endswith(": no connection: the name of the server is not known here")
+    assert f"put AdvertiseGen.tar.gz, or train.json and dev.json, into {tmp_path}, or" in by_hand
+    assert "data: {adgen_sources: [path/to/AdvertiseGen.tar.gz]}" in by_hand
+    assert "dataset: {train: path/to/train.json, dev: path/to/dev.json}" in by_hand
+
+
+def test_a_place_that_answers_but_not_with_the_data_is_named(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.answers["/login"] = [whole(b"<html><title>Sign in</title></html>")]
+    server.answers["/down"] = [status(503)]
+    server.answers["/half"] = [whole(packed()[:300])]
+    places = [f"{server.url}/{name}" for name in ("login", "down", "half", "none/")]
+    message = complaint(tmp_path, *places)
+    assert f"- {places[0]}: a web page (Sign in) instead of the file\n" in message
+    assert f"- {places[1]}: HTTP 503 Service Unavailable, 2 times in a row\n" in message
+    assert f"- {places[2]}: damaged or incomplete (" in message
+    assert f"- {places[3]}dev.json: HTTP 404 Not Found\n" in message

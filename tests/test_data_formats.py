@@ -1,0 +1,228 @@
+"""The forms of users' rows: recognised by content, and made the same row by all later steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_data import save
+
+from glmtune.data import FORMATS, Columns, ReadOptions, check_file, read_rows
+from glmtune.errors import DataError, ParamsError
+
+FIRST, SECOND = ("红色？", "红色。"), ("蓝色呢？", "蓝色。")
+HISTORY = [{"role": "user", "content": FIRST[0]}, {"role": "assistant", "content": FIRST[1]}]
+SYSTEM = {"role": "system", "content": "简短。"}
+PAIR = {"content": FIRST[0], "summary": FIRST[1]}
+SECOND_TURN = {"content": SECOND[0], "summary": SECOND[1], "history": HISTORY}
+
+
+def said(roles: str, *texts: str, keys: tuple[str, str] = ("role", "content")) -> list[dict]:
+    """Messages, e.g. said("user assistant", "问", "答")."""
+    return [dict(zip(keys, pair, strict=True)) for pair in zip(roles.split(), texts, strict=True)]
+
+
+TURNS = (*FIRST, *SECOND)
+USER_TURNS = said("user assistant user assistant", *TURNS)
+GPT_TURNS = said("human gpt human gpt", *TURNS, keys=("from", "value"))
+
+# format -> (value, its row, the columns taken)
+RECOGNISED: list[tuple[str, Any, dict, dict]] = [
+    ("adgen", PAIR, PAIR, {"prompt": "content", "response": "summary"}),
+    *(
+        ("adgen", {p: FIRST[0], r: FIRST[1]}, PAIR, {"prompt": p, "response": r})
+        for p, r in (("src", "tgt"), ("prompt", "response"), ("prompt", "answer"))
+    ),
+    (
+        "adgen",
+        {"prompt": SECOND[0], "response": SECOND[1], "history": [list(FIRST)]},
+        SECOND_TURN,
+        {"prompt": "prompt", "response": "response", "history": "history"},
+    ),
+    (
+        "alpaca",
+        {"instruction": "换一种说法。", "input": "好看", "output": "漂亮"},
+        {"content": "换一种说法。\n好看", "summary": "漂亮"},
+        {"prompt": "instruction", "input": "input", "response": "output"},
+    ),
+    (
+        "alpaca",
+        {"instruction": SECOND[0], "output": SECOND[1], "history": [FIRST], "system": "简短。"},
+        {**SECOND_TURN, "history": [SYSTEM, *HISTORY]},
+        {"prompt": "instruction", "response": "output", "history": "history", "system": "system"},
+    ),
+    ("chatml", {"messages": USER_TURNS}, SECOND_TURN, {"messages": "messages"}),
+    ("chatglm3", {"conversations": USER_TURNS}, SECOND_TURN, {"messages": "conversations"}),
+    ("sharegpt", {"conversations": GPT_TURNS}, SECOND_TURN, {"messages": "conversations"}),
+    (
+        "sharegpt",
+        {"conversations": GPT_TURNS[:2], "system": "简短。"},
+        {**PAIR, "history": [SYSTEM]},
+        {"messages": "conversations", "system": "system"},
+    ),
+]
+BARE = said("SYSTEM USER ASSISTANT USER ASSISTANT", "简短。", *TURNS)
+
+
+@pytest.mark.parametrize("case", RECOGNISED, ids=[case[0] for case in RECOGNISED])
+def test_a_form_is_recognised_and_its_columns_are_told(case: tuple, tmp_path: Path) -> None:
+    name, value, row, columns = case
+    file = check_file(save(tmp_path, json.dumps([value, value])))
+    assert (file.shape.format, file.columns, len(file)) == (name, columns, 2)
+    assert list(file) == [row, row]
+
+
+def test_bare_arrays_of_messages_are_conversations(tmp_path: Path) -> None:
+    path = save(tmp_path, json.dumps([BARE, BARE[1:]]))
+    assert check_file(path).shape.format == "chatglm3-base-tuning"
+    assert read_rows(path) == [{**SECOND_TURN, "history": [SYSTEM, *HISTORY]}, SECOND_TURN]
+
+
+def test_every_format_has_a_recognised_example() -> None:
+    assert {case[0] for case in RECOGNISED} | {"chatglm3-base-tuning"} == set(FORMATS)
+
+
+def test_an_empty_input_adds_no_line_to_the_instruction(tmp_path: Path) -> None:
+    row = {"instruction": "你好", "input": "", "output": "您好"}
+    assert read_rows(save(tmp_path, json.dumps(row))) == [{"content": "你好", "summary": "您好"}]
+
+
+def test_a_history_that_only_a_later_row_has_is_not_lost(tmp_path: Path) -> None:
+    later = {"prompt": SECOND[0], "response": SECOND[1], "history": [list(FIRST)]}
+    first = {"prompt": "a", "response": "b"}
+    path = save(tmp_path, json.dumps([first, later]))
+    assert read_rows(path)[1] == SECOND_TURN
+    assert check_file(path).columns["history"] == "history"
+
+
+def test_what_stands_after_the_last_answer_is_left_out(tmp_path: Path) -> None:
+    row = {"messages": [*USER_TURNS, {"role": "user", "content": "谢谢"}]}
+    assert read_rows(save(tmp_path, json.dumps(row))) == [SECOND_TURN]
+
+
+def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> None:
+    tools = [{"name": "weather"}]
+    call = {
+        "role": "tool",
+        "name": "weather",
+        "parameters": {"城": "北京"},
+        "observation": {"t": 3},
+    }
+    turns = [
+        *said("user", "天气？"),
+        call,
+        *said("assistant user assistant", "冷。", "谢谢", "好。"),
+    ]
+    (row,) = read_rows(save(tmp_path, json.dumps({"tools": tools, "conversations": turns})))
+    assert row["history"] == [
+        {"role": "system", "content": "", "tools": tools},
+        {"role": "user", "content": "天气？"},
+        {
+            "role": "assistant",
+            "metadata": "weather",
+            "content": "```python\ntool_call(城='北京')\n```",
+        },
+        {"role": "observation", "content": '{"t": 3}'},
+        {"role": "assistant", "content": "冷。"},
+    ]
+
+
+def test_lists_in_the_cells_of_a_table_are_read_as_json(tmp_path: Path) -> None:
+    cell = json.dumps([FIRST]).replace('"', '""')
+    path = save(tmp_path, f'prompt,response,history\n{SECOND[0]},{SECOND[1]},"{cell}"\n', "a.csv")
+    assert read_rows(path) == [SECOND_TURN]
+
+
+@pytest.mark.parametrize(
+    ("named", "value"),
+    [
+        (Columns("q", "a"), {"q": FIRST[0], "a": FIRST[1], "content": "x", "summary": "y"}),
+        (Columns(prompt="q"), {"q": FIRST[0], "answer": FIRST[1]}),
+        (Columns(response="a"), {"prompt": FIRST[0], "a": FIRST[1]}),
+        (Columns("q", "a", "h"), {"q": FIRST[0], "a": FIRST[1], "h": [], "history": [["x", "y"]]}),
+    ],
+)
+def test_named_columns_are_taken(named: Columns, value: dict, tmp_path: Path) -> None:
+    assert read_rows(save(tmp_path, json.dumps(value)), named) == [PAIR]
+
+
+def test_a_wrapper_is_opened_with_named_columns_too(tmp_path: Path) -> None:
+    path = save(tmp_path, json.dumps({"rows": [{"q": FIRST[0], "a": FIRST[1]}]}))
+    assert read_rows(path, Columns("q", "a")) == [PAIR]
+
+
+# value(s) -> what the message must say
+UNCLEAR: list[tuple[Any, str]] = [
+    ({"prompt": "a", "response": "b", "answer": "c"}, "adgen (prompt, response); adgen (prompt"),
+    ({**PAIR, "messages": USER_TURNS}, "adgen (content, summary); chatml (messages, system)"),
+    ({"text": "a"}, "no row of a known format (keys found: text); expected adgen {content, summ"),
+    (USER_TURNS, "a message by itself; expected a conversation a row; put the messages of each"),
+    ([PAIR, {"instruction": "a", "output": "b"}], "line 1: a row of format alpaca, after rows of"),
+    ({"messages": []}, "no row of a known format (keys found: messages)"),
+    ({"messages": said("user", "a")}, "'messages': no answer (role assistant) among 1 messages"),
+    ({"messages": said("assistant", "a")}, "'messages': ends with an answer after nothing"),
+    ({"messages": said("bot", "a")}, "message 1: 'role' is 'bot'; expected one of system, user"),
+    ({"messages": [{"role": None}]}, "message 1: 'role' is null; expected one of system, user"),
+    ({"messages": [*USER_TURNS, "a"]}, "message 5 is text; expected {role, content}"),
+    ({"messages": said("user assistant", "a", " ")}, "'messages': the last answer is empty"),
+    ({"messages": [{"role": "user"}]}, "'messages': message 1: 'content' is null; expected text"),
+    (
+        {"messages": said("user observation assistant", "a", "b", "c")},
+        "'messages': ends with an answer after observation; expected a question",
+    ),
+    ({"src": "a", "tgt": "b", "history": [["a"]]}, "'history' item 1 is 1 texts; expected [quest"),
+    ({"src": "a", "tgt": "b", "history": "x"}, "'history' is text that is not JSON ('x')"),
+    ({"src": "a", "tgt": "b", "history": {}}, "'history' is an object; expected a list"),
+]
+
+
+@pytest.mark.parametrize("case", UNCLEAR, ids=[case[1] for case in UNCLEAR])
+def test_what_cannot_be_told_is_named_with_the_way_out(case: tuple, tmp_path: Path) -> None:
+    path = save(tmp_path, json.dumps(case[0], ensure_ascii=False))
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: line 1: ")
+    assert case[1] in message
+    assert "; expected " in message
+    assert message.count(";") >= 2  # found; expected; fix
+
+
+def test_a_named_format_is_not_guessed_at(tmp_path: Path) -> None:
+    both = save(tmp_path, json.dumps({**PAIR, "messages": USER_TURNS}))
+    assert read_rows(both, data_format="chatml") == [SECOND_TURN]
+    assert read_rows(both, data_format="adgen") == [PAIR]
+    with pytest.raises(DataError, match=r"no row of a known format .* expected alpaca \{instr"):
+        read_rows(both, data_format="alpaca")
+
+
+def test_wrong_options_are_answered_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="unknown data format 'xml'; choose from adgen, alpaca"):
+        ReadOptions(data_format="xml")
+    with pytest.raises(ParamsError, match="columns are named for format chatml"):
+        ReadOptions(Columns("a", "b"), "chatml")
+    path = save(tmp_path, json.dumps(PAIR))
+    with pytest.raises(DataError, match=r"no 'q' \(keys found: content, summary\)"):
+        read_rows(path, Columns("q", "a"))
+    with pytest.raises(DataError, match=r"no row has 'h' .*; correct --history-column"):
+        read_rows(path, Columns(history="h"))
+
+
+# Samples of the projects that invented the forms: (format, rows, whether some have a history).
+SAMPLES = {
+    "THUDM_ChatGLM3_cognition_dev.json": ("chatglm3", 60, False),
+    "THUDM_ChatGLM3_cognition_train.json": ("chatglm3", 71, False),
+    "THUDM_ChatGLM3_cookbook_emo.json": ("alpaca", 60, False),
+    "chibinjiang_ConversationGen_history.json": ("adgen", 3, True),
+    "minghaochen_formatted_samples.json": ("chatglm3-base-tuning", 27, True),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_files_of_other_projects_are_read(name: str, samples: Path) -> None:
+    file = check_file(samples / "sft" / name)
+    rows = list(file)
+    found = (file.shape.format, len(rows), any("history" in row for row in rows))
+    assert found == SAMPLES[name]

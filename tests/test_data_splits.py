@@ -1,0 +1,204 @@
+"""The normalised folder: manifest, card, subsets, skipped rows, and rows of dev in train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_data import GOOD, LINES, ROWS, save
+
+from glmtune.data import DataSet, ReadOptions, Subset, check_file, write_dataset
+from glmtune.data.leakage import count_repeated
+from glmtune.errors import DataError
+from glmtune.files import hash_folder, read_json, read_jsonl, sha256_of
+
+OTHERS = [{"content": f"问{i}", "summary": f"答{i}"} for i in range(40)]
+TURN = {"role": "system", "content": "简短。"}
+SKIP = ReadOptions(skip_bad_rows=True)
+
+
+def test_a_written_data_set_describes_itself_by_content_only(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        write_dataset(folder, ROWS, ROWS[:1], {"kind": "files"})
+    manifest = read_json(tmp_path / "a" / "manifest.json")
+    assert manifest == {
+        "source": {"kind": "files"},
+        "train": {
+            "file": "train.jsonl",
+            "rows": 2,
+            "sha256": sha256_of(tmp_path / "a/train.jsonl"),
+        },
+        "dev": {"file": "dev.jsonl", "rows": 1, "sha256": sha256_of(tmp_path / "a/dev.jsonl")},
+    }
+    assert read_jsonl(tmp_path / "a" / "train.jsonl") == ROWS
+    assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
+
+
+# --- skipped rows --------------------------------------------------------------------------------
+
+
+def test_skipped_rows_are_counted_and_the_first_lines_named(tmp_path: Path) -> None:
+    bad = ['{"content": "a"}', '{"content": "a "b"", "summary": "c"}', "null", f"{GOOD}{GOOD}"]
+    bad += ['{"content": "", "summary": "c"}', '{\n"content": 3,\n"summary": "c"}', '{"content": "']
+    text = "".join(f"{GOOD}\n{line}\n" for line in bad)
+    file = check_file(save(tmp_path, text), SKIP)
+    assert len(list(file)) == len(file) == len(bad)
+    manifest = write_dataset(tmp_path / "out", file, OTHERS, {}).manifest
+    assert manifest["train"]["rows"] == len(bad)
+    assert manifest["train"]["skipped"] == {"rows": len(bad), "lines": [2, 4, 6, 8, 10]}
+    assert "skipped" not in manifest["dev"]
+
+
+def test_a_broken_row_over_several_lines_takes_no_other_with_it(tmp_path: Path) -> None:
+    rows = [json.dumps(row, ensure_ascii=False, indent=2) for row in OTHERS[:3]]
+    rows[1] = rows[1].replace('"问1"', '"问"1"')
+    file = check_file(save(tmp_path, "\n".join(rows)), SKIP)
+    assert list(file) == [OTHERS[0], OTHERS[2]]
+    assert file.skipped.lines == [5]
+
+
+def test_rows_of_another_format_are_skipped_too(tmp_path: Path) -> None:
+    file = check_file(save(tmp_path, '{"no": 1}\n' + GOOD + '\n{"src": "a", "tgt": "b"}\n'), SKIP)
+    assert (len(file), file.skipped.lines) == (1, [1, 3])
+
+
+def test_a_file_of_which_nothing_is_left_is_still_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: no row of a known .* \(and 1 more .*: line 2\)"):
+        check_file(save(tmp_path, '{"a": 1}\n[]\n'), SKIP)
+
+
+def test_a_file_whose_rows_cannot_be_told_apart_is_never_read_in_part(tmp_path: Path) -> None:
+    """A cut-off array, or another encoding: what else is missing nobody knows."""
+    for content in (f"[{GOOD},\n{GOOD}", GOOD.encode() + b"\n\xff"):
+        with pytest.raises(DataError):
+            check_file(save(tmp_path, content), SKIP)
+
+
+# --- subsets -------------------------------------------------------------------------------------
+
+
+def subset_of(folder: Path, **limits: int) -> tuple[DataSet, list[dict]]:
+    made = write_dataset(folder, OTHERS, OTHERS, {}, subset=Subset(**limits))
+    return made, read_jsonl(folder / "train.jsonl")
+
+
+def test_a_subset_is_drawn_by_the_seed_and_keeps_the_order(tmp_path: Path) -> None:
+    made, rows = subset_of(tmp_path / "a", train=10, seed=1)
+    assert len(rows) == 10
+    places = [OTHERS.index(row) for row in rows]
+    assert places == sorted(set(places))
+    assert made.manifest["train"]["chosen_from"] == {"rows": 40, "seed": 1}
+    assert "chosen_from" not in made.manifest["dev"]
+    assert subset_of(tmp_path / "b", train=10, seed=1)[1] == rows
+    assert subset_of(tmp_path / "c", train=10, seed=2)[1] != rows
+
+
+def test_a_limit_above_the_size_changes_nothing(tmp_path: Path) -> None:
+    made, rows = subset_of(tmp_path, train=40, dev=99)
+    assert rows == OTHERS
+    assert "chosen_from" not in str(made.manifest)
+
+
+def test_a_subset_is_drawn_from_the_usable_rows(tmp_path: Path) -> None:
+    text = "".join(f'{json.dumps(row)}\n{{"content": ""}}\n' for row in OTHERS)
+    file = check_file(save(tmp_path, text), SKIP)
+    made = write_dataset(tmp_path / "out", OTHERS, file, {}, subset=Subset(dev=7))
+    assert made.manifest["dev"]["rows"] == 7
+    assert made.manifest["dev"]["chosen_from"]["rows"] == 40
+    assert all(row["summary"] for row in read_jsonl(tmp_path / "out/dev.jsonl"))
+
+
+# --- leakage -------------------------------------------------------------------------------------
+
+
+def test_rows_of_dev_in_train_are_counted(tmp_path: Path) -> None:
+    train = [*OTHERS, {"content": "h", "summary": "s", "history": [TURN]}]
+    dev = [
+        OTHERS[3],
+        OTHERS[3],
+        {"content": "问1", "summary": "新"},
+        {"content": "新", "summary": "答1"},
+        {"content": "h", "summary": "s"},  # the same question in another conversation
+        {"content": "新", "summary": "新"},
+    ]
+    card = write_dataset(tmp_path, train, dev, {}).card
+    assert card["leakage"] == {"pairs": 2, "prompts": 3, "answers": 4}
+
+
+def test_too_much_of_dev_in_train_is_refused_with_the_lines(tmp_path: Path) -> None:
+    train = save(tmp_path, "\n\n" + "\n".join(LINES), "train.json")
+    dev = save(tmp_path, f"{GOOD}\n{LINES[1]}\n{LINES[0]}\n", "dev.json")
+    files = check_file(train), check_file(dev)
+    with pytest.raises(DataError) as caught:
+        write_dataset(tmp_path / "out", *files, {}, max_leakage=0.5)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{dev}: line 2: 2 of 3 rows (67%) stand in {train} too (line 2 = line 4, line 3 = line 3)"
+    )
+    assert "expected at most 50%" in message
+    assert "raise --max-leakage (params.yaml: data.max_leakage)" in message
+    assert not (tmp_path / "out").exists()
+    write_dataset(tmp_path / "out", *files, {}, max_leakage=0.7)
+
+
+def test_a_refusal_leaves_the_earlier_data_set_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset(out, OTHERS, ROWS, {})
+    before = hash_folder(tmp_path)
+    with pytest.raises(DataError):
+        write_dataset(out, OTHERS, OTHERS, {}, max_leakage=0.99)
+    assert hash_folder(tmp_path) == before
+
+
+# --- card ----------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_the_rows_are_like(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "四个字的"}
+    train = [
+        {"content": "类型#裙*颜色#白色*颜色#黑色", "summary": "好"},
+        {"content": "类型#裤*风格#简约", "summary": "<UNK>的BRAND"},
+        {"content": "类型#裤*风格#简约", "summary": "另一条BRAND裤"},
+        {"content": "类型#裤*风格#简约", "summary": "另一条BRAND裤"},
+        {"content": "再来", "summary": "好", "history": [asked, {**asked, "role": "assistant"}]},
+        {"content": "再来", "summary": "好", "history": [{**asked, "role": "system"}]},
+    ]
+    card = write_dataset(tmp_path, train, OTHERS, {}, licence="自有").card
+    assert read_json(tmp_path / "card.json") == card
+    assert list(card["splits"]["train"].pop("attributes").items()) == [
+        ("类型", 4),
+        ("风格", 3),
+        ("颜色", 1),
+    ]
+    assert card["splits"]["train"] == {
+        "rows": 6,
+        "prompt_characters": {"min": 6, "mean": 62 / 6, "median": 10, "p95": 16, "max": 16},
+        "answer_characters": {"min": 1, "mean": 32 / 6, "median": 1, "p95": 11, "max": 11},
+        "multi_turn_rows": 1,
+        "repeated_rows": 1,
+        "repeated_prompts": 2,
+        "unk_answers": 1,
+        "brand_answers": 3,
+    }
+    assert card["splits"]["dev"]["attributes"] == {}
+    assert card["licence"] == "自有"
+
+
+def test_attributes_of_a_few_odd_prompts_are_not_those_of_the_data(tmp_path: Path) -> None:
+    rows = [*OTHERS, {"content": "C#和Java", "summary": "语言"}]
+    assert write_dataset(tmp_path, rows, OTHERS, {}).card["splits"]["train"]["attributes"] == {}
+
+
+def test_at_most_twenty_attributes_are_listed_most_frequent_first(tmp_path: Path) -> None:
+    rows = [
+        {"content": "*".join(f"键{k}#值" for k in range(n + 1)), "summary": "a"} for n in range(30)
+    ]
+    attributes = write_dataset(tmp_path, rows, OTHERS, {}).card["splits"]["train"]["attributes"]
+    assert list(attributes.items()) == [(f"键{k}", 30 - k) for k in range(20)]
+    text = (tmp_path / "card.json").read_text(encoding="utf-8")
+    assert text.index('"键9"') < text.index('"键10"')
+
+
+def test_repeats_are_the_rows_after_the_first() -> None:
+    assert count_repeated([7, 8, 7, 7, 9]) == 2

@@ -1,0 +1,60 @@
+"""What a data set's rows are like, counted while they pass by: the content of card.json."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from glmtune.data.leakage import Fingerprints, count_repeated
+from glmtune.data.rows import Row
+from glmtune.distribution import distribution
+
+MOST_ATTRIBUTES = 20
+# 类型#裙*颜色#白色: keys and values as ADGEN writes them.
+ADGEN_PROMPT = re.compile(r"[^#*\n]+#[^#*\n]*(?:\*[^#*\n]+#[^#*\n]*)*")
+
+
+@dataclass
+class SplitFacts:
+    """What one split's rows add up to."""
+
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    prompt_characters: array[int] = field(default_factory=lambda: array("L"))
+    answer_characters: array[int] = field(default_factory=lambda: array("L"))
+    counts: Counter[str] = field(default_factory=Counter)
+    attributes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row) -> None:
+        """Take the next row."""
+        prompt, answer, history = row["content"], row["summary"], row.get("history", ())
+        self.fingerprints.add(row)
+        earlier = sum(len(message["content"]) for message in history)
+        self.prompt_characters.append(earlier + len(prompt))
+        self.answer_characters.append(len(answer))
+        self.counts["multi_turn"] += any(message["role"] == "assistant" for message in history)
+        self.counts["unk"] += "<UNK>" in answer
+        self.counts["brand"] += "BRAND" in answer
+        if ADGEN_PROMPT.fullmatch(prompt):
+            self.counts["adgen"] += 1
+            self.attributes.update({part.partition("#")[0] for part in prompt.split("*")})
+
+    def describe(self) -> dict[str, Any]:
+        """The split's part of the card."""
+        rows = len(self.answer_characters)
+        is_adgen = self.counts["adgen"] > rows / 2
+        # By name where the number is the same: the order of a set differs between processes.
+        ranked = sorted(self.attributes.items(), key=lambda item: (-item[1], item[0]))
+        return {
+            "rows": rows,
+            "prompt_characters": distribution(self.prompt_characters),
+            "answer_characters": distribution(self.answer_characters),
+            "multi_turn_rows": self.counts["multi_turn"],
+            "repeated_rows": count_repeated(self.fingerprints.pairs),
+            "repeated_prompts": count_repeated(self.fingerprints.prompts),
+            "unk_answers": self.counts["unk"],
+            "brand_answers": self.counts["brand"],
+            "attributes": dict(ranked[:MOST_ATTRIBUTES]) if is_adgen else {},
+        }

@@ -1,0 +1,50 @@
+"""What a file is made of, told from its first bytes and its name, and how its values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.data.json_values import json_values
+from glmtune.data.rows import fail
+from glmtune.data.tables import csv_values, parquet_values
+from glmtune.data.text import check_is_file
+
+Values = Iterator[tuple[int, Any]]
+
+FIRST_BYTES = 64
+LFS_POINTER = b"version https://git-lfs"
+PARQUET_MARK = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Container:
+    """One way a file holds values; `read` yields (number, value), numbers in `unit`s."""
+
+    title: str
+    unit: str
+    read: Callable[[Path], Values]
+
+
+CONTAINERS: dict[str, Container] = {
+    "json": Container("JSON Lines, or a JSON array", "line", json_values),
+    "csv": Container("CSV with a header", "line", csv_values),
+    "parquet": Container("Parquet", "row", parquet_values),
+}
+
+
+def container_of(path: Path) -> Container:
+    """The container of a file; DataError for what is no data file at all."""
+    check_is_file(path)
+    with path.open("rb") as stream:
+        first = stream.read(FIRST_BYTES)
+    if first.startswith(LFS_POINTER):
+        raise fail(path, 1, "a git-LFS pointer; expected the data itself; run 'git lfs pull' there")
+    if first.startswith(PARQUET_MARK) or path.suffix.lower() == ".parquet":
+        return CONTAINERS["parquet"]
+    begins_as_json = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    if path.suffix.lower() in (".csv", ".tsv") and not begins_as_json:
+        return CONTAINERS["csv"]
+    return CONTAINERS["json"]

@@ -1,0 +1,214 @@
+"""The forms in which files hold rows: how each is recognised, and how a value of it becomes a row.
+
+A form knows which keys of an object ("columns") it takes. None of them is chosen by a file's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from glmtune.data.messages import (
+    SPEAKER_KEYS,
+    messages_of_history,
+    row_of,
+    row_of_conversation,
+)
+from glmtune.data.rows import Row, RowMistake, keys_of, list_of, name_of, text_of
+
+# Which column is taken for which part of a row, e.g. {"prompt": "content", "response": "summary"}.
+Taken = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns of a user's rows; None: recognised."""
+
+    prompt: str | None = None
+    response: str | None = None
+    history: str | None = None
+
+    @property
+    def are_named(self) -> bool:
+        """Whether the user named any."""
+        return (self.prompt, self.response, self.history) != (None, None, None)
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """One form of rows."""
+
+    title: str
+    # What a row looks like, for messages.
+    example: str
+    # (value, columns the user named) -> every way in which the value can be read, none: not at all.
+    find: Callable[[Any, Columns], list[Taken]]
+    # (value, columns taken) -> its row; RowMistake if it has none.
+    read: Callable[[Any, Taken], Row]
+
+
+# --- a prompt and a response ---------------------------------------------------------------------
+
+# ADGEN; its form at PaddleNLP; other common names.
+PAIRS = (
+    ("content", "summary"),
+    ("src", "tgt"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("prompt", "completion"),
+    ("query", "response"),
+    ("question", "answer"),
+)
+
+
+def _find_pair(value: Any, named: Columns) -> list[Taken]:
+    if not isinstance(value, dict):
+        return []
+    pairs = dict.fromkeys((named.prompt or prompt, named.response or r) for prompt, r in PAIRS)
+    return [
+        {
+            "prompt": prompt,
+            "response": response,
+            "history": named.history or "history",
+            "system": "system",
+        }
+        for prompt, response in pairs
+        if prompt in value and response in value
+    ]
+
+
+def _read_pair(value: Any, taken: Taken) -> Row:
+    prompt, response = taken["prompt"], taken["response"]
+    _require(value, (prompt, response))
+    return row_of(
+        value[prompt], value[response], _before(value, taken), f"'{prompt}'", f"'{response}'"
+    )
+
+
+def _find_alpaca(value: Any, named: Columns) -> list[Taken]:
+    parts = {"prompt": "instruction", "response": "output"}
+    if not isinstance(value, dict) or not value.keys() >= set(parts.values()):
+        return []
+    return [{**parts, "input": "input", "history": "history", "system": "system"}]
+
+
+def _read_alpaca(value: Any, taken: Taken) -> Row:
+    """The prompt is the instruction and, on the next line, the input if there is one."""
+    _require(value, (taken["prompt"], taken["response"]))
+    texts = [
+        text_of(value[key], f"'{key}'")
+        for key in (taken["prompt"], taken["input"])
+        if value.get(key) is not None
+    ]
+    prompt = "\n".join(text for text in texts if text)
+    return row_of(
+        prompt, value[taken["response"]], _before(value, taken), "'instruction'", "'output'"
+    )
+
+
+def _before(value: dict[str, Any], taken: Taken) -> list[dict[str, Any]]:
+    """The messages of the columns `system` and `history`, where a row has them."""
+    system = text_of(value.get(taken["system"]) or "", f"'{taken['system']}'")
+    messages = [{"role": "system", "content": system}] if system else []
+    history = value.get(taken["history"])
+    return [*messages, *messages_of_history(history, f"'{taken['history']}'")]
+
+
+def _require(value: Any, keys: Sequence[str]) -> None:
+    """Raise RowMistake unless the value is an object with all these keys."""
+    wanted = "{" + ", ".join(f'"{key}": text' for key in keys) + "}"
+    if not isinstance(value, dict):
+        raise RowMistake(
+            f"{name_of(value)} instead of an object; expected {wanted}; write each row as an object"
+        )
+    for key in keys:
+        if key not in value:
+            raise RowMistake(
+                f"no '{key}' (keys found: {keys_of(value)}); expected {wanted}; add it, or name "
+                "your columns with --prompt-column and --response-column"
+            )
+
+
+# --- conversations -------------------------------------------------------------------------------
+
+
+def _find_messages(column: str, keys: tuple[str, str], value: Any, named: Columns) -> list[Taken]:
+    if not isinstance(value, dict):
+        return []
+    is_found = _says_something(value.get(column), keys)
+    return [{"messages": column, "system": "system", "tools": "tools"}] if is_found else []
+
+
+def _read_messages(keys: tuple[str, str], value: Any, taken: Taken) -> Row:
+    _require(value, (taken["messages"],))
+    name = f"'{taken['messages']}'"
+    items = list_of(value[taken["messages"]], name)
+    system = value.get(taken["system"])
+    if system:
+        items = [dict(zip(keys, ("system", system), strict=True)), *items]
+    return row_of_conversation(items, keys, f"{name}: ", value.get(taken["tools"]))
+
+
+def _find_bare_messages(value: Any, named: Columns) -> list[Taken]:
+    return [{}] if _says_something(value, SPEAKER_KEYS[0]) else []
+
+
+def _read_bare_messages(value: Any, taken: Taken) -> Row:
+    if not isinstance(value, list):
+        raise RowMistake(
+            f"{name_of(value)} instead of an array of messages; expected "
+            f"{FORMATS['chatglm3-base-tuning'].example}; write each conversation as an array"
+        )
+    return row_of_conversation(value, SPEAKER_KEYS[0], "")
+
+
+def _says_something(value: Any, keys: tuple[str, str]) -> bool:
+    """Whether a value is a list whose first element is a message with these keys."""
+    try:
+        items = list_of(value, "")
+    except RowMistake:
+        return False
+    return bool(items) and isinstance(items[0], dict) and keys[0] in items[0]
+
+
+# `--format` by name: where further formats are added.
+FORMATS: dict[str, RowFormat] = {
+    "adgen": RowFormat(
+        "a prompt and a response (ADGEN)",
+        "{content, summary}",
+        _find_pair,
+        _read_pair,
+    ),
+    "alpaca": RowFormat(
+        "an instruction with its input and output",
+        "{instruction, input, output}",
+        _find_alpaca,
+        _read_alpaca,
+    ),
+    "chatml": RowFormat(
+        "messages with roles (ChatML, OpenAI)",
+        "{messages: [{role, content}, …]}",
+        partial(_find_messages, "messages", SPEAKER_KEYS[0]),
+        partial(_read_messages, SPEAKER_KEYS[0]),
+    ),
+    "chatglm3": RowFormat(
+        "conversations with roles and tools (ChatGLM3)",
+        "{conversations: [{role, content}, …]}",
+        partial(_find_messages, "conversations", SPEAKER_KEYS[0]),
+        partial(_read_messages, SPEAKER_KEYS[0]),
+    ),
+    "sharegpt": RowFormat(
+        "conversations of human and gpt (ShareGPT)",
+        "{conversations: [{from, value}, …]}",
+        partial(_find_messages, "conversations", SPEAKER_KEYS[1]),
+        partial(_read_messages, SPEAKER_KEYS[1]),
+    ),
+    "chatglm3-base-tuning": RowFormat(
+        "bare arrays of messages (chatglm3-base-tuning)",
+        "[{role, content}, …]",
+        _find_bare_messages,
+        _read_bare_messages,
+    ),
+}

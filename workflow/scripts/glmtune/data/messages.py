@@ -1,0 +1,155 @@
+"""Conversations as users write them, as the messages of a row.
+
+Role names and keys differ between formats, the rest does not: messages one after another, of which
+the last answer to a question is what the row is scored on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from glmtune.data.rows import Row, RowMistake, filled_text_of, list_of, name_of, text_of
+
+# Names of roles in lower case -> the roles of `glmtune.conversation`.
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "observation": "observation",
+    "tool": "observation",
+}
+# The keys that hold who speaks and what: ChatML and ChatGLM, and ShareGPT.
+SPEAKER_KEYS = (("role", "content"), ("from", "value"))
+
+
+def row_of_conversation(
+    items: Sequence[Any], keys: tuple[str, str], name: str, tools: Any = None
+) -> Row:
+    """The row of a conversation's last answer; what stands after it is left out.
+
+    `name` begins what a RowMistake says, e.g. "'messages': "; `tools` is what may be called.
+    """
+    messages = [
+        message
+        for number, item in enumerate(items, start=1)
+        for message in _messages_of(item, keys, f"{name}message {number}")
+    ]
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise RowMistake(
+            f"{name}no answer (role assistant) among {len(messages)} messages; expected questions "
+            "and answers; add the answer or remove the conversation"
+        )
+    last = answers[-1]
+    before = messages[last - 1]["role"] if last else "nothing"
+    if before != "user" or "metadata" in messages[last]:
+        found = "a call of a tool" if before == "user" else f"an answer after {before}"
+        raise RowMistake(
+            f"{name}ends with {found}; expected a question (role user) and its answer; "
+            "end the conversation there, or remove it"
+        )
+    question, answer = messages[last - 1]["content"], messages[last]["content"]
+    history = _with_tools(messages[: last - 1], tools_of(tools))
+    return row_of(question, answer, history, f"{name}the last question", f"{name}the last answer")
+
+
+def row_of(
+    question: Any,
+    answer: Any,
+    history: Sequence[Mapping[str, Any]] = (),
+    question_name: str = "the question",
+    answer_name: str = "the answer",
+) -> Row:
+    """A row of checked texts; RowMistake names the one that is missing or empty."""
+    row: Row = {
+        "content": filled_text_of(question, question_name),
+        "summary": filled_text_of(answer, answer_name),
+    }
+    if history:
+        row["history"] = list(history)
+    return row
+
+
+def messages_of_history(value: Any, name: str) -> list[dict[str, Any]]:
+    """A history column: a list of [question, answer] pairs, or of messages; RowMistake otherwise.
+
+    Example: [["你好", "您好"]] -> a user and an assistant message
+    """
+    messages: list[dict[str, Any]] = []
+    for number, item in enumerate(list_of(value, name), start=1):
+        place = f"{name} item {number}"
+        if isinstance(item, dict):
+            messages += _messages_of(item, SPEAKER_KEYS[0], place)
+        elif isinstance(item, list) and len(item) == 2:
+            for role, text in zip(("user", "assistant"), item, strict=True):
+                messages.append({"role": role, "content": text_of(text, place)})
+        else:
+            found = f"{len(item)} texts" if isinstance(item, list) else name_of(item)
+            raise RowMistake(
+                f"{place} is {found}; expected [question, answer] or a message; correct the history"
+            )
+    return messages
+
+
+def tools_of(value: Any) -> list[Any]:
+    """The descriptions of tools that go with a conversation, [] for none."""
+    return list_of(value, "'tools'")
+
+
+def _with_tools(messages: list[dict[str, Any]], tools: list[Any]) -> list[dict[str, Any]]:
+    """The messages with the tools in the first one, as ChatGLM3's tokenizer expects them."""
+    if not tools:
+        return messages
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    system = messages[0] if has_system else {"role": "system", "content": ""}
+    return [{**system, "tools": tools}, *messages[has_system:]]
+
+
+def _messages_of(item: Any, keys: tuple[str, str], name: str) -> Iterator[dict[str, Any]]:
+    """Yield the message of one item; two for a tool call that holds its own result (ChatGLM3)."""
+    role_key, text_key = keys
+    if not isinstance(item, dict):
+        raise RowMistake(
+            f"{name} is {name_of(item)}; expected {{{role_key}, {text_key}}}; write it so"
+        )
+    said = item.get(role_key)
+    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        found = repr(said) if isinstance(said, str) else name_of(said)
+        raise RowMistake(
+            f"{name}: '{role_key}' is {found}; expected one of {', '.join(ROLES)}; rename it"
+        )
+    if item.get("parameters") is not None and role == "observation":
+        yield from _call_and_result(item, name)
+        return
+    message: dict[str, Any] = {
+        "role": role,
+        "content": text_of(item.get(text_key), f"{name}: '{text_key}'"),
+    }
+    if item.get("metadata"):
+        message["metadata"] = text_of(item["metadata"], f"{name}: 'metadata'")
+    if item.get("tools") and role == "system":
+        message["tools"] = tools_of(item["tools"])
+    yield message
+
+
+def _call_and_result(item: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """A call as ChatGLM3 writes it (the tool's name as metadata, Python below), and its result."""
+    parameters, result = item["parameters"], item.get("observation")
+    if not isinstance(parameters, dict):
+        raise RowMistake(
+            f"{name}: 'parameters' is {name_of(parameters)}; expected an object; "
+            "write {name: value, …}"
+        )
+    arguments = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+    call = f"```python\ntool_call({arguments})\n```"
+    tool = filled_text_of(item.get("name"), f"{name}: 'name'")
+    yield {"role": "assistant", "metadata": tool, "content": text_of(call, name)}
+    if not isinstance(result, str):
+        result = json.dumps(result, ensure_ascii=False)
+    yield {"role": "observation", "content": text_of(result, f"{name}: 'observation'")}

@@ -1,0 +1,66 @@
+"""Where a data set comes from: the project's own sample, ADGEN, or a user's two files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.data.reading import ReadOptions, UserFile, check_file
+from glmtune.data.rows import Rows
+from glmtune.data.splits import FILES
+from glmtune.errors import ParamsError
+from glmtune.grammar import sample_rows
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The rows of both splits, and what is to be said about them."""
+
+    train: Rows
+    dev: Rows
+    # For the manifest: decided by the content alone.
+    source: dict[str, Any]
+    licence: str | None = None
+
+
+def from_sample(train_rows: int, dev_rows: int, seed: int) -> Origin:
+    """The project's own sample."""
+    train, dev = sample_rows(train_rows, dev_rows, seed)
+    return Origin(train, dev, {"kind": "sample", "seed": seed})
+
+
+def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> Origin:
+    """A user's files, whose formats may differ; DataError for any mistake in them."""
+    _refuse_to_overwrite(out_dir, (train, dev))
+    files = check_file(train, options), check_file(dev, options)
+    described, described_dev = map(_describe, files)
+    source = {"kind": "files", **described}
+    if described_dev != described:
+        source["dev"] = described_dev
+    return Origin(*files, source)
+
+
+def from_adgen(folder: Path, sources: Sequence[str], options: ReadOptions) -> Origin:
+    """ADGEN, kept in `folder` and downloaded unless it is there; `sources` are tried first."""
+    # Here, since only this needs the network and what belongs to it.
+    from glmtune.adgen import LICENCE, fetch_adgen
+
+    files = fetch_adgen(folder, sources=sources)
+    train, dev = check_file(files.train, options), check_file(files.dev, options)
+    return Origin(train, dev, files.source, LICENCE)
+
+
+def _describe(file: UserFile) -> dict[str, Any]:
+    return {"format": file.shape.format, "columns": file.columns}
+
+
+def _refuse_to_overwrite(out_dir: Path, inputs: tuple[Path, ...]) -> None:
+    """Raise ParamsError where a user's own file would be replaced by the normalised one."""
+    for path in inputs:
+        if path.resolve() in {(out_dir / name).resolve() for name in FILES}:
+            raise ParamsError(
+                f"--out-dir {out_dir}: would overwrite your file {path}; expected another folder; "
+                "choose one that does not hold your data"
+            )

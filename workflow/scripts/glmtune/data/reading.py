@@ -1,0 +1,172 @@
+"""Users' files, strictly read: each is first checked whole, then its rows are taken as needed.
+
+Accepted are the containers of `glmtune.data.containers` and the forms of rows of
+`glmtune.data.formats`. Texts are never changed. Every mistake is a DataError in one sentence:
+*file: line: found; expected; fix*; or its row is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from glmtune.data.containers import CONTAINERS, Values, container_of
+from glmtune.data.formats import FORMATS, Columns, Taken
+from glmtune.data.json_values import values_below
+from glmtune.data.recognising import Shape, choose, wrapper_key
+from glmtune.data.rows import Row, RowMistake, fail
+from glmtune.errors import DataError, ParamsError
+
+MOST_LINES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about a file."""
+
+    columns: Columns = field(default_factory=Columns)
+    # A key of FORMATS; None: recognised by the first usable row.
+    data_format: str | None = None
+    # Whether rows with a mistake are left out instead of an error.
+    skip_bad_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data_format is not None and self.data_format not in FORMATS:
+            raise ParamsError(
+                f"unknown data format {self.data_format!r}; choose from {', '.join(FORMATS)}"
+            )
+        if self.columns.are_named and self.data_format not in (None, "adgen"):
+            raise ParamsError(
+                f"columns are named for format {self.data_format}; expected them for adgen only, "
+                "whose prompt and response they are; remove the format or the columns"
+            )
+
+    @property
+    def wanted_format(self) -> str | None:
+        """The format that rows must have; naming columns asks for `adgen`."""
+        return "adgen" if self.columns.are_named else self.data_format
+
+
+@dataclass
+class Mistakes:
+    """What is wrong with some rows of a file: how many, and the first of them."""
+
+    rows: int = 0
+    lines: list[int] = field(default_factory=list)
+    first: str = ""
+
+    def add(self, line: int, what: str) -> None:
+        """Count one more."""
+        self.first = self.first or what
+        self.rows += 1
+        if len(self.lines) <= MOST_LINES_NAMED:
+            self.lines.append(line)
+
+    def others(self, unit: str) -> str:
+        """A remark about all but the first; `unit` is line or row."""
+        if self.rows < 2:
+            return ""
+        more = ", …" if self.rows > len(self.lines) else ""
+        lines = ", ".join(map(str, self.lines[1:]))
+        return f" (and {self.rows - 1} more unusable rows: {unit} {lines}{more})"
+
+
+@dataclass(frozen=True)
+class UserFile:
+    """A checked file: it is iterated over as often as needed, and read anew each time."""
+
+    path: Path
+    # What the rows are numbered by: line or row.
+    unit: str
+    rows: int
+    shape: Shape
+    # The columns that some row has, by the part of the row they are.
+    columns: Taken
+    skipped: Mistakes
+    options: ReadOptions
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for _, row in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Yield (line, row) of every usable row."""
+        for line, value in _values(self.path, self.options):
+            try:
+                yield line, _read(self.shape, value)
+            except RowMistake:
+                if not self.options.skip_bad_rows:  # it was not there when the file was checked
+                    raise DataError(f"{self.path}: changed while it was read; try again") from None
+
+
+def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile:
+    """Read a whole file; DataError unless every row, or with `skip_bad_rows` one, is usable."""
+    path, options = Path(path), options or ReadOptions()
+    unit = container_of(path).unit
+    shape, keys, rows, mistakes = None, set[str](), 0, Mistakes()
+    for line, value in _values(path, options):
+        try:
+            shape = shape or _choose(value, options)
+            _read(shape, value)
+        except RowMistake as mistake:
+            mistakes.add(line, str(mistake))
+        else:
+            rows += 1
+            keys.update(value if isinstance(value, dict) else ())
+    if mistakes.rows and not (options.skip_bad_rows and rows):
+        raise fail(path, mistakes.lines[0], mistakes.first + mistakes.others(unit), unit)
+    if shape is None or not rows:
+        raise DataError(f"{path}: no rows; expected at least one; check that the file was saved")
+    _require_history(path, keys, options.columns)
+    columns = {part: name for part, name in shape.taken.items() if name in keys}
+    return UserFile(path, unit, rows, shape, columns, mistakes, options)
+
+
+def read_rows(
+    path: Path | str, columns: Columns | None = None, data_format: str | None = None
+) -> list[Row]:
+    """All rows of a user's file at once; DataError for any mistake in it."""
+    return list(check_file(path, ReadOptions(columns or Columns(), data_format)))
+
+
+def _choose(value: Any, options: ReadOptions) -> Shape:
+    if isinstance(value, RowMistake):
+        raise value
+    return choose(value, options.columns, options.wanted_format)
+
+
+def _read(shape: Shape, value: Any) -> Row:
+    if isinstance(value, RowMistake):
+        raise value
+    return shape.read(value)
+
+
+def _values(path: Path, options: ReadOptions) -> Values:
+    """The values of a file, or, where its one value is a wrapper, those in it."""
+    container = container_of(path)
+    values = container.read(path)
+    if container is not CONTAINERS["json"]:
+        return values
+    first = list(islice(values, 2))
+    if len(first) == 1:
+        line, value = first[0]
+        try:
+            key = wrapper_key(value, options.columns, options.wanted_format)
+        except RowMistake as mistake:
+            return iter([(line, mistake)])
+        if key is not None:
+            return values_below(path, key)
+    return chain(first, values)
+
+
+def _require_history(path: Path, keys: set[str], named: Columns) -> None:
+    if named.history and named.history not in keys:
+        raise DataError(
+            f"{path}: no row has '{named.history}' (keys found: {', '.join(sorted(keys))}); "
+            "expected the history there; correct --history-column or leave it out"
+        )

@@ -1,0 +1,98 @@
+"""Which format a file's rows have, and where in a wrapper they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.data.formats import FORMATS, Columns, Taken
+from glmtune.data.rows import Row, RowMistake, keys_of, name_of, shorten
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the rows of one file are read."""
+
+    format: str
+    taken: Taken
+
+    def read(self, value: Any) -> Row:
+        """The row of a value; RowMistake says what it lacks, or that it is of another format."""
+        try:
+            return FORMATS[self.format].read(value, self.taken)
+        except RowMistake:
+            if FORMATS[self.format].find(value, Columns()):
+                raise
+            others = [shape.format for shape in shapes_of(value, Columns(), None)]
+            if not others or self.format in others:
+                raise
+            raise RowMistake(
+                f"a row of format {others[0]}, after rows of format {self.format}; expected one "
+                "format in a file; move these rows to a file of their own"
+            ) from None
+
+
+def shapes_of(value: Any, named: Columns, data_format: str | None) -> list[Shape]:
+    """Every way in which a value can be read as a row of the format, or of any."""
+    names = [data_format] if data_format else list(FORMATS)
+    return [Shape(name, taken) for name in names for taken in FORMATS[name].find(value, named)]
+
+
+def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
+    """The one way to read a value; RowMistake if there is none or several."""
+    shapes = shapes_of(value, named, data_format)
+    if len(shapes) == 1:
+        return shapes[0]
+    if not shapes:
+        raise RowMistake(_unknown(value, named, data_format))
+    ways = "; ".join(
+        f"{shape.format} ({', '.join(list(shape.taken.values())[:2])})" for shape in shapes
+    )
+    raise RowMistake(
+        f"several ways to read the row: {ways}; expected one; choose with --format, or with "
+        "--prompt-column and --response-column"
+    )
+
+
+def _unknown(value: Any, named: Columns, data_format: str | None) -> str:
+    names = [data_format] if data_format else list(FORMATS)
+    examples = ", ".join(f"{name} {FORMATS[name].example}" for name in names)
+    if isinstance(value, dict):
+        missing = [c for c in (named.prompt, named.response) if c and c not in value]
+        if missing:
+            return (
+                f"no '{missing[0]}' (keys found: {keys_of(value)}); expected the columns that you "
+                "named; correct --prompt-column and --response-column"
+            )
+        if {"role", "content"} <= value.keys():
+            return (
+                "a message by itself; expected a conversation a row; put the messages of each "
+                "conversation in an array of its own: [[{role, content}, …], …]"
+            )
+        found = f"no row of a known format (keys found: {keys_of(value)})"
+    else:
+        found = f"{name_of(value)} instead of a row"
+    return (
+        f"{found}; expected {examples}; name your columns with --prompt-column and "
+        "--response-column, or write the rows in one of these formats"
+    )
+
+
+def wrapper_key(value: Any, named: Columns, data_format: str | None) -> str | None:
+    """The key below which an object holds rows, if it is no row itself; None if there is none.
+
+    Raises RowMistake if there are several. Example: {"data": [{"content": …, "summary": …}]}
+    """
+    if not isinstance(value, dict) or shapes_of(value, named, data_format):
+        return None
+    keys = [
+        key
+        for key, items in value.items()
+        if isinstance(items, list) and items and shapes_of(items[0], named, data_format)
+    ]
+    if len(keys) > 1:
+        raise RowMistake(
+            f"several lists of rows ({shorten(', '.join(keys))}); expected one in a file; save "
+            "each as a file of its own"
+        )
+    return keys[0] if keys else None

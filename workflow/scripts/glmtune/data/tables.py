@@ -1,0 +1,111 @@
+"""Tables: CSV with a header, and Parquet. Each row is an object with the columns as its keys."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from glmtune.data.rows import RowMistake, fail, shorten
+from glmtune.data.text import open_text, refuse_zero_bytes
+from glmtune.errors import DataError, ResourceError
+
+DELIMITERS = (",", ";", "\t")
+# The module's own limit is 131,072 characters: too small for a conversation in one cell.
+LONGEST_CELL = 1 << 27
+PARQUET_ROWS_AT_A_TIME = 2000
+
+
+def csv_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, {column: cell}); a RowMistake for a row with more or fewer cells than columns.
+
+    The delimiter is the one of the header: a comma, a semicolon or a tab.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    # newline="": line breaks inside cells stay as they are.
+    with open_text(path, newline="") as stream:
+        lines = _text_lines(path, stream)
+        first = next(lines, "")
+        delimiter = max(DELIMITERS, key=first.count)
+        reader = csv.reader(_with_first(first, lines), delimiter=delimiter, strict=True)
+        columns: list[str] = []
+        for line, cells in _cells(path, reader):
+            if not columns:
+                columns = _header(path, line, cells)
+            elif len(cells) == len(columns):
+                yield line, dict(zip(columns, cells, strict=True))
+            else:
+                yield (
+                    line,
+                    RowMistake(
+                        f"{len(cells)} cells; expected {len(columns)}, one for each column "
+                        f"({shorten(', '.join(columns))}); put cells with {delimiter!r} or a line "
+                        "break in them in double quotes"
+                    ),
+                )
+
+
+def _text_lines(path: Path, stream: Iterator[str]) -> Iterator[str]:
+    for line in stream:
+        refuse_zero_bytes(path, line)
+        yield line
+
+
+def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from lines
+
+
+def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of every row that is not blank."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise fail(
+                path,
+                line,
+                f"not CSV ({error}); expected cells in double quotes to be closed, and quotes in "
+                'them doubled (""); look for a lone quote, or a cut-off file',
+            ) from None
+        if cells is None:
+            return
+        if cells:
+            yield line, cells
+
+
+def _header(path: Path, line: int, names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise fail(
+            path,
+            line,
+            f"a column name stands twice ({shorten(', '.join(names))}); expected a header with "
+            "different names; rename one",
+        )
+    return names
+
+
+def parquet_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (row number, {column: value}) a few at a time; needs the package pyarrow."""
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ResourceError(
+            f"{path}: a Parquet file, and pyarrow is not installed; expected it for Parquet only; "
+            "pip install 'glmtune[parquet]', or save the file as JSON Lines"
+        ) from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_A_TIME):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield number, value
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: row {number + 1}: not readable as Parquet ({shorten(str(error))}); expected "
+            "a whole Parquet file; fetch or save it again"
+        ) from None

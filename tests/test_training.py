@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED, Example
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import TrainingOutcome, mean_loss, train
+from glmtune.training import StopOnBadLoss, TrainingOutcome, mean_loss, train
 from glmtune.tuning import METHODS
 
 GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
@@ -121,7 +122,7 @@ def test_the_base_stays_as_it_was(
 def test_only_the_method_s_own_weights_are_trained_and_all_of_them(
     generation: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    model, _ = tune(generation, method, rows, tmp_path, max_steps=1)
+    model, _ = tune(generation, method, rows, tmp_path, max_steps=2)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if TRAINED[method] in name}
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
@@ -236,6 +237,17 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(
 ) -> None:
     with pytest.raises(ResourceError, match=r"the loss is nan at step \d: .* lower lr"):
         tune("chatglm2-6b", "full", rows, tmp_path, lr=1e30, max_steps=5, max_grad_norm=1e30)
+
+
+def test_a_loss_of_exactly_nothing_stops_with_its_causes() -> None:
+    args, state = SimpleNamespace(learning_rate=1e-2), SimpleNamespace(global_step=7)
+    with pytest.raises(ResourceError, match=r"the loss is 0.0 at step 7: .* rows without a target"):
+        StopOnBadLoss().on_log(args, state, None, logs={"loss": 0.0})
+
+
+def test_a_training_that_changes_nothing_says_so(rows: TokenizedRows, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"4 steps changed no trained weight: lr is 1e-60"):
+        tune("chatglm2-6b", "full", rows, tmp_path, lr=1e-60, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

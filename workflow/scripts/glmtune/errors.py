@@ -55,11 +55,12 @@ def run_script(main: Callable[[], None]) -> None:
 def _explain(error: Exception) -> str | None:
     """A sentence for what the machine refused and a user can mend; None for a bug."""
     path = getattr(error, "filename", None) or "the output folder"
-    # Libraries wrap the operating system's error in their own: safetensors does.
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+    if _is_full_disk(error):
         return f"{path}: no space left on the disk; free some space and run the command again"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return f"{path}: not permitted ({error}); check the owner and mode of the folder"
+    if isinstance(error, NotADirectoryError):
+        return f"{path}: a part of this path is a file; expected folders; choose another place"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return (
             "the memory (RAM) is full; in params.yaml lower training.batch_size and "
@@ -73,3 +74,11 @@ def _explain(error: Exception) -> str | None:
             "set quantization_bit to 8 or 4, or lower generation.batch_size"
         )
     return None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether the disk is full, in whatever words a library says so."""
+    in_words = ("No space left on device", "inline_container")  # safetensors; torch.save cut short
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in in_words)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -67,14 +68,23 @@ def train(
     `settings` has the keys of params.yaml's `training`, and lr and seed. `dtype` is the type that
     is computed in; trained weights and their optimizer stay in float32 beside it.
     """
+    before = _magnitudes(model)
     trainer = _Trainer(
         model=model,
         args=_arguments(settings, work, dtype),
         train_dataset=_Rows(rows),
         data_collator=_Collator(pad_token_id),
-        callbacks=[_StopOnBadLoss(), *callbacks],
+        callbacks=[StopOnBadLoss(), *callbacks],
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_ProgressWithLoss())
     trainer.train_on(last_checkpoint(work))
+    if _magnitudes(model) == before:
+        raise ResourceError(
+            f"{settings['max_steps']} steps changed no trained weight: lr is {settings['lr']}, too "
+            "small for the weights' precision, or no row has a target; raise lr, or look at the "
+            "target_tokens of data/tokenized"
+        )
     curve = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"]}
         for entry in trainer.state.log_history
@@ -89,6 +99,15 @@ def train(
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         total_parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _magnitudes(model: PreTrainedModel) -> dict[str, float]:
+    """A number for each trained weight that a training changes."""
+    return {
+        name: float(weight.detach().double().abs().sum())
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -228,13 +247,28 @@ class _Trainer(Trainer):
         return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
-class _StopOnBadLoss(TrainerCallback):
-    """Stops a training whose loss is no longer a number; its last checkpoint stays."""
+class StopOnBadLoss(TrainerCallback):
+    """Stops a training whose loss is exactly 0 or no number; its last checkpoint stays."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Raise ResourceError with the step and the usual causes."""
         loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise ResourceError(
-                f"the loss is {loss} at step {state.global_step}: the usual causes are a learning "
-                f"rate that is too high (here {args.learning_rate}) or half precision; lower lr"
-            )
+        if loss is None or (math.isfinite(loss) and loss != 0):
+            return
+        cause = f"a learning rate that is too high (here {args.learning_rate}) or half precision"
+        fix = "lower lr"
+        if loss == 0:
+            cause = "rows without a target, or half precision in which the loss vanishes"
+            fix = "raise max_target_tokens, or lower lr"
+        raise ResourceError(
+            f"the loss is {loss} at step {state.global_step}: the usual causes are {cause}; {fix}; "
+            "the last checkpoint is kept"
+        )
+
+
+class _ProgressWithLoss(ProgressCallback):
+    """The bar of steps with the last loss in it; the Trainer's own writes a line for each."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")

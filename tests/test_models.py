@@ -13,7 +13,7 @@ import torch
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
 from glmtune.families import FAMILIES
-from glmtune.families.causal_lm import mean_target_loss
+from glmtune.families.target_loss import ROWS_AT_ONCE, mean_target_loss
 from glmtune.families.modeling_chatglm import ChatGLMConfig, prompt_positions
 
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
@@ -139,8 +139,42 @@ def test_training_loss_is_the_mean_over_target_tokens(generation: str) -> None:
 
 
 def test_loss_of_no_target_at_all_is_zero() -> None:
-    loss = mean_target_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), None)
-    assert float(loss) == 0.0
+    head, no_targets = torch.nn.Linear(9, 5, bias=False), torch.zeros(0, dtype=torch.long)
+    loss = mean_target_loss(torch.zeros(0, 9), head, no_targets, None)
+    assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_loss_made_piece_by_piece_has_the_gradients_of_the_whole(trained: bool) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 40, bias=False).requires_grad_(trained)
+    targets = torch.randint(0, 40, (2 * ROWS_AT_ONCE + 3,))
+    found = []
+    for loss_of in (
+        lambda states: mean_target_loss(states, head, targets, 700),
+        lambda states: (
+            torch.nn.functional.cross_entropy(head(states), targets) * len(targets) / 700
+        ),
+    ):
+        states = torch.linspace(-1, 1, len(targets) * 8).reshape(-1, 8).requires_grad_()
+        head.zero_grad()
+        loss = loss_of(states)
+        (3 * loss).backward()
+        found.append((loss.detach(), states.grad, head.weight.grad))
+    for ours, whole in zip(*found, strict=True):
+        assert (ours is None) == (whole is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, whole)
+
+
+def test_a_head_with_an_adapter_is_called_and_not_bypassed() -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(states)
+
+    head, states, targets = Doubled(8, 5, bias=False), torch.randn(3, 8), torch.tensor([0, 1, 2])
+    expected = torch.nn.functional.cross_entropy(head(states), targets)
+    torch.testing.assert_close(mean_target_loss(states, head, targets, None), expected)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

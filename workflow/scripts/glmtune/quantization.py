@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from glmtune.families.causal_lm import working_dtype
+from glmtune.families.precision import working_dtype
 
 BITS = (4, 8)
 

@@ -11,12 +11,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
@@ -214,6 +216,33 @@ class _Collator:
         return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
 
+def _grouped_by_length(
+    batches: list[dict[str, torch.Tensor]], pad_token_id: int
+) -> list[dict[str, torch.Tensor]]:
+    """The same rows in as many batches of the same sizes, the longest rows first.
+
+    The loss of the step is a mean over all its targets, so it does not matter which rows are
+    padded together.
+    """
+    if len(batches) < 2:
+        return batches
+    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    rows = [
+        {name: batch[name][i, :length] for name in padding}
+        for batch in batches
+        for i, length in enumerate(batch["attention_mask"].sum(dim=1).tolist())
+    ]
+    longest_first = iter(sorted(rows, key=lambda row: -len(row["input_ids"])))
+    groups = [list(islice(longest_first, len(batch["input_ids"]))) for batch in batches]
+    return [
+        {
+            name: pad_sequence([row[name] for row in group], batch_first=True, padding_value=value)
+            for name, value in padding.items()
+        }
+        for group in groups
+    ]
+
+
 class _Trainer(Trainer):
     """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
 
@@ -229,6 +258,11 @@ class _Trainer(Trainer):
                 self.state = state
                 return
         self.train(resume_from_checkpoint=checkpoint)
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """The batches of one optimizer step, rows of similar length together: less padding."""
+        batches, num_items = super().get_batch_samples(*arguments)
+        return _grouped_by_length(batches, self.data_collator.pad_token_id), num_items
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

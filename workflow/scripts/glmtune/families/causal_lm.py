@@ -20,6 +20,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from glmtune.families.precision import working_dtype
+from glmtune.families.target_loss import count_items, mean_target_loss
+
 if TYPE_CHECKING:
     from glmtune.prefix import PrefixShape
 
@@ -109,12 +112,6 @@ def _real_tokens(attention_mask: torch.Tensor | None, total: int) -> torch.Tenso
     return None if bool(real.all()) else real
 
 
-def working_dtype(states: torch.Tensor) -> torch.dtype:
-    """The type that a linear computes `states` in: autocast's, if it is on, else their own."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-
-
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Count real tokens from 0 in each row; left padding gets 0. [0, 0, 1, 1] -> [0, 0, 0, 1]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -136,21 +133,6 @@ def run_layers(
             recorded.append(hidden)
         hidden = layer(hidden, prefix=prefix, **context)
     return hidden
-
-
-def mean_target_loss(
-    logits: torch.Tensor, targets: torch.Tensor, num_items: torch.Tensor | int | None
-) -> torch.Tensor:
-    """Cross entropy in fp32 of logits (n, vocabulary), summed and divided by `num_items` or n.
-
-    `num_items` is what transformers' Trainer counts over all batches of one optimizer step.
-    """
-    total = F.cross_entropy(logits.float(), targets, reduction="sum")
-    if num_items is None:
-        return total / max(targets.numel(), 1)
-    if isinstance(num_items, torch.Tensor):
-        num_items = num_items.to(total.device)
-    return total / num_items
 
 
 def set_initial_scale(module: nn.Linear | nn.Embedding, scale: float) -> None:
@@ -245,10 +227,10 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         targets = labels[:, 1:].to(hidden.device)
         chosen = targets != IGNORED_LABEL
         if self.training:
-            chosen_logits = head(hidden[:, :-1][chosen])
-            return mean_target_loss(chosen_logits, targets[chosen], num_items), None
+            return mean_target_loss(hidden[:, :-1][chosen], head, targets[chosen], num_items), None
         logits = head(hidden)
-        return mean_target_loss(logits[:, :-1][chosen], targets[chosen], num_items), logits
+        total = F.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="sum")
+        return total / count_items(targets[chosen], num_items), logits
 
     @staticmethod
     def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **_: Any) -> Any:

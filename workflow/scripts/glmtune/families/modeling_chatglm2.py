@@ -26,8 +26,8 @@ from glmtune.families.causal_lm import (
     set_initial_scale,
     token_positions,
     visible_positions,
-    working_dtype,
 )
+from glmtune.families.precision import working_dtype
 from glmtune.prefix import PrefixEncoder, PrefixShape
 
 ROTARY_BASE = 10000

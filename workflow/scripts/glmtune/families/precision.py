@@ -1,0 +1,11 @@
+"""Which type a layer computes in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def working_dtype(states: torch.Tensor) -> torch.dtype:
+    """The type that a linear computes `states` in: autocast's, if it is on, else their own."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype

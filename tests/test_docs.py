@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glmtune.data import DATASETS
+from glmtune.data import FORMATS
+from glmtune.exporting import FORMATS as EXPORTS
 from glmtune.families import FAMILIES
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS
-from glmtune.params import GENERATIONS, SCHEMA_FILE, read_params
+from glmtune.params import read_params
+from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
 from glmtune.tuning import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,8 +108,8 @@ def test_every_preset_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize(
     "registry",
-    [FAMILIES, METHODS, METRICS, STATISTICS, PROTOCOLS, DATASETS],
-    ids=["generations", "methods", "metrics", "statistics", "protocols", "readers"],
+    [FAMILIES, METHODS, METRICS, STATISTICS, PROTOCOLS, FORMATS, EXPORTS],
+    ids=["generations", "methods", "metrics", "statistics", "protocols", "readers", "exports"],
 )
 def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) -> None:
     recipes = text(ROOT / "docs" / "extending.md")

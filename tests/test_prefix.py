@@ -99,6 +99,25 @@ def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, generation: str, project
     assert (info["pre_seq_len"], info["prefix_projection"]) == (4, projection)
 
 
+@pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_prefix_is_found_in_a_checkpoint_of_the_complete_model(
+    tmp_path: Path, generation: str, projection: bool
+) -> None:
+    """Trainers that do not leave out frozen weights write such ones, some in half precision."""
+    model = tiny_with_prefix(generation, projection)
+    save_model(model, tmp_path / "base")
+    checkpoint = tmp_path / "checkpoint-3000"
+    checkpoint.mkdir()
+    torch.save(model.state_dict(), checkpoint / "pytorch_model.bin")
+    (checkpoint / "training_args.bin").write_bytes(b"never read")
+    again = load_model(tmp_path / "base", prefix=checkpoint)
+    assert torch.equal(logits(again), logits(model))
+    torch.save(model.half().state_dict(), checkpoint / "pytorch_model.bin")
+    half = load_model(tmp_path / "base", prefix=checkpoint).transformer.prefix_encoder
+    assert half.embedding.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_saving_a_prefix_twice_writes_the_same_bytes(tmp_path: Path, generation: str) -> None:
     model = tiny_with_prefix(generation)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_adapters import write_adapter
 from tiny_models import (
     GOLDEN_FAMILIES,
     TOLERANCE,
@@ -23,6 +23,8 @@ from tiny_models import (
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.prefix import attach_prefix, save_prefix
+from glmtune.tokenizer import load_tokenizer
+from glmtune.tuning import METHODS
 from glmtune.weights import build_model, load_model, save_model
 
 GENERATIONS = sorted(FAMILIES)
@@ -162,6 +164,37 @@ def test_a_prefix_inside_a_checkpoint_is_attached(folder: Path) -> None:
     assert torch.equal(logits(load_model(folder)), logits(model))
 
 
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_checkpoint_of_a_trainer_loads_with_what_lies_beside_it(
+    tmp_path: Path, generation: str
+) -> None:
+    """Official full fine-tuning: half-precision shards, the trainer's state, no copied file."""
+    model = tiny_model(generation).half()
+    folder = tmp_path / "checkpoint-3000"
+    folder.mkdir()
+    state = model.state_dict() | {"transformer.rotary_pos_emb.inv_freq": torch.ones(4)}
+    names = sorted(state)
+    weight_map = {n: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, n in enumerate(names)}
+    for file in set(weight_map.values()):
+        torch.save({n: state[n] for n in names if weight_map[n] == file}, folder / file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    config = tiny_config(generation) | {"pre_seq_len": None, "prefix_projection": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "scheduler.pt"):
+        (folder / name).write_bytes(b"never read")
+    assert torch.equal(logits(load_model(folder)), logits(model.float()))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_what_full_fine_tuning_wrote_loads_by_itself(tmp_path: Path, generation: str) -> None:
+    model = tiny_model(generation)
+    FAMILIES[generation].train_tokenizer(["白色的裙子。"], tmp_path / "base", vocab_size=20)
+    METHODS["full"].save(model, tmp_path / "full", tmp_path / "base")
+    assert torch.equal(logits(load_model(tmp_path / "full")), logits(model))
+    assert load_tokenizer(tmp_path / "full", generation).encode("裙子")
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -266,6 +299,8 @@ def test_parts_of_a_model_are_told_from_a_model(folder: Path, tmp_path: Path) ->
     (folder / "model.safetensors").unlink()
     save_prefix(prefixed, folder)
     assert "holds a P-Tuning v2 prefix and no model" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "a P-Tuning v2 prefix, not a model; give the folder of its base" in refusal(folder)
     adapter = write_adapter(tmp_path / "adapter", {})
     assert "a PEFT adapter, not a model" in refusal(adapter)
 
@@ -277,86 +312,3 @@ def test_unknown_types_and_devices_are_refused(folder: Path) -> None:
         load_model(folder, device="gpu")
     with pytest.raises(ResourceError, match="choose cpu"):
         load_model(folder, device="cuda:99")
-
-
-# --- adapters --------------------------------------------------------------------------------
-
-
-def write_adapter(folder: Path, config: dict[str, Any], rank: int = 2, fused: int = 64) -> Path:
-    """A PEFT folder with random weights for the tiny ChatGLM2."""
-    folder.mkdir(parents=True)
-    values = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": 4,
-        "target_modules": ["query_key_value"],
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(values | config))
-    torch.manual_seed(3)
-    state = {}
-    for i in range(2):
-        name = f"base_model.model.transformer.encoder.layers.{i}.self_attention.query_key_value"
-        state[f"{name}.lora_A.weight"] = torch.randn(rank, 32)
-        state[f"{name}.lora_B.weight"] = torch.randn(fused, rank)
-    torch.save(state, folder / "adapter_model.bin")
-    return folder
-
-
-def test_an_adapter_adds_its_product(folder: Path, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter", {})
-    state = torch.load(adapter / "adapter_model.bin", weights_only=True)
-    model = load_model(folder, adapter=adapter)
-    merged = load_model(folder)
-    for i, layer in enumerate(merged.transformer.layers):
-        name = f"base_model.model.transformer.encoder.layers.{i}.self_attention.query_key_value"
-        a, b = (state[f"{name}.lora_{part}.weight"] for part in "AB")
-        layer.self_attention.query_key_value.weight.data += 4 / 2 * b @ a
-    torch.testing.assert_close(logits(model), logits(merged), atol=1e-4, rtol=1e-4)
-    assert not model.training
-
-
-def test_keys_of_old_and_forked_adapter_configs_are_dropped(folder: Path, tmp_path: Path) -> None:
-    old = {"merge_weights": False, "enable_lora": None, "loftq_config": {}, "megatron_config": None}
-    plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
-    model = load_model(folder, adapter=write_adapter(tmp_path / "old", old))
-    assert torch.equal(logits(model), logits(plain))
-
-
-def test_adapter_configs_seen_in_the_wild_are_understood(
-    reference: Path, folder: Path, tmp_path: Path
-) -> None:
-    configs = sorted((reference.parent / "samples" / "adapters" / "configs").glob("*.json"))
-    assert configs
-    for i, path in enumerate(configs):
-        config = json.loads(path.read_text())
-        adapter = write_adapter(tmp_path / str(i), config, rank=config["r"])
-        load_model(folder, adapter=adapter)
-
-
-@pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning")
-def test_a_real_adapter_fits_the_real_architecture(reference: Path) -> None:
-    from glmtune.adapters import load_adapter
-
-    adapter = reference.parent / "samples" / "adapters" / "chatglm3_lora_r4_adgen"
-    model = build_model(FAMILIES["chatglm3-6b-base"].real_config, device="meta")
-    load_adapter(model, adapter)
-    assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == 974_848
-
-
-def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter", {"enable_lora": [True, False, True]}, fused=48)
-    with pytest.raises(WeightsError) as caught:
-        load_model(folder, adapter=adapter)
-    message = str(caught.value)
-    assert "2 tensors do not fit this model" in message
-    assert "query_key_value.lora_B.weight: found 48x2, expected 64x2" in message
-    assert message.endswith("enable_lora, which tunes only parts of query_key_value: not supported")
-
-
-def test_other_kinds_of_adapters_are_refused(folder: Path, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter", {"peft_type": "PREFIX_TUNING"})
-    with pytest.raises(WeightsError, match="found 'PREFIX_TUNING'; expected 'LORA'"):
-        load_model(folder, adapter=adapter)
-    shutil.rmtree(adapter)
-    with pytest.raises(WeightsError, match="adapter: no such folder"):
-        load_model(folder, adapter=adapter)

@@ -1,11 +1,13 @@
 """LoRA adapters in PEFT's format, put into a model.
 
 Configs of old PEFT versions and forks carry keys that today's PEFT does not know; they are dropped.
+So is what savers other than PEFT's leave in the names of tensors.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
-PEFT_KEY = "base_model.model."
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# In names of tensors: PEFT's wrapper, torch.compile's, and the adapter's own name, which a state
+# dict has and PEFT's files leave out.
+WRAPPER_NAMES = re.compile(
+    r"^(?:_orig_mod\.|base_model\.model\.)+|_orig_mod\.|(?<=\.lora_[AB])\.default(?=\.)"
+)
 SHOWN = 5
 
 
@@ -29,7 +36,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
     values = read_config(folder, CONFIG_FILE)
     config = _lora_config(values, str(folder / CONFIG_FILE))
-    state = {name.removeprefix(PEFT_KEY): tensor for name, tensor in read_weights(folder)}
+    state = {WRAPPER_NAMES.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
     try:
         peft.inject_adapter_in_model(config, model)
     except ValueError as error:
@@ -38,6 +45,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _refuse_mismatch(folder, state, expected, values)
     peft.set_peft_model_state_dict(model, state)
+
+
+def _weights(folder: Path) -> Path:
+    """The adapter's own file: a trainer's checkpoint may hold a model's weights beside it."""
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
 
 
 def _lora_config(values: dict[str, Any], source: str) -> LoraConfig:

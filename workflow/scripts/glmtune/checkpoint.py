@@ -1,4 +1,4 @@
-"""Tensors in the files of a model, prefix or adapter folder, read one after the other.
+"""Tensors in the files of a model, prefix or adapter folder, read one after the other, and written.
 
 Knows files and formats (pickled or safetensors, whole or in shards) and what goes wrong with
 them; knows nothing about models.
@@ -7,6 +7,7 @@ them; knows nothing about models.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from glmtune.errors import WeightsError
+from glmtune.files import atomic_path, write_json
 
+SHARD_BYTES = 5_000_000_000
+"""No file is larger: what hubs and old file systems take."""
 LFS_POINTER = b"version https://git-lfs"
 # In order of preference: a folder with both formats holds the same weights twice.
 WEIGHT_FILES = (
@@ -43,6 +48,53 @@ def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in weight_files(source):
         _check_is_content(path)
         yield from _read_file(path)
+
+
+def write_weights(
+    folder: Path, state: dict[str, torch.Tensor], *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write model.safetensors, or shards of at most `shard_bytes` with an index.
+
+    Weights that an earlier call wrote there go.
+    """
+    shards = _split(state, shard_bytes)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
+        with atomic_path(folder / name) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(_ordinary_mode())
+    index = folder / "model.safetensors.index.json"
+    index.unlink(missing_ok=True)
+    for old in {*folder.glob("model-*-of-*.safetensors"), folder / "model.safetensors"}:
+        if old.name not in names:
+            old.unlink(missing_ok=True)
+    if len(shards) > 1:
+        weight_map = {key: n for n, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(tensor.nbytes for tensor in state.values())
+        write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _ordinary_mode() -> int:
+    """The permissions of a new file; safetensors lets nobody but the owner read its own."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, torch.Tensor]]:
+    """`state` in order, a new part wherever the next tensor would make one too large."""
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if parts[-1] and size + tensor.nbytes > shard_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    return parts
 
 
 def weight_files(source: Path) -> list[Path]:

@@ -116,16 +116,21 @@ def save_prefix(model: PreTrainedModel, folder: Path | str) -> None:
     encoder: PrefixEncoder | None = _inside(model).prefix_encoder
     if encoder is None:
         raise ValueError("the model has no prefix to save; call attach_prefix first")
-    folder = Path(folder)
-    state = {PREFIX_KEY + name: t.cpu().contiguous() for name, t in encoder.state_dict().items()}
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        torch.save(state, temporary)
+    state = write_prefix(encoder, folder)
     info = {
         "pre_seq_len": encoder.pre_seq_len,
         "prefix_projection": encoder.projection,
         "parameters": {name: list(tensor.shape) for name, tensor in state.items()},
     }
-    write_json(folder / INFO_FILE, info)
+    write_json(Path(folder) / INFO_FILE, info)
+
+
+def write_prefix(encoder: PrefixEncoder, folder: Path | str) -> dict[str, torch.Tensor]:
+    """Write the weights alone, under the names that THUDM's trainer gives them; returns them."""
+    state = {PREFIX_KEY + name: t.cpu().contiguous() for name, t in encoder.state_dict().items()}
+    with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
+        torch.save(state, temporary)
+    return state
 
 
 def load_prefix(model: PreTrainedModel, folder: Path | str) -> PrefixEncoder:
@@ -133,6 +138,11 @@ def load_prefix(model: PreTrainedModel, folder: Path | str) -> PrefixEncoder:
 
     Raises WeightsError if the folder holds no prefix or one of another model.
     """
+    return _attach(model, read_prefix(_prefix_shape(model), folder))
+
+
+def read_prefix(shape: PrefixShape, folder: Path | str) -> PrefixEncoder:
+    """The prefix in `folder`, of a model with the sizes `shape`; raises as `load_prefix`."""
     from glmtune.checkpoint import read_weights
 
     state = {
@@ -140,22 +150,25 @@ def load_prefix(model: PreTrainedModel, folder: Path | str) -> PrefixEncoder:
         for name, tensor in read_weights(Path(folder))
         if name.startswith(PREFIX_KEY)
     }
-    return install_prefix(model, state, source=str(folder))
+    return _encoder(shape, state, source=str(folder))
 
 
 def install_prefix(
     model: PreTrainedModel, state: dict[str, torch.Tensor], *, source: str
 ) -> PrefixEncoder:
     """Attach a prefix with the weights `state`; `source` names them in messages."""
+    return _attach(model, _encoder(_prefix_shape(model), state, source=source))
+
+
+def _encoder(shape: PrefixShape, state: dict[str, torch.Tensor], *, source: str) -> PrefixEncoder:
+    """A prefix with the weights `state`; raises WeightsError unless they are of these sizes."""
     embedding = state.get("embedding.weight")
     if embedding is None:
         raise WeightsError(
             f"{source}: no prefix in it; expected {PREFIX_KEY}embedding.weight, "
             "as P-Tuning v2 saves it"
         )
-    projection = "trans.0.weight" in state
-    shape = _prefix_shape(model)
-    encoder = PrefixEncoder(shape, embedding.shape[0], projection)
+    encoder = PrefixEncoder(shape, embedding.shape[0], "trans.0.weight" in state)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     for name in sorted(found.keys() | expected.keys()):
@@ -166,7 +179,7 @@ def install_prefix(
                 "was the prefix tuned on another model?"
             )
     encoder.load_state_dict(state)
-    return _attach(model, encoder)
+    return encoder
 
 
 def _attach(model: PreTrainedModel, encoder: PrefixEncoder) -> PrefixEncoder:

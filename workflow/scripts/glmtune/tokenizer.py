@@ -68,7 +68,8 @@ def detect_generation(folder: Path | str) -> str:
     if not (folder / ChatGLM2Tokenizer.file_name).is_file():
         raise WeightsError(
             f"{folder}: no vocabulary; expected ice_text.model (ChatGLM-6B) or tokenizer.model "
-            "(ChatGLM2-6B, ChatGLM3-6B); download the whole model folder"
+            "(ChatGLM2-6B, ChatGLM3-6B); download the whole model folder, or copy the vocabulary "
+            "and tokenizer_config.json of its base model into it"
         )
     tokenizer_config = read_config(folder / "tokenizer_config.json")
     names = (

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from glmtune.adapters import load_adapter
-from glmtune.checkpoint import read_config, read_weights
+from glmtune.checkpoint import read_config, read_weights, write_weights
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
-from glmtune.files import atomic_path, write_json
-from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
+from glmtune.files import write_json
+from glmtune.prefix import INFO_FILE, PREFIX_KEY, install_prefix, load_prefix
 from glmtune.quantization import BITS, prepare_quantized
 
 ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
@@ -38,6 +37,11 @@ DROPPED_CONFIG_KEYS = (
     *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
     *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
 )
+# A file that only they have, what they are, the option that takes them.
+TUNED_PARTS = {
+    "adapter_config.json": ("a PEFT adapter", "adapter"),
+    INFO_FILE: ("a P-Tuning v2 prefix", "prefix"),
+}
 SHOWN_KEYS = 5
 
 
@@ -57,8 +61,7 @@ def load_model(
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
     folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
-    _refuse_tuned_parts(folder)
-    values = read_config(folder)
+    values = read_model_config(folder)
     model_class = _model_class(values, generation, source=str(folder / "config.json"))
     model = _empty_model(model_class, _config(model_class, values, str(folder / "config.json")))
     own_prefix = _fill(model, folder, torch_dtype, torch_device)
@@ -78,14 +81,16 @@ def build_model(
     seed: int | None = None,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    source: str = "config",
 ) -> ChatGLMCausalLM:
     """A model with fresh random weights, made on `device` in `dtype`, in eval mode.
 
-    `config` holds config.json values under their official names. The same `seed` gives the same
-    weights on one kind of device; None draws from torch's generator as the caller seeded it.
+    `config` holds config.json values under their official names; `source` names it in messages.
+    The same `seed` gives the same weights on one kind of device; None draws from torch's generator
+    as the caller seeded it.
     """
-    model_class = _model_class(config, generation, source="config")
-    values = _config(model_class, config | {"quantization_bit": 0}, "config")
+    model_class = _model_class(config, generation, source)
+    values = _config(model_class, config | {"quantization_bit": 0}, source)
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     # Named, because fork_rng warns about a machine with several GPUs otherwise.
     gpus = [torch_device] if torch_device.type == "cuda" else []
@@ -109,18 +114,23 @@ def attach_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedMode
 def save_model(model: PreTrainedModel, folder: Path | str) -> None:
     """Write config.json and model.safetensors, under official names and without a prefix.
 
-    Other files in `folder`, such as the tokenizer's, stay.
+    Weights above 5 GB become shards with an index. Other files in `folder`, such as the
+    tokenizer's, stay. Raises WeightsError for a model with a LoRA adapter in it.
     """
     folder = Path(folder)
+    if hasattr(model, "peft_config"):
+        raise WeightsError(
+            f"{folder}: not written: the model has a LoRA adapter in it, which official files have "
+            "no place for; merge it first (glmtune.merging.merge_adapter), or save the adapter"
+        )
     state = {
-        name: tensor.detach().cpu().contiguous()
+        name: tensor
         for name, tensor in model.state_dict().items()
         if not name.startswith(PREFIX_KEY)
     }
     for name in _tied_names(model):
         del state[name]
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    write_weights(folder, state)
     write_json(folder / "config.json", config_values(model))
 
 
@@ -161,13 +171,16 @@ def parse_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _refuse_tuned_parts(folder: Path) -> None:
-    """Say so if the folder is a part of a model, given as the model."""
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise WeightsError(
-            f"{folder}: a PEFT adapter, not a model; give the folder of its base model and this "
-            "one as adapter"
-        )
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder; WeightsError for a part of a model given as the model."""
+    if not (folder / "config.json").is_file():
+        for marker, (what, role) in TUNED_PARTS.items():
+            if (folder / marker).is_file():
+                raise WeightsError(
+                    f"{folder}: {what}, not a model; give the folder of its base model and this "
+                    f"one as {role}"
+                )
+    return read_config(folder)
 
 
 def _model_class(

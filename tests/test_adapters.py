@@ -1,0 +1,131 @@
+"""LoRA adapters: what PEFT, trainers and forks have written loads; the rest is explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_adapters import write_adapter
+from tiny_models import prompt, tiny_model
+
+from glmtune.adapters import load_adapter
+from glmtune.errors import WeightsError
+from glmtune.families import FAMILIES
+from glmtune.weights import build_model, load_model, save_model
+
+IDS = torch.tensor([prompt([5, 9, 33, 12])])
+# What savers make of the name of a tensor, from the layer's name and A or B.
+NAMES = {
+    "peft": "base_model.model.{}.lora_{}.weight",
+    "bare": "{}.lora_{}.weight",
+    "adapter's name": "base_model.model.{}.lora_{}.default.weight",
+    "bare with adapter's name": "{}.lora_{}.default.weight",
+    "compiled outside": "_orig_mod.base_model.model.{}.lora_{}.weight",
+    "compiled inside": "base_model.model._orig_mod.{}.lora_{}.weight",
+    "compiled, all": "_orig_mod.base_model.model.{}.lora_{}.default.weight",
+}
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved tiny ChatGLM2."""
+    save_model(tiny_model("chatglm2-6b"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+# --- what loads ------------------------------------------------------------------------------
+
+
+def test_an_adapter_adds_its_product(folder: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {})
+    state = torch.load(adapter / "adapter_model.bin", weights_only=True)
+    model = load_model(folder, adapter=adapter)
+    merged = load_model(folder)
+    for i, layer in enumerate(merged.transformer.layers):
+        name = f"base_model.model.transformer.encoder.layers.{i}.self_attention.query_key_value"
+        a, b = (state[f"{name}.lora_{part}.weight"] for part in "AB")
+        layer.self_attention.query_key_value.weight.data += 4 / 2 * b @ a
+    torch.testing.assert_close(logits(model), logits(merged), atol=1e-4, rtol=1e-4)
+    assert not model.training
+
+
+@pytest.mark.parametrize("file", ["adapter_model.bin", "adapter_model.safetensors"])
+@pytest.mark.parametrize("saver", NAMES)
+def test_names_of_every_saver_and_both_formats_load_as_peft_writes_them(
+    folder: Path, tmp_path: Path, saver: str, file: str
+) -> None:
+    plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
+    other = write_adapter(tmp_path / "other", {}, name=NAMES[saver], file=file)
+    assert torch.equal(logits(load_model(folder, adapter=other)), logits(plain))
+
+
+def test_an_adapter_among_the_files_of_a_training_is_found(folder: Path, tmp_path: Path) -> None:
+    """Trainers leave optimizer, arguments and a model's weights in the same folder."""
+    plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
+    adapter = write_adapter(tmp_path / "checkpoint-500", {})
+    torch.save(tiny_model("chatglm2-6b").state_dict(), adapter / "pytorch_model.bin")
+    (adapter / "training_args.bin").write_bytes(b"never read")
+    assert torch.equal(logits(load_model(folder, adapter=adapter)), logits(plain))
+
+
+def test_keys_of_old_and_forked_adapter_configs_are_dropped(folder: Path, tmp_path: Path) -> None:
+    old = {"merge_weights": False, "enable_lora": None, "loftq_config": {}, "megatron_config": None}
+    plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
+    model = load_model(folder, adapter=write_adapter(tmp_path / "old", old))
+    assert torch.equal(logits(model), logits(plain))
+
+
+def test_adapter_configs_seen_in_the_wild_are_understood(
+    samples: Path, folder: Path, tmp_path: Path
+) -> None:
+    configs = sorted((samples / "adapters" / "configs").glob("*.json"))
+    assert configs
+    for i, path in enumerate(configs):
+        config = json.loads(path.read_text())
+        adapter = write_adapter(tmp_path / str(i), config, rank=config["r"])
+        load_model(folder, adapter=adapter)
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning")
+def test_a_real_adapter_fits_the_real_architecture(samples: Path) -> None:
+    model = build_model(FAMILIES["chatglm3-6b-base"].real_config, device="meta")
+    load_adapter(model, samples / "adapters" / "chatglm3_lora_r4_adgen")
+    assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == 974_848
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {"enable_lora": [True, False, True]}, fused=48)
+    with pytest.raises(WeightsError) as caught:
+        load_model(folder, adapter=adapter)
+    message = str(caught.value)
+    assert "2 tensors do not fit this model" in message
+    assert "query_key_value.lora_B.weight: found 48x2, expected 64x2" in message
+    assert message.endswith("enable_lora, which tunes only parts of query_key_value: not supported")
+
+
+def test_other_kinds_of_adapters_are_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {"peft_type": "PREFIX_TUNING"})
+    with pytest.raises(WeightsError, match="found 'PREFIX_TUNING'; expected 'LORA'"):
+        load_model(folder, adapter=adapter)
+    shutil.rmtree(adapter)
+    with pytest.raises(WeightsError, match="adapter: no such folder"):
+        load_model(folder, adapter=adapter)
+
+
+def test_an_adapter_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {})
+    (adapter / "adapter_model.bin").unlink()
+    with pytest.raises(WeightsError, match=r"adapter: no weights in it; expected"):
+        load_model(folder, adapter=adapter)

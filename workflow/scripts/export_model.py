@@ -1,0 +1,44 @@
+"""Write a model, with the adapter that was tuned on it, for other tools.
+
+Reads   a base model's folder (prepared, official or ours), a PEFT adapter or a P-Tuning v2 prefix
+Writes  a new folder: `official` (the published layout, LoRA merged), `transformers` (its own
+        GlmForCausalLM, no remote code, LoRA merged) or `thudm-prefix` (THUDM's checkpoint)
+
+    python workflow/scripts/export_model.py
+        --model results/models/chatglm2-6b
+        --adapter results/checkpoints/chatglm2-6b/lora
+        --format transformers
+        --out exported/chatglm2-6b-lora
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glmtune.errors import run_script
+
+
+def main() -> None:
+    """Read the flags and write the folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--prefix", type=Path)
+    parser.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--generation", help="if neither names nor configs in the folder say it")
+    parser.add_argument("--dtype", help="float32, float16 or bfloat16; as config.json says")
+    flags = parser.parse_args()
+    # Imported here: help and wrong flags are answered without waiting for torch.
+    from glmtune.exporting import Parts, export_model
+
+    parts = Parts(flags.model, flags.adapter, flags.prefix, flags.generation, flags.dtype)
+    export_model(parts, flags.format, flags.out)
+    print(f"wrote {flags.out}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,175 @@
+"""A base model, with what was tuned on it, written in a form that other tools read.
+
+    official       the published layout of its generation; LoRA merged
+    transformers   transformers' GlmForCausalLM and a fast tokenizer; LoRA merged
+    thudm-prefix   a P-Tuning v2 checkpoint as THUDM's scripts write and read it
+
+To add one: a function that writes into an empty folder, and a line in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.adapters import load_adapter
+from glmtune.base_model import open_model
+from glmtune.checkpoint import write_weights
+from glmtune.errors import ParamsError, WeightsError
+from glmtune.families import get_family
+from glmtune.families.causal_lm import ChatGLMCausalLM
+from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
+from glmtune.files import atomic_path, write_json
+from glmtune.merging import merge_adapter
+from glmtune.prefix import read_prefix, write_prefix
+from glmtune.sources import copy_vocabulary, model_folder, open_tokenizer, read_location
+from glmtune.tokenizer import detect_generation
+from glmtune.transformers_format import glm_config, glm_state, write_fast_tokenizer
+from glmtune.vocabulary import read_vocabulary
+from glmtune.weights import build_model, config_values, read_model_config, save_model
+
+# Of the base model's config.json: code that is not exported, and what the export itself decides.
+DROPPED_CONFIG_KEYS = ("auto_map", "pre_seq_len", "prefix_projection", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is exported."""
+
+    model: Path
+    """A prepared base model, or any model folder, official or ours."""
+    adapter: Path | None = None
+    """A PEFT folder with LoRA."""
+    prefix: Path | None = None
+    """A folder with a P-Tuning v2 prefix."""
+    generation: str | None = None
+    """A key of FAMILIES; None: as the model's folder says."""
+    dtype: str | None = None
+    """float32, float16 or bfloat16; None: as the model's config.json says."""
+
+
+def export_model(parts: Parts, format_name: str, out: Path) -> None:
+    """Write `parts` into the folder `out`, whole or not at all.
+
+    Raises ParamsError for a wrong format or an `out` with files in it, WeightsError for parts that
+    cannot be used or do not go together.
+    """
+    if format_name not in FORMATS:
+        raise ParamsError(f"--format: found {format_name!r}; choose from {', '.join(FORMATS)}")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ParamsError(f"--out {out}: not an empty folder; expected a new one: choose another")
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+        FORMATS[format_name](parts, temporary)
+
+
+def _official(parts: Parts, folder: Path) -> None:
+    generation = _generation(parts)
+    model = _merged_model(parts)
+    save_model(model, folder)
+    values = _base_config(parts) | config_values(model)
+    kept = {name: value for name, value in values.items() if name not in DROPPED_CONFIG_KEYS}
+    # The vocabulary of two generations is the same, and the name of a folder may change.
+    write_json(folder / "config.json", kept | {"_name_or_path": generation})
+    copy_vocabulary(parts.model, folder)
+
+
+def _transformers(parts: Parts, folder: Path) -> None:
+    generation = _generation(parts)
+    if not isinstance(_skeleton(parts), ChatGLM2ForConditionalGeneration):
+        raise WeightsError(
+            f"{parts.model}: transformers has no architecture for {get_family(generation).title}; "
+            "expected ChatGLM2-6B or ChatGLM3-6B; use --format official"
+        )
+    _refuse_packed(parts)
+    tokenizer: Any = open_tokenizer(parts.model, generation)
+    processor = read_vocabulary(model_folder(parts.model) / tokenizer.file_name)
+    write_fast_tokenizer(processor, tokenizer, folder)
+    model = _merged_model(parts)
+    config: Any = model.config
+    write_weights(folder, glm_state(model.state_dict(), config))
+    dtype = config_values(model)["torch_dtype"]
+    write_json(folder / "config.json", glm_config(config, tokenizer.stop_token_ids, dtype))
+
+
+def _thudm_prefix(parts: Parts, folder: Path) -> None:
+    if parts.adapter is not None:
+        raise ParamsError(
+            f"--adapter {parts.adapter}: a prefix checkpoint has no place for an adapter; export "
+            "it with --format official"
+        )
+    # Without --prefix: a checkpoint that holds the complete model and the prefix.
+    source = parts.prefix or model_folder(parts.model)
+    encoder = read_prefix(_skeleton(parts).prefix_shape(), source)
+    write_prefix(encoder, folder)
+    values = _base_config(parts)
+    values.pop("auto_map", None)
+    sizes = {"pre_seq_len": encoder.pre_seq_len, "prefix_projection": encoder.projection}
+    write_json(folder / "config.json", values | sizes)
+
+
+FORMATS: dict[str, Callable[[Parts, Path], None]] = {
+    "official": _official,
+    "transformers": _transformers,
+    "thudm-prefix": _thudm_prefix,
+}
+
+
+def _merged_model(parts: Parts) -> ChatGLMCausalLM:
+    """The model with the adapter merged in; refuses a prefix, given or inside its weights."""
+    if parts.prefix is not None:
+        raise _unmergeable(f"--prefix {parts.prefix}")
+    config = _base_config(parts)
+    stored = config.get("torch_dtype") or config.get("dtype") or "float32"
+    model: Any = open_model(parts.model, dtype=parts.dtype or stored)
+    if model.transformer.prefix_encoder is not None:
+        raise _unmergeable(f"{parts.model}: its P-Tuning v2 prefix")
+    if parts.adapter is not None:
+        load_adapter(model, parts.adapter)
+        model = merge_adapter(model, source=str(parts.adapter))
+    return model
+
+
+def _unmergeable(what: str) -> WeightsError:
+    return WeightsError(
+        f"{what}: a prefix is keys and values beside the weights and cannot be merged into them; "
+        "export it with --format thudm-prefix, and give it to the reader beside its base model"
+    )
+
+
+def _refuse_packed(parts: Parts) -> None:
+    bits = _base_config(parts).get("quantization_bit")
+    if bits:
+        raise WeightsError(
+            f"{parts.model}: its weights are packed in {bits} bits, a layout that transformers "
+            "does not read; expected the model in half or full precision"
+        )
+
+
+def _generation(parts: Parts) -> str:
+    """The generation, of which the folder must have the vocabulary."""
+    _skeleton(parts)  # says so if the folder is no model, or one of another generation
+    folder = model_folder(parts.model)
+    if not any(folder.glob("*.model")):
+        raise WeightsError(
+            f"{folder}: a model without a vocabulary; copy ice_text.model (ChatGLM-6B) or "
+            "tokenizer.model (ChatGLM2-6B, ChatGLM3-6B) and tokenizer_config.json from its base "
+            "model's folder into it"
+        )
+    return parts.generation or detect_generation(folder)
+
+
+def _base_config(parts: Parts) -> dict[str, Any]:
+    """The values of the base model's config.json."""
+    location = read_location(parts.model)
+    if "random" in location:
+        return dict(location["random"])
+    return read_model_config(model_folder(parts.model))
+
+
+def _skeleton(parts: Parts) -> ChatGLMCausalLM:
+    """The model without its weights: its architecture and sizes."""
+    source = f"{parts.model}: config.json"
+    return build_model(_base_config(parts), parts.generation, device="meta", source=source)

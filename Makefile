@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report test test-slow lint format dag smoke preset clean-store
+.PHONY: help env lock report test test-slow lint format dag smoke preset bench doctor experiments clean-store
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,16 @@ smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smok
 
 preset:  ## Copy a file of presets/ over params.yaml: make preset NAME=chatglm2-6b-24gb
 	cp presets/$(NAME).yaml params.yaml
+
+bench: env  ## Measure training and generation against the official way (minutes)
+	python tools/bench.py --out results/benchmarks.json
+
+doctor: env  ## Look at what a run needs here, and say what to do about what is missing
+	python tools/doctor.py
+
+experiments: env  ## Show the experiments: parameters and scores that differ
+	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
+	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
 
 clean-store:  ## Forget kept results (they are computed again when needed)
 	rm -rf .glmtune/store

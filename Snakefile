@@ -33,6 +33,7 @@ from glmtune import workspace
 from glmtune.code_inputs import code_of
 from glmtune.errors import UserError
 from glmtune.params import read_params
+from glmtune.progress import show_progress
 from glmtune.sources import fingerprint
 
 HERE = Path.cwd()
@@ -53,6 +54,8 @@ except UserError as error:
 GPU = int(shutil.which("nvidia-smi") is not None)
 workspace.use_this_python()
 if workflow.is_main_process:
+    if not workflow.output_settings.verbose:
+        show_progress(workflow)
     workspace.own_provenance(HERE)
     workspace.clear_stale_lock(HERE)
 
@@ -123,6 +126,7 @@ rule fetch_dataset:
     output:
         train="data/dataset/train.jsonl",
         dev="data/dataset/dev.jsonl",
+        card="data/dataset/card.json",
         manifest="data/dataset/manifest.json",
     log:
         "logs/fetch_dataset.log",
@@ -131,7 +135,7 @@ rule fetch_dataset:
     params:
         flags=PARAMS.dataset_flags(),
     message:
-        "Write the data set as JSON Lines: the sample, or the user's files checked."
+        "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
@@ -181,6 +185,7 @@ rule tokenize_dataset:
     params:
         **PARAMS.token_limits(),
         generation=lambda w: PARAMS.generation(w.model),
+        template=lambda w: PARAMS.template_flag(w.model),
     message:
         "Encode the data set with the vocabulary and prompts of {wildcards.model}."
     shell:
@@ -188,6 +193,8 @@ rule tokenize_dataset:
         " --data data/dataset"
         " --model results/models/{wildcards.model}"
         " --generation {params.generation}"
+        " {params.template}"
+        " --workers {threads}"
         " --max-source-tokens {params.max_source_tokens}"
         " --max-target-tokens {params.max_target_tokens}"
         " --out-dir data/tokenized/{wildcards.model}"
@@ -238,6 +245,7 @@ rule generate_predictions:
     output:
         predictions="results/predictions/{model}/{method}.jsonl",
         examples="results/examples/{model}/{method}.jsonl",
+        probe="results/probe/{model}/{method}.jsonl",
         runtime="results/runtime/generate_predictions/{model}/{method}.json",
     log:
         "logs/generate_predictions/{model}/{method}.log",
@@ -247,10 +255,12 @@ rule generate_predictions:
         gpu=GPU,
     params:
         method=lambda w: PARAMS.tuning_method(w.method),
-        settings=json.dumps(PARAMS.generation_settings(), sort_keys=True),
+        settings=lambda w: json.dumps(
+            PARAMS.generation_settings(w.model), sort_keys=True
+        ),
         examples=json.dumps(PARAMS["examples"], ensure_ascii=False),
     message:
-        "Let {wildcards.model}, tuned by {wildcards.method}, answer the dev rows and the examples."
+        "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
     shell:
         "python workflow/scripts/generate_predictions.py"
         " --model results/models/{wildcards.model}"
@@ -263,6 +273,7 @@ rule generate_predictions:
         " --settings {params.settings:q}"
         " --predictions {output.predictions}"
         " --example-answers {output.examples}"
+        " --probe {output.probe}"
         " --runtime {output.runtime}"
         " 2>&1 | tee {log}"
 
@@ -278,25 +289,32 @@ rule score_predictions:
         "logs/score_predictions/{model}/{method}.log",
     benchmark:
         "benchmarks/score_predictions/{model}/{method}.tsv"
+    params:
+        protocol=PARAMS["protocol"],
     message:
         "Score the predictions of {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
     shell:
         "python workflow/scripts/score_predictions.py"
         " --predictions {input.predictions}"
+        " --protocol {params.protocol}"
+        " --workers {threads}"
         " --metrics {output.metrics}"
         " --rows {output.rows}"
+        " --quiet"
         " 2>&1 | tee {log}"
 
 
 rule render_report:
     input:
         code=code("render_report"),
-        dataset=rules.fetch_dataset.output.manifest,
+        dataset=rules.fetch_dataset.output,
+        tokenized=expand(rules.tokenize_dataset.output.manifest, model=PARAMS.models),
         models=expand(rules.prepare_model.output.manifest, model=PARAMS.models),
         scores=each_run(rules.score_predictions.output.metrics),
         rows=each_run(rules.score_predictions.output.rows),
         predictions=each_run(rules.generate_predictions.output.predictions),
         examples=each_run(rules.generate_predictions.output.examples),
+        probes=each_run(rules.generate_predictions.output.probe),
         trainings=each_tuning(rules.finetune_model.output.manifest),
         curves=each_tuning(rules.finetune_model.output.curve),
         runtimes=each_tuning(rules.finetune_model.output.runtime)
@@ -304,6 +322,7 @@ rule render_report:
     output:
         report=report(REPORT, category="Report"),
         html="results/report.html",
+        card="results/data_card.md",
         metrics="results/metrics.json",
         losses="results/plots/loss.csv",
         picture="results/plots/loss.svg",

@@ -105,8 +105,12 @@ def test_a_real_adapter_fits_the_real_architecture(samples: Path) -> None:
 # --- what is refused -------------------------------------------------------------------------
 
 
-def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "adapter", {"enable_lora": [True, False, True]}, fused=48)
+@pytest.mark.parametrize("parts", [[True, False, True], [True, True, True]])
+def test_an_adapter_of_parts_of_a_layer_is_refused(
+    folder: Path, tmp_path: Path, parts: list[bool]
+) -> None:
+    """PEFT once had a layer that tuned queries, keys and values apart, in one pair of tensors."""
+    adapter = write_adapter(tmp_path / "adapter", {"enable_lora": parts}, fused=48)
     with pytest.raises(WeightsError) as caught:
         load_model(folder, adapter=adapter)
     message = str(caught.value)

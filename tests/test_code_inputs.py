@@ -17,6 +17,8 @@ from glmtune.files import write_jsonl
 STEPS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 # The modules that a script imports only when there is something to compute.
 COMPUTED_BY = {
+    "fetch_dataset.py": ("glmtune.adgen",),
+    "export_model.py": ("glmtune.exporting",),
     "prepare_model.py": ("glmtune.preparing", "glmtune.miniature"),
     "finetune_model.py": ("glmtune.finetuning",),
     "generate_predictions.py": ("glmtune.predicting",),
@@ -50,6 +52,8 @@ def test_a_step_starts_without_torch(step: str) -> None:
 
 TEXT_ONLY = ("errors", "files", "params", "data", "grammar", "tokenizer", "families", "metrics")
 TEXT_ONLY += ("significance", "report", "store", "workspace", "code_inputs", "sources", "preparing")
+TEXT_ONLY += ("protocols", "conversation", "official_tokenizers", "tokenizing", "encoding", "adgen")
+TEXT_ONLY += ("general_qa", "probe", "answer_log", "progress")
 
 
 def test_the_text_side_of_the_library_needs_no_torch() -> None:
@@ -102,15 +106,15 @@ def test_another_line_of_code_is_another_key(
     assert code_inputs.hash_code("late.py") != before["late.py"]
 
 
-def test_only_params_py_reads_params_yaml() -> None:
+def test_only_params_py_reads_params_yaml_and_its_checks_the_schema() -> None:
     readers = {
         path.name
         for path in SCRIPTS.rglob("*.py")
         if re.search(r"yaml\.(?:safe_)?load\(", path.read_text(encoding="utf-8"))
     }
-    assert readers == {"params.py"}
-    importers = {step for step in STEPS if SCRIPTS / "glmtune/params.py" in code_of(step)}
-    assert importers == set()
+    assert readers == {"params.py", "params_checks.py"}
+    for reader in readers:
+        assert [step for step in STEPS if SCRIPTS / "glmtune" / reader in code_of(step)] == []
 
 
 # Module -> what it must not import: the layers, from data up to training.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_adapters import ALL_LINEARS, tuned_adapter
-from tiny_models import golden_difference, golden_tensors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_folders import logits, prompt_ids, write_base
+from transformers import AutoModelForCausalLM
 
 from glmtune.checkpoint import write_weights
 from glmtune.code_inputs import SCRIPTS
@@ -24,44 +22,10 @@ from glmtune.files import hash_folder, read_json, write_json
 from glmtune.prefix import attach_prefix, save_prefix
 from glmtune.quantization import quantize_model
 from glmtune.sources import LOCATION
-from glmtune.tokenizer import detect_generation, load_tokenizer
-from glmtune.transformers_format import write_fast_tokenizer
-from glmtune.vocabulary import read_vocabulary, train_pieces
-from glmtune.weights import build_model, load_model, save_model
+from glmtune.tokenizer import detect_generation
+from glmtune.weights import load_model, save_model
 
 GENERATIONS = sorted(FAMILIES)
-GLM_GENERATIONS = ["chatglm2-6b", "chatglm3-6b-base"]
-SENTENCES = [
-    "颜色是白色，风格是简约的裙子。",
-    "a simple white dress, 100% cotton",
-    "问：你好？\n\n答：好",
-]
-PROMPT = "颜色是白色的裙子"
-
-
-def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=ids).logits
-
-
-def write_base(folder: Path, generation: str, **config: Any) -> Path:
-    """A model folder as users have it: weights, config.json and vocabulary."""
-    family = FAMILIES[generation]
-    family.train_tokenizer(SENTENCES, folder, vocab_size=60)
-    tokenizer = load_tokenizer(folder, generation)
-    values = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=4)
-    model = build_model(values | config, generation, seed=1)
-    torch.manual_seed(5)
-    for name, parameter in model.named_parameters():
-        if "norm" in name or name.endswith(".bias"):  # else 1 and 0: a swap would not show
-            parameter.data.add_(torch.randn_like(parameter) / 5)
-    save_model(model, folder)
-    write_json(folder / "config.json", {**values, **config, "auto_map": {"AutoModel": "x.Y"}})
-    return folder
-
-
-def prompt_ids(folder: Path) -> torch.Tensor:
-    return torch.tensor([load_tokenizer(folder).encode(PROMPT)])
 
 
 def write_adapter(folder: Path, base: Path) -> Path:
@@ -199,107 +163,6 @@ def test_saving_again_leaves_no_shards_of_before(tmp_path: Path) -> None:
     assert torch.equal(logits(load_model(tmp_path), ids), logits(model, ids))
 
 
-# --- transformers ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("generation", GLM_GENERATIONS)
-def test_transformers_own_model_answers_as_ours(tmp_path: Path, generation: str) -> None:
-    base = write_base(tmp_path / "base", generation, rope_ratio=50, seq_length=256)
-    adapter = write_adapter(tmp_path / "adapter", base)
-    export_model(Parts(base, adapter=adapter), "transformers", tmp_path / "out")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
-    assert type(theirs).__name__ == "GlmForCausalLM"
-    ours = load_model(base, adapter=adapter)
-    ids = prompt_ids(base)
-    assert (logits(theirs, ids) - logits(ours, ids)).abs().max() < 1e-4
-    options = {"max_new_tokens": 20, "do_sample": False}
-    stops = list(load_tokenizer(base).stop_token_ids)
-    expected = ours.generate(ids, eos_token_id=stops, **options)
-    assert torch.equal(theirs.generate(ids, **options), expected)
-    assert theirs.generation_config.eos_token_id == stops
-
-
-@pytest.mark.parametrize("version", ["v2", "v3"])
-def test_transformers_own_model_has_the_official_logits(
-    reference: Path, tmp_path: Path, version: str
-) -> None:
-    parts = Parts(reference / version / "checkpoint", dtype="float32")
-    export_model(parts, "transformers", tmp_path / "out")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    tensors = golden_tensors(reference, version, "logits_base")
-    assert golden_difference(theirs, version, tensors, "batch3") < 1e-4
-
-
-def texts() -> list[str]:
-    """Ordinary texts, awkward ones, and random strings of awkward characters."""
-    awkward = ["", " ", "  a  b   ", "\n\n a\t b\r\n", "▁▁x", "\x00", "\ufeffx", " " * 50, "1" * 40]
-    mixed = [
-        "你好，world！ 123",
-        "😀👨\u200d👩\u200d👧é ñ 한국어 \u3000",
-        "[gMASK]sop<|user|></s><unk><0x41><s>",
-    ]
-    alphabet = "ab 1\n\t，。的是白裙颜色😀ñ▁<>|s_/=\u3000"
-    drawn = random.Random(0)
-    strings = ["".join(drawn.choices(alphabet, k=drawn.randint(1, 40))) for _ in range(500)]
-    return [*SENTENCES, *awkward, *mixed, *strings]
-
-
-@pytest.mark.parametrize("generation", GLM_GENERATIONS)
-def test_the_exported_tokenizer_gives_the_same_ids_and_texts(
-    tmp_path: Path, generation: str
-) -> None:
-    base = write_base(tmp_path / "base", generation)
-    export_model(Parts(base), "transformers", tmp_path / "out")
-    check_tokenizer(tmp_path / "out", load_tokenizer(base), texts())
-
-
-@pytest.mark.parametrize("generation", GLM_GENERATIONS)
-def test_the_published_vocabulary_gives_the_same_ids_and_texts(
-    samples: Path, tmp_path: Path, generation: str
-) -> None:
-    vocabulary = samples.parent / "tokenizers" / "chatglm2_tokenizer.model"
-    ours = load_tokenizer(vocabulary, generation)
-    write_fast_tokenizer(read_vocabulary(vocabulary), ours, tmp_path)
-    write_json(tmp_path / "config.json", {"model_type": "glm"})
-    rows = (samples.parent / "adgen" / "dev_first700.json").read_text(encoding="utf-8").split("\n")
-    check_tokenizer(tmp_path, ours, [*texts(), *filter(None, rows)])
-
-
-def check_tokenizer(folder: Path, ours: Any, sentences: list[str]) -> None:
-    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    for text in sentences:
-        ids = ours.encode(text)
-        assert theirs(text)["input_ids"] == ids, text
-        plain = ours.encode(text, add_special_tokens=False)
-        assert theirs.encode(text, add_special_tokens=False) == plain
-        assert theirs.decode(ids, skip_special_tokens=True) == ours.decode(ids), text
-    for name, i in ours.special_ids.items():
-        assert theirs.convert_tokens_to_ids(name) == i
-    assert (theirs.pad_token_id, theirs.eos_token_id) == (ours.pad_token_id, ours.eos_token_id)
-    assert len(theirs) == ours.vocab_size
-    batch = theirs(["a", "a b c"], padding=True)
-    assert batch["input_ids"][0][0] == ours.pad_token_id
-    assert set(batch) == {"input_ids", "attention_mask"}
-
-
-def test_a_vocabulary_that_would_give_other_ids_is_refused(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base", "chatglm2-6b")
-    content = train_pieces(SENTENCES, vocab_size=60, model_type="unigram")
-    (base / "tokenizer.model").write_bytes(content)
-    message = refusal(Parts(base), "transformers", tmp_path / "out")
-    assert "tokenizer.model: as a tokenizer.json this vocabulary gives other ids" in message
-    assert message.endswith("use --format official")
-
-
-def test_the_first_generation_has_no_model_in_transformers(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base", "chatglm-6b")
-    message = refusal(Parts(base), "transformers", tmp_path / "out")
-    assert message == (
-        f"{base}: transformers has no architecture for ChatGLM-6B; expected ChatGLM2-6B or "
-        "ChatGLM3-6B; use --format official"
-    )
-
-
 # --- prefixes --------------------------------------------------------------------------------
 
 
@@ -382,15 +245,42 @@ def test_a_model_without_its_vocabulary_says_what_to_copy(tmp_path: Path) -> Non
     assert "from its base model's folder into it" in message
 
 
-@pytest.mark.parametrize("is_file", [True, False])
-def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path, is_file: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("", "is a file"),
+        ("mine.txt", "holds mine.txt, which no export wrote"),
+        ("export.json", "holds export.json, which no export wrote"),
+    ],
+)
+def test_a_folder_with_something_in_it_is_not_written_to(
+    tmp_path: Path, name: str, found: str
+) -> None:
     out = tmp_path / "out"
-    target = out if is_file else out / "mine.txt"
+    target = out / name
     target.parent.mkdir(exist_ok=True)
-    target.write_text("mine")
+    target.write_text("[]")
     message = refusal(Parts(tmp_path), "official", out)
-    assert message == f"--out {out}: not an empty folder; expected a new one: choose another"
-    assert target.read_text() == "mine"
+    assert message == (
+        f"--out {out}: {found}; expected a new folder, an empty one or an earlier export: "
+        "choose another"
+    )
+    assert target.read_text() == "[]"
+
+
+def test_an_earlier_export_is_replaced_unless_something_was_added(tmp_path: Path) -> None:
+    base, out = write_base(tmp_path / "base", "chatglm2-6b"), tmp_path / "out"
+    export_model(Parts(base), "transformers", out)
+    export_model(Parts(base), "official", out)
+    assert not (out / "tokenizer.json").exists()
+    assert read_json(out / "export.json") == {
+        "format": "official",
+        "model": str(base),
+        "files": ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"],
+    }
+    assert "is what is exported" in refusal(Parts(out), "official", out)
+    (out / "notes.md").write_text("mine")
+    assert "holds notes.md, which no export wrote" in refusal(Parts(base), "official", out)
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
@@ -414,10 +304,11 @@ def test_the_script_exports_and_explains_a_mistake(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"wrote {tmp_path / 'out'}\n"), done.stderr
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert sorted(modes) == [
-        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("config.json", "export.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
     ]
     assert len(set(modes.values())) == 1  # readable by whoever may read the rest
-    again = run(*flags)
+    again = run(*flags[:-1], base)
     assert again.returncode == 2
     assert again.stderr.startswith("error: --out ")
     assert "Traceback" not in again.stderr

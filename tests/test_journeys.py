@@ -6,35 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from workspaces import Workspace, new_workspace, user_environment
+from workspaces import MODEL, ONLY_PTUNING, Workspace, user_environment, wait_for
 
 pytestmark = pytest.mark.slow
-
-MODEL = "chatglm2-6b"
-ONLY_PTUNING = {
-    f"finetune_model {MODEL} ptuning",
-    f"generate_predictions {MODEL} ptuning",
-    f"score_predictions {MODEL} ptuning",
-    "render_report",
-}
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace after `snakemake`, its state committed to git. Tests work on copies."""
-    workspace = new_workspace(tmp_path_factory.mktemp("recorded") / "project")
-    workspace.snakemake("--cores", "2", "results/report.md")
-    workspace.commit("first results")
-    return workspace
-
-
-@pytest.fixture
-def workspace(recorded: Workspace, tmp_path: Path) -> Workspace:
-    return recorded.copy_to(tmp_path / "project")
 
 
 def test_a_run_is_recorded_and_repro_has_nothing_to_do(workspace: Workspace) -> None:
@@ -188,10 +165,3 @@ def test_a_hard_linked_cache_is_never_written_through(workspace: Workspace) -> N
         if path.is_file() and not path.name.endswith(".dir"):
             digest = workspace.run("md5sum", str(path)).split()[0]
             assert digest == path.parent.name + path.name
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)

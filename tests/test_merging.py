@@ -113,6 +113,14 @@ def test_an_adapter_that_was_never_trained_is_named(tmp_path: Path, generation: 
         merge_adapter(adapted(adapter, generation), source="my adapter")
 
 
+def test_an_adapter_that_rounding_takes_away_is_named(tmp_path: Path) -> None:
+    """Unmerged it has an effect, but its sum with the base in bfloat16 is the base."""
+    adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"), scale=1e-4)
+    with pytest.raises(WeightsError, match="has no effect: .* or too little for bfloat16;"):
+        merge_adapter(adapted(adapter, "chatglm2-6b", torch.bfloat16))
+    merge_adapter(adapted(adapter, "chatglm2-6b"))
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_packed_weights_take_no_adapter_in(tmp_path: Path, bits: int) -> None:
     model = tiny_model("chatglm2-6b").half()
@@ -142,7 +150,22 @@ def test_a_difference_beyond_rounding_is_refused(
 ) -> None:
     model = adapted(tuned_adapter(tmp_path, tiny_model("chatglm2-6b")), "chatglm2-6b")
     monkeypatch.setitem(TOLERANCE, torch.float32, 0.0)
-    with pytest.raises(WeightsError, match="differ from unmerged ones by .* expected at most 0 in"):
+    with pytest.raises(WeightsError, match="logits differ from unmerged ones by .* at most 0;"):
+        merge_adapter(model, source="adapter")
+
+
+def test_a_layer_that_merges_wrongly_is_named_whatever_the_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 a small mistake is less than what rounding does to the logits."""
+    model = adapted(
+        tuned_adapter(tmp_path, tiny_model("chatglm2-6b")), "chatglm2-6b", torch.bfloat16
+    )
+    wrapper = model.transformer.layers[1].self_attention.query_key_value
+    delta = wrapper.get_delta_weight
+    monkeypatch.setattr(wrapper, "get_delta_weight", lambda name: 1.01 * delta(name))
+    expected = r"adapter: merged outputs of \S*layers\.1\.self_attention\.query_key_value differ"
+    with pytest.raises(WeightsError, match=expected):
         merge_adapter(model, source="adapter")
 
 

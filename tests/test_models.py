@@ -13,8 +13,8 @@ import torch
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
 from glmtune.families import FAMILIES
-from glmtune.families.target_loss import ROWS_AT_ONCE, mean_target_loss
 from glmtune.families.modeling_chatglm import ChatGLMConfig, prompt_positions
+from glmtune.families.target_loss import ROWS_AT_ONCE, mean_target_loss
 
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
 GENERATIONS = sorted(FAMILIES)

@@ -14,6 +14,8 @@ from glmtune.params import Params, find_mistakes, read_params
 from glmtune.tuning import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = "chatglm2-6b"
+SEEDED = ("", ".seed-43")
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 
 
@@ -93,7 +95,25 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ("lr", 0, "lr: found 0; expected more than 0"),
         ("pre_seq_len", 1.5, "pre_seq_len: found 1.5; expected a whole number"),
         ("pre_seq_len", 0, "pre_seq_len: found 0; expected at least 1"),
-        ("dataset", "adgenn", 'dataset: found "adgenn"; expected one of "sample"'),
+        ("dataset", "adgenn", 'dataset: found "adgenn"; expected one of "sample", "adgen"'),
+        ("seeds", [1, 1], "seeds: found [1, 1]; expected each entry once"),
+        (
+            "data.on_bad_rows",
+            "drop",
+            'data.on_bad_rows: found "drop"; expected one of "error", "skip"',
+        ),
+        ("data.max_dev_rows", 0, "data.max_dev_rows: found 0; expected at least 1"),
+        (
+            "data.max_dev_rows",
+            "ten",
+            'data.max_dev_rows: found "ten"; expected a whole number or null',
+        ),
+        (
+            "models.chatglm3-6b-base",
+            {"source": "miniature", "template": "alpaca"},
+            'models.chatglm3-6b-base.template: found "alpaca"; expected one of finetune-demo, '
+            "chatglm3-base-tuning",
+        ),
         ("quantization_bit", 3, "quantization_bit: found 3; expected one of null, 8, 4"),
         ("generation.top_p", 1.2, "generation.top_p: found 1.2; expected at most 1"),
         ("generation.do_sample", 1, "generation.do_sample: found 1; expected true or false"),
@@ -141,8 +161,8 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "dataset",
             {"train": "a.json", "dev": "b.json", "columns": "x"},
-            "dataset: unknown key 'columns'; known keys: dev, prompt_column, response_column, "
-            "train. Did you mean 'prompt_column'?",
+            "dataset: unknown key 'columns'; known keys: dev, format, history_column, "
+            "prompt_column, response_column, train. Did you mean 'prompt_column'?",
         ),
         (
             "models.Mine",
@@ -176,7 +196,7 @@ def test_a_mistake_is_one_line_with_key_finding_and_choice(
 
 def test_an_unknown_key_is_answered_with_the_nearest(values: dict[str, Any]) -> None:
     (mistake,) = mistakes_with(values, "lrr", 1)
-    assert mistake.startswith("unknown key 'lrr'; known keys: dataset, ")
+    assert mistake.startswith("unknown key 'lrr'; known keys: data, dataset, ")
     assert mistake.endswith("Did you mean 'lr'?")
 
 
@@ -192,7 +212,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     known = "alpha, batch_size, dropout, gradient_accumulation_steps, gradient_checkpointing, "
     known += "logging_steps, lr, lr_scheduler, max_grad_norm, max_steps, method, rank, "
     known += "save_steps, target_modules, warmup_ratio, weight_decay"
-    assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: dataset, ")
+    assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: data, dataset, ")
     assert found[0].endswith("Did you mean 'seed'?")
     assert found[1:] == [
         f'{file}: lr: found "fast"; expected a number',
@@ -267,13 +287,13 @@ def test_what_decides_every_number_is_in_the_settings_of_training_and_generation
 ) -> None:
     params = Params(values)
     assert params.training_settings("lora")[key] == values[key]
-    assert params.generation_settings()[key] == values[key]
+    assert params.generation_settings(MODEL)[key] == values[key]
 
 
 def test_no_training_key_decides_how_texts_are_generated(values: dict[str, Any]) -> None:
-    first = Params(values).generation_settings()
+    first = Params(values).generation_settings(MODEL)
     changed = values | {"lr": 0.5, "training": {**values["training"], "max_steps": 99}}
-    assert Params(changed).generation_settings() == first
+    assert Params(changed).generation_settings(MODEL) == first
     assert {key: first[key] for key in values["generation"]} == values["generation"]
 
 
@@ -293,7 +313,7 @@ def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str
 
 def test_the_sample_is_described_by_its_size_and_seed(values: dict[str, Any]) -> None:
     sample = Params(values | {"seed": 7, "sample": {"train_rows": 5, "dev_rows": 2}})
-    assert sample.dataset_flags() == "--sample --train-rows 5 --dev-rows 2 --seed 7"
+    assert sample.dataset_flags().startswith("--sample --train-rows 5 --dev-rows 2 --seed 7 --on")
     assert sample.dataset_files() == {}
 
 
@@ -302,7 +322,9 @@ def test_own_data_is_described_by_its_files_and_columns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own = Params(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
-    assert own.dataset_flags() == "--prompt-column 'my q'"
+    assert own.dataset_flags() == (
+        "--seed 42 --prompt-column 'my q' --on-bad-rows error --max-leakage 0.05"
+    )
     (tmp_path / "a").touch()
     with pytest.raises(ParamsError) as caught:
         own.dataset_files()
@@ -312,6 +334,59 @@ def test_own_data_is_described_by_its_files_and_columns(
     )
     (tmp_path / "b c").touch()
     assert own.dataset_files() == {"train": tmp_path / "a", "dev": tmp_path / "b c"}
+
+
+def test_a_subset_is_described_by_its_sizes(values: dict[str, Any]) -> None:
+    values["data"] = {**values["data"], "max_train_rows": 100, "on_bad_rows": "skip"}
+    flags = Params(values | {"dataset": "adgen"}).dataset_flags()
+    assert flags == "--adgen --seed 42 --on-bad-rows skip --max-train-rows 100 --max-leakage 0.05"
+
+
+def test_places_of_adgen_are_tried_in_the_order_given(values: dict[str, Any]) -> None:
+    values["data"] = {**values["data"], "adgen_sources": ["https://a.example/x", "my file.tgz"]}
+    flags = Params(values | {"dataset": "adgen"}).dataset_flags()
+    assert flags.startswith(
+        "--adgen --adgen-source https://a.example/x --adgen-source 'my file.tgz' --seed 42"
+    )
+
+
+def test_several_seeds_tune_each_method_with_each_of_them(values: dict[str, Any]) -> None:
+    params = Params(values | {"seeds": [7, 43]})
+    assert params.methods == ["none", *(m + s for m in ("ptuning", "lora", "full") for s in SEEDED)]
+    assert params.training_settings("lora")["seed"] == 7
+    other = params.training_settings("lora.seed-43")
+    assert other == {**params.training_settings("lora"), "seed": 43}
+    runs = {run.method: run for run in params.runs}
+    assert (runs["lora.seed-43"].base_method, runs["lora.seed-43"].seed) == ("lora", 43)
+    assert params.generation_settings(MODEL)["seed"] == 42
+
+
+def test_the_first_seed_alone_is_the_same_training(values: dict[str, Any]) -> None:
+    """So trying a second seed does not train the first again."""
+    alone = Params(values).training_settings("lora")
+    assert Params(values | {"seeds": [42, 43]}).training_settings("lora") == alone
+
+
+def test_a_name_that_looks_like_a_further_seed_is_refused(values: dict[str, Any]) -> None:
+    values["methods"] = {"lora.seed-1": {**values["methods"]["lora"], "method": "lora"}}
+    (mistake,) = find_mistakes(values)
+    assert "'.seed-', which marks further seeds" in mistake
+
+
+def test_the_official_protocol_samples_and_cuts_whatever_generation_says(
+    values: dict[str, Any],
+) -> None:
+    ours = Params(values).generation_settings(MODEL)
+    official = Params(values | {"protocol": "thudm"}).generation_settings(MODEL)
+    assert (ours["do_sample"], ours["reference_tokens"]) == (False, None)
+    assert (official["do_sample"], official["top_p"], official["temperature"]) == (True, 0.7, 0.95)
+    assert official["reference_tokens"] == 64
+    assert official["max_new_tokens"] == ours["max_new_tokens"]
+
+
+def test_an_unknown_protocol_is_answered_with_the_choices(values: dict[str, Any]) -> None:
+    (mistake,) = mistakes_with(values, "protocol", "rouge")
+    assert mistake.startswith('protocol: found "rouge"; expected one of glmtune, thudm, ')
 
 
 def test_decoding_decides_no_training(values: dict[str, Any]) -> None:

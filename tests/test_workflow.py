@@ -65,6 +65,15 @@ EDITS: dict[str, tuple[str, object, set[str]]] = {
     "token limits": ("max_target_tokens", 60, FROM_TOKENS),
     "the miniature": ("miniature.max_steps", 5, FROM_MODEL),
     "the seed": ("seed", 43, EVERYTHING),
+    "another seed of the tunings": ("seeds", [43], from_training(*TUNED)),
+    "a second seed of the tunings": (
+        "seeds",
+        [42, 43],
+        from_training(*(f"{method}.seed-43" for method in TUNED)),
+    ),
+    "a subset": ("data.max_train_rows", 32, EVERYTHING - {f"prepare_model {MODEL}"}),
+    "whose scores stand in the table": ("protocol", "mindformers", from_scoring(*METHODS)),
+    "how the official figures were decoded": ("protocol", "thudm", from_prediction(*METHODS)),
     "a method removed": ("methods.lora", ..., REPORT),
     "a method added": (
         "methods.ptuning-long",
@@ -91,7 +100,7 @@ def test_a_comment_in_params_reruns_nothing(workspace: Workspace) -> None:
 
 CODE = {
     "workflow/scripts/score_predictions.py": from_scoring(*METHODS),
-    "workflow/scripts/glmtune/metrics.py": from_scoring(*METHODS),
+    "workflow/scripts/glmtune/metrics/scorings.py": from_scoring(*METHODS),
     "workflow/scripts/glmtune/significance.py": REPORT,
     "workflow/scripts/glmtune/generation.py": from_prediction(*METHODS),
     "workflow/scripts/glmtune/tuning/lora.py": from_training(*TUNED) | from_prediction("none"),

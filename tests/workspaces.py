@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,15 @@ MESSAGES = {
     r"Let (\S+), tuned by (\S+), answer": "generate_predictions",
     r"Score the predictions of (\S+), (\S+):": "score_predictions",
     r"Compare all models": "render_report",
+}
+
+MODEL = "chatglm2-6b"
+# What another lr or pre_seq_len reruns.
+ONLY_PTUNING = {
+    f"finetune_model {MODEL} ptuning",
+    f"generate_predictions {MODEL} ptuning",
+    f"score_predictions {MODEL} ptuning",
+    "render_report",
 }
 
 
@@ -119,7 +130,7 @@ def jobs_in(output: str) -> set[str]:
     jobs = set()
     for line in output.splitlines():
         for pattern, rule in MESSAGES.items():
-            found = re.match(rf"Job \d+: {pattern}", line)
+            found = re.match(rf"▶ {pattern}", line)
             if found:
                 jobs.add(" ".join([rule, *found.groups()]))
     return jobs
@@ -150,3 +161,11 @@ def user_environment() -> dict[str, str]:
     identity |= {f"GIT_{who}_EMAIL": "test@example.invalid" for who in ("AUTHOR", "COMMITTER")}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     return kept | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Return when the condition holds; fail when it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)

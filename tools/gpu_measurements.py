@@ -227,7 +227,7 @@ class _NeverEnding:
 
     def __init__(self, config: Any) -> None:
         self.pad_token_id = config.pad_token_id
-        self.eos_token_id = config.vocab_size
+        self.stop_token_ids = ()
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))

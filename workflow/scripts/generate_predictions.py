@@ -1,9 +1,10 @@
-"""Let one model, tuned by one method or untuned, answer the dev rows and the user's own examples.
+"""Let one model, tuned by one method or untuned, answer dev rows, examples and general questions.
 
 Reads   the prepared model and its manifest, the checkpoint and its manifest (unless untuned),
         the dev rows
-Writes  predictions and example answers as JSON Lines ({"prompt", "labels", "predict",
-        "finished"}, in the order of the prompts), the runtime
+Writes  predictions, example answers and the answers to the project's own general questions as
+        JSON Lines ({"prompt", "labels", "predict", "finished"}, in the order of the prompts), the
+        runtime
 
     python workflow/scripts/generate_predictions.py --model results/models/chatglm2-6b
         --model-manifest results/models/chatglm2-6b.json --method lora
@@ -13,6 +14,7 @@ Writes  predictions and example answers as JSON Lines ({"prompt", "labels", "pre
         --settings '{"max_new_tokens": 96, ...}'
         --predictions results/predictions/chatglm2-6b/lora.jsonl
         --example-answers results/examples/chatglm2-6b/lora.jsonl
+        --probe results/probe/chatglm2-6b/lora.jsonl
         --runtime results/runtime/generate_predictions/chatglm2-6b/lora.json
 """
 
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--examples", type=json.loads, required=True, help="JSON list of prompts")
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON")
     parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
-    for output in ("predictions", "example-answers", "runtime"):
+    for output in ("predictions", "example-answers", "probe", "runtime"):
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
@@ -60,6 +62,7 @@ def main() -> None:
             flags.examples,
             flags.settings,
             done,
+            work,
         )
 
     inputs = {"model": flags.model_manifest, "dev": flags.dev}
@@ -70,6 +73,7 @@ def main() -> None:
     outputs = {
         "predictions.jsonl": flags.predictions,
         "examples.jsonl": flags.example_answers,
+        "probe.jsonl": flags.probe,
         "runtime.json": flags.runtime,
     }
     reuse_or_compute(flags.store, entry, outputs, compute)

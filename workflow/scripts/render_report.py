@@ -1,8 +1,9 @@
 r"""Render the comparison of all runs.
 
-Reads   results/{scores,predictions,examples,training,curves,runtime}/ of each run,
-        results/models/{model}.json, data/dataset/manifest.json
-Writes  results/report.md, report.html, metrics.json, plots/loss.csv, plots/loss.svg
+Reads   results/{scores,predictions,probe,examples,training,curves,runtime}/ of each run,
+        results/models/{model}.json, data/tokenized/{model}/manifest.json,
+        data/dataset/{manifest.json,card.json,train.jsonl}
+Writes  results/report.md, report.html, data_card.md, metrics.json, plots/loss.csv, plots/loss.svg
 
     python workflow/scripts/render_report.py \
         --runs '[{"model": "chatglm2-6b", "method": "none", "is_trained": false}]' \
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import ParamsError, run_script
+from glmtune.protocols import DEFAULT_PROTOCOL, get_protocol
 from glmtune.report import read_report, write_report
 
 RUN = {"model": str, "method": str, "is_trained": bool}
+RUN_OF_SEED = {"base_method": str, "seed": int}  # a run may say which method and seed it is
 
 
 def main() -> None:
@@ -39,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--runs", required=True, help="JSON list of {model, method, is_trained}, in the order shown"
+        "--runs",
+        required=True,
+        help="JSON list of {model, method, is_trained}, in the order shown; for several seeds of "
+        "a method also {base_method, seed}",
     )
     parser.add_argument(
         "--params", required=True, help="JSON object: the values of params.yaml, examples included"
@@ -61,9 +67,10 @@ def _runs(text: str) -> list[dict[str, Any]]:
 
 
 def _is_run(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), kind) for key, kind in RUN.items()
-    )
+    if not isinstance(value, dict):
+        return False
+    known = {**RUN, **{key: kind for key, kind in RUN_OF_SEED.items() if key in value}}
+    return all(isinstance(value.get(key), kind) for key, kind in known.items())
 
 
 def _params(text: str) -> dict[str, Any]:
@@ -74,6 +81,7 @@ def _params(text: str) -> dict[str, Any]:
             f"--params: found {text[:60]}; expected a JSON object with the values of params.yaml, "
             "among them `examples`, a list of texts"
         )
+    get_protocol(params.get("protocol", DEFAULT_PROTOCOL))
     return params
 
 

@@ -2,8 +2,9 @@
 
     load_model(path, *, prefix=None, adapter=None, dtype="float32", device="cpu")
     load_tokenizer(path)
+    chat(model, tokenizer, query, history=(), *, max_new_tokens=512, do_sample=False, ...)
 
-Both are imported on first use, because torch and transformers take seconds to import and most
+All are imported on first use, because torch and transformers take seconds to import and most
 steps of the workflow need neither.
 """
 
@@ -13,15 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glmtune.chatting import chat
     from glmtune.tokenizer import load_tokenizer
     from glmtune.weights import load_model
 
-__all__ = ["load_model", "load_tokenizer"]
+__all__ = ["chat", "load_model", "load_tokenizer"]
 __version__ = "0.1.0"
 
 
 # Where each name lives. Texts, so that a step which imports neither does not depend on their code.
-_HOMES = {"load_model": "glmtune.weights", "load_tokenizer": "glmtune.tokenizer"}
+_HOMES = {
+    "chat": "glmtune.chatting",
+    "load_model": "glmtune.weights",
+    "load_tokenizer": "glmtune.tokenizer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -84,7 +84,7 @@ def _refuse_mismatch(
     if not problems:
         return
     hint = "was it tuned on another model?"
-    if not all(values.get("enable_lora") or [True]):
+    if values.get("enable_lora"):
         hint = (
             "its config has enable_lora, which tunes only parts of query_key_value: not supported"
         )

@@ -10,7 +10,7 @@ To add one: a function that writes into an empty folder, and a line in FORMATS.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import get_family
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
-from glmtune.files import atomic_path, write_json
+from glmtune.files import atomic_path, read_json, write_json
 from glmtune.merging import merge_adapter
 from glmtune.prefix import read_prefix, write_prefix
 from glmtune.sources import copy_vocabulary, model_folder, open_tokenizer, read_location
@@ -32,6 +32,8 @@ from glmtune.weights import build_model, config_values, read_model_config, save_
 
 # Of the base model's config.json: code that is not exported, and what the export itself decides.
 DROPPED_CONFIG_KEYS = ("auto_map", "pre_seq_len", "prefix_projection", "transformers_version")
+# In every export: what it was made of, and its files. Only these may be replaced by another one.
+RECORD = "export.json"
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,42 @@ class Parts:
 
 
 def export_model(parts: Parts, format_name: str, out: Path) -> None:
-    """Write `parts` into the folder `out`, whole or not at all.
+    """Write `parts` into the folder `out`, whole or not at all; an earlier export is replaced.
 
-    Raises ParamsError for a wrong format or an `out` with files in it, WeightsError for parts that
-    cannot be used or do not go together.
+    Raises ParamsError for a wrong format or an `out` with other files in it, WeightsError for parts
+    that cannot be used or do not go together.
     """
     if format_name not in FORMATS:
         raise ParamsError(f"--format: found {format_name!r}; choose from {', '.join(FORMATS)}")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ParamsError(f"--out {out}: not an empty folder; expected a new one: choose another")
+    _refuse_foreign(out, parts)
     with atomic_path(out) as temporary:
         temporary.mkdir()
         FORMATS[format_name](parts, temporary)
+        made_of = {name: str(value) for name, value in asdict(parts).items() if value is not None}
+        files = sorted(path.name for path in temporary.iterdir())
+        write_json(temporary / RECORD, {"format": format_name, "files": files, **made_of})
+
+
+def _refuse_foreign(out: Path, parts: Parts) -> None:
+    """ParamsError if replacing `out` would lose what no export wrote, or a part itself."""
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = sorted(found - _exported_files(out))
+    if out.is_file() or foreign:
+        what = f"holds {foreign[0]}, which no export wrote" if foreign else "is a file"
+        raise ParamsError(
+            f"--out {out}: {what}; expected a new folder, an empty one or an earlier export: "
+            "choose another"
+        )
+    read = [part for part in (parts.model, parts.adapter, parts.prefix) if part is not None]
+    if out.resolve() in [part.resolve() for part in (*read, model_folder(parts.model))]:
+        raise ParamsError(f"--out {out}: is what is exported; expected another folder")
+
+
+def _exported_files(folder: Path) -> set[str]:
+    """The names of what an earlier export wrote into `folder`."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    files = record.get("files") if isinstance(record, dict) else None
+    return {*files, RECORD} if isinstance(files, list) else set()
 
 
 def _official(parts: Parts, folder: Path) -> None:

@@ -1,11 +1,11 @@
-"""Predictions in batches: sorted by length, padded on the left, returned in the prompts' order.
+"""Texts for many prompts: in batches sorted by length, in the order of the prompts in the end.
 
 Knows nothing about data sets or tuning methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from glmtune.decoding import Answer, decode_batch
+from glmtune.sampling import Draw, likeliest
 from glmtune.tokenizer import Tokenizer
 
 
@@ -29,23 +31,78 @@ def generate_texts(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: Mapping[str, Any],
+    *,
+    limits: Sequence[int] | None = None,
 ) -> list[Prediction]:
     """Generate one text for each prompt, given as token ids with the special tokens in place.
 
-    `settings` has the keys of params.yaml's `generation`, and seed. Greedy texts do not depend on
-    the batch size.
+    `settings` has the keys of params.yaml's `generation`, and seed. Neither the batch size nor the
+    other prompts change a text. `limits` are max_new_tokens of each prompt, if they differ.
     """
-    torch.manual_seed(settings["seed"])
-    longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     predictions: dict[int, Prediction] = {}
-    size = settings["batch_size"]
-    with tqdm(total=len(prompts), unit="rows", desc="generating") as progress:
-        for start in range(0, len(prompts), size):
-            batch = longest_first[start : start + size]
-            texts = _generate_batch(model, tokenizer, [prompts[i] for i in batch], settings)
-            predictions.update(zip(batch, texts, strict=True))
+    for batch in generate_batches(model, tokenizer, prompts, settings, limits=limits):
+        predictions |= batch
+    return [predictions[number] for number in range(len(prompts))]
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    *,
+    answered: Collection[int] = (),
+    limits: Sequence[int] | None = None,
+) -> Iterator[dict[int, Prediction]]:
+    """As `generate_texts`, batch by batch: {number of the prompt: text}.
+
+    Batches whose prompts are all among `answered` are left out; the others are the same batches as
+    without it, so that a text is the same to the last bit of its logits.
+    """
+    limits = limits or [settings["max_new_tokens"]] * len(prompts)
+    batches = [
+        batch
+        for batch in _batches(prompts, settings["batch_size"])
+        if not set(batch) <= set(answered)
+    ]
+    total = sum(map(len, batches))
+    with tqdm(total=total, unit="rows", desc="generating") as progress:
+        for batch in batches:
+            answers = answer_batch(
+                model,
+                tokenizer,
+                [prompts[number] for number in batch],
+                settings,
+                numbers=batch,
+                limits=[limits[number] for number in batch],
+            )
+            yield {
+                number: Prediction(tokenizer.decode(answer.ids).strip(), answer.finished)
+                for number, answer in zip(batch, answers, strict=True)
+            }
             progress.update(len(batch))
-    return [predictions[i] for i in range(len(prompts))]
+
+
+def answer_batch(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    *,
+    numbers: Sequence[int],
+    limits: Sequence[int],
+) -> list[Answer]:
+    """The ids that answer each prompt; a prompt's number decides what is drawn for it."""
+    input_ids, attention_mask = pad_left(prompts, tokenizer.pad_token_id)
+    choose = Draw.for_rows(numbers, max(limits), settings) if settings["do_sample"] else likeliest
+    return decode_batch(
+        model,
+        input_ids.to(model.device),
+        attention_mask.to(model.device),
+        limits=limits,
+        stop_ids=tokenizer.stop_token_ids,
+        choose=choose,
+    )
 
 
 def pad_left(
@@ -61,30 +118,7 @@ def pad_left(
     return input_ids, attention_mask
 
 
-def _generate_batch(
-    model: PreTrainedModel,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
-) -> list[Prediction]:
-    input_ids, attention_mask = pad_left(prompts, tokenizer.pad_token_id)
-    sampling = {key: settings[key] for key in ("top_p", "temperature")}
-    with torch.no_grad():
-        generate: Any = model.generate
-        output = generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
-            max_new_tokens=settings["max_new_tokens"],
-            do_sample=settings["do_sample"],
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **(sampling if settings["do_sample"] else {}),
-        )
-    return [_read_answer(tokenizer, row) for row in output[:, input_ids.shape[1] :].tolist()]
-
-
-def _read_answer(tokenizer: Tokenizer, ids: list[int]) -> Prediction:
-    finished = tokenizer.eos_token_id in ids
-    if finished:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return Prediction(tokenizer.decode(ids).strip(), finished)
+def _batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The numbers of the prompts in batches, longest first: the first batch needs most memory."""
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    return [order[start : start + size] for start in range(0, len(order), size)]

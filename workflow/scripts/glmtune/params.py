@@ -1,33 +1,27 @@
 """params.yaml: read it, check it, and say what each step of the workflow needs of it.
 
-The values and their meaning stand in params.yaml, types and ranges in the schema beside the
-Snakefile; this module adds the rules between keys. It knows nothing about files of a run.
+The values and their meaning stand in params.yaml, what they may be in `params_checks`. Knows
+nothing about files of a run.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from glmtune.errors import ParamsError
-from glmtune.locations import kind_of_source, user_path
+from glmtune.locations import user_path
+from glmtune.params_checks import SEED_SUFFIX, UNTUNED, find_mistakes, show
+from glmtune.protocols import PROTOCOLS
 
-SCHEMA_FILE = Path(__file__).resolve().parents[2] / "schemas" / "params.schema.yaml"
-GENERATIONS = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base")
-# Names become folder names and wildcards.
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-# The method that trains nothing, and the one that trains every weight.
-UNTUNED, EVERY_WEIGHT = "none", "full"
+# The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
+SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
 # Keys of an entry of `methods:` that come from the top level unless the entry has its own.
 TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
 
@@ -50,29 +44,18 @@ _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _is_whole(checker: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(checker: Any, value: Any) -> bool:
-    return _is_whole(checker, value) or (isinstance(value, float) and math.isfinite(value))
-
-
-# JSON Schema lets 16.0 pass as a whole number, and YAML .nan and .inf as numbers.
-_Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_whole, "number": _is_number}
-    ),
-)
-
-
 @dataclass(frozen=True)
 class Run:
-    """One row of the report: a model tuned by one entry of `methods:`."""
+    """One cell of the comparison: a model tuned by one entry of `methods:` with one seed.
+
+    `method` names its files: `base_method`, the entry's name, and for each seed after the first
+    a suffix, as in `lora.seed-43`.
+    """
 
     model: str
     method: str
+    base_method: str
+    seed: int
     is_trained: bool
 
 
@@ -92,14 +75,32 @@ class Params:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, the untuned baseline first, then in the file's order."""
-        return sorted(self["methods"], key=lambda name: self.trains(name))
+        """Names of the methods, the untuned baseline first, then in the file's order.
+
+        A method that is tuned with several seeds has a name for each.
+        """
+        names = []
+        for name in sorted(self["methods"], key=lambda name: self.trains(name)):
+            further = self.seeds[1:] if self.trains(name) else []
+            names += [name, *(f"{name}{SEED_SUFFIX}{seed}" for seed in further)]
+        return names
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the tunings, at least one."""
+        return list(self["seeds"]) or [self["seed"]]
 
     @property
     def runs(self) -> list[Run]:
         """Every (model, method), in the order of the report."""
         return [
-            Run(model, method, self.trains(method))
+            Run(
+                model,
+                method,
+                self.base_method(method),
+                self.seed_of(method),
+                is_trained=self.trains(method),
+            )
             for model in self.models
             for method in self.methods
         ]
@@ -108,9 +109,19 @@ class Params:
         """The generation of a model, e.g. `chatglm2-6b`."""
         return self["models"][model].get("generation", model)
 
+    def base_method(self, method: str) -> str:
+        """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
+        return method.partition(SEED_SUFFIX)[0]
+
+    def seed_of(self, method: str) -> int:
+        """The seed that a method is tuned with, e.g. 43 for `lora.seed-43`."""
+        _, _, further = method.partition(SEED_SUFFIX)
+        return int(further) if further else self.seeds[0]
+
     def tuning_method(self, method: str) -> str:
         """The method of an entry of `methods:`: none, ptuning, lora or full."""
-        return self["methods"][method].get("method", method)
+        name = self.base_method(method)
+        return self["methods"][name].get("method", name)
 
     def trains(self, method: str) -> bool:
         """Whether an entry of `methods:` trains anything."""
@@ -118,18 +129,20 @@ class Params:
 
     def dataset_flags(self) -> str:
         """The flags of `fetch_dataset.py` that decide the content, beside the user's files."""
-        dataset = self["dataset"]
-        if isinstance(dataset, str):
-            rows = self["sample"]
-            sizes = f"--train-rows {rows['train_rows']} --dev-rows {rows['dev_rows']}"
-            return f"--{dataset} {sizes} --seed {self['seed']}"
-        columns = {
-            key: dataset[key] for key in ("prompt_column", "response_column") if key in dataset
-        }
-        return " ".join(f"--{key.replace('_', '-')} {shlex.quote(v)}" for key, v in columns.items())
+        dataset, data = self["dataset"], self["data"]
+        flags: list[tuple[str, Any]] = [("seed", self["seed"])]
+        if dataset == "sample":
+            flags = [("sample", None), *self["sample"].items(), *flags]
+        elif dataset == "adgen":
+            sources = [("adgen-source", source) for source in data["adgen_sources"]]
+            flags = [("adgen", None), *sources, *flags]
+        else:
+            flags += [(key, dataset[key]) for key in dataset if key not in ("train", "dev")]
+        flags += [(key, data[key]) for key in SUBSET_KEYS if data[key] is not None]
+        return " ".join(_flag(name, value) for name, value in flags)
 
     def dataset_files(self) -> dict[str, Path]:
-        """The user's own files, `{"train": path, "dev": path}`; `{}` for the sample.
+        """The user's own files, `{"train": path, "dev": path}`; `{}` for the other data sets.
 
         Raises ParamsError for a file that is not there.
         """
@@ -159,16 +172,34 @@ class Params:
 
     def training_settings(self, method: str) -> dict[str, Any]:
         """What decides a tuning, beside its model and data."""
-        entry = dict(self["methods"][method])
-        tuning_method = entry.pop("method", method)
+        name = self.base_method(method)
+        entry = dict(self["methods"][name])
+        tuning_method = entry.pop("method", name)
         knobs = {key: self[key] for key in TOP_LEVEL_KNOBS.get(tuning_method, ())}
-        shared = {key: self[key] for key in ("seed", "torch_threads", "quantization_bit")}
-        return {"method": tuning_method, **shared, **self["training"], **knobs, **entry}
+        shared = {key: self[key] for key in ("torch_threads", "quantization_bit")}
+        seed = {"seed": self.seed_of(method)}
+        return {"method": tuning_method, **seed, **shared, **self["training"], **knobs, **entry}
 
-    def generation_settings(self) -> dict[str, Any]:
+    def template(self, model: str) -> str | None:
+        """The name of a model's prompt template; None for the first of its generation."""
+        return self["models"][model].get("template")
+
+    def template_flag(self, model: str) -> str:
+        """The flag of `tokenize_dataset.py` for a model's template, if it names one."""
+        template = self.template(model)
+        return _flag("template", template) if template else ""
+
+    def generation_settings(self, model: str) -> dict[str, Any]:
         """What decides the predictions, beside the weights and the prompts."""
-        shared = {key: self[key] for key in ("seed", "torch_threads", "max_source_tokens")}
-        return {**shared, **self["generation"], "quantization_bit": self["quantization_bit"]}
+        protocol = PROTOCOLS[self["protocol"]]
+        keys = ("seed", "torch_threads", "max_source_tokens", "quantization_bit")
+        return {
+            **{key: self[key] for key in keys},
+            **self["generation"],
+            **(protocol.decoding or {}),
+            "reference_tokens": protocol.reference_tokens,
+            "template": self.template(model),
+        }
 
 
 def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:
@@ -183,7 +214,7 @@ def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected `key: value` lines, found {_show(values)}")
+        raise ParamsError(f"{path}: expected `key: value` lines, found {show(values)}")
     values = _merge(values, overrides or {})
     mistakes = list(find_mistakes(values))
     if mistakes:
@@ -202,167 +233,7 @@ def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     return merged
 
 
-def find_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every mistake as `key.path: what was found; what is allowed`."""
-    schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
-    yield from _schema_mistakes(values, schema)
-    methods = values.get("methods")
-    if isinstance(methods, dict):
-        for name, entry in methods.items():
-            if isinstance(entry, dict):
-                yield from _method_mistakes(str(name), entry, schema)
-    models = values.get("models")
-    if isinstance(models, dict):
-        for name, entry in models.items():
-            if isinstance(entry, dict):
-                yield from _model_mistakes(str(name), entry)
-    yield from _rules_between_keys(values)
-
-
-def _method_mistakes(name: str, entry: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    by_method = schema["$defs"]["methods"]
-    method = entry.get("method", name)
-    if method not in by_method:
-        key = f"methods.{name}.method" if "method" in entry else f"methods.{name}"
-        hint = "" if "method" in entry else "; or give the entry a `method:`"
-        yield f"{key}: unknown method {_show(method)}; known: {', '.join(by_method)}{hint}"
-        return
-    training = schema["properties"]["training"]["properties"] if method != UNTUNED else {}
-    entry_schema = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {**training, "method": {}, **by_method[method]["properties"]},
-        "required": by_method[method]["required"],
-        "$defs": schema["$defs"],
-    }
-    yield from _schema_mistakes(entry, entry_schema, f"methods.{name}")
-    if not NAME.fullmatch(name):
-        yield _name_mistake("methods", name)
-
-
-def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
-    if "generation" not in entry and name not in GENERATIONS:
-        yield (
-            f"models: unknown {_show(name)}; known: {', '.join(GENERATIONS)}; "
-            f"or give the entry a `generation:`"
-        )
-    if not NAME.fullmatch(name):
-        yield _name_mistake("models", name)
-    source = entry.get("source")
-    if not isinstance(source, str):
-        return
-    if kind_of_source(source) == "hub" and "revision" not in entry:
-        yield (
-            f"models.{name}.revision: missing; a hub id needs the 40 digits of a commit, so that "
-            f"the same weights come every time (for a local folder write ./{source})"
-        )
-    for key, sources in (("tokenizer", ("miniature", "random")), ("config", ("random",))):
-        if key in entry and source not in sources:
-            yield f"models.{name}.{key}: only for source {' or '.join(sources)}; found {source}"
-
-
-def _name_mistake(key: str, name: str) -> str:
-    return f"{key}: the name {_show(name)} becomes a folder: use a-z, 0-9, '.', '_' and '-'"
-
-
-def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
-    methods = values.get("methods")
-    if values.get("quantization_bit") in (8, 4) and isinstance(methods, dict):
-        for name, entry in methods.items():
-            if isinstance(entry, dict) and entry.get("method", name) == EVERY_WEIGHT:
-                yield (
-                    f"quantization_bit: found {values['quantization_bit']}, but methods.{name} "
-                    f"trains every weight and packed weights cannot be trained; set it to null "
-                    f"or remove methods.{name}"
-                )
-    miniature = values.get("miniature")
-    if isinstance(miniature, dict):
-        hidden, heads = miniature.get("hidden_size"), miniature.get("num_heads")
-        if (
-            isinstance(hidden, int)
-            and isinstance(heads, int)
-            and heads > 0
-            and hidden % (8 * heads)
-        ):
-            yield (
-                f"miniature.hidden_size: found {hidden}; expected a multiple of "
-                f"8 x num_heads = {8 * heads} (rotary positions need heads of a multiple of 8)"
-            )
-        literal, general = miniature.get("literal_share"), miniature.get("general_share")
-        if (
-            isinstance(literal, int | float)
-            and isinstance(general, int | float)
-            and literal + general > 1
-        ):
-            yield "miniature: literal_share and general_share together exceed 1"
-
-
-def _schema_mistakes(value: Any, schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    validator = _Validator(schema)
-    errors = sorted(validator.iter_errors(value), key=lambda error: [str(p) for p in error.path])
-    for error in errors:
-        for leaf in _leaves(error):
-            path = [prefix] if prefix else []
-            yield from _explain(
-                ".".join([*path, *(str(part) for part in leaf.absolute_path)]), leaf
-            )
-
-
-def _leaves(error: jsonschema.ValidationError) -> list[jsonschema.ValidationError]:
-    """Of the alternatives of an `anyOf`, the errors of the one that has the value's type."""
-    if error.validator != "anyOf":
-        return [error]
-    is_object = isinstance(error.instance, dict)
-    context = error.context or []
-    return [leaf for leaf in context if (leaf.validator != "enum") == is_object] or [error]
-
-
-def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
-    where = f"{key}: " if key else ""
-    instance: Any = error.instance
-    found = _show(instance)
-    limit: Any = error.validator_value
-    schema: Any = error.schema
-    match error.validator:
-        case "additionalProperties":
-            known = sorted(schema.get("properties", {}))
-            for name in sorted(set(instance) - set(known)):
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
-                yield f"{where}unknown key {name!r}; known keys: {', '.join(known)}{hint}"
-        case "required":
-            missing = [name for name in limit if name not in instance]
-            # jsonschema reports each missing key on its own; its message names the one.
-            for name in missing:
-                if error.message.startswith(repr(name)):
-                    yield f"{where}missing key {name!r}"
-        case "type":
-            yield f"{where}found {found}; expected {_type_name(limit)}"
-        case "enum":
-            choices = ", ".join(json.dumps(choice) for choice in limit)
-            yield f"{where}found {found}; expected one of {choices}"
-        case "minimum":
-            yield f"{where}found {found}; expected at least {limit}"
-        case "maximum":
-            yield f"{where}found {found}; expected at most {limit}"
-        case "exclusiveMinimum":
-            yield f"{where}found {found}; expected more than {limit}"
-        case "pattern":
-            yield f"{where}found {found}; expected the 40 digits (0-9, a-f) of a commit"
-        case "multipleOf":
-            yield f"{where}found {found}; expected a multiple of {limit}"
-        case "minProperties" | "minItems" | "minLength":
-            yield f"{where}found {found}; expected at least one entry"
-        case _:
-            yield f"{where}found {found}; {error.message}"
-
-
-def _type_name(name: str | list[str]) -> str:
-    words = {"integer": "a whole number", "number": "a number", "string": "a text"}
-    words |= {"boolean": "true or false", "object": "a section of keys", "array": "a list"}
-    return " or ".join(words[part] for part in ([name] if isinstance(name, str) else name))
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _flag(name: str, value: Any) -> str:
+    """A flag of a script, e.g. ("max_train_rows", 100) -> "--max-train-rows 100"."""
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is None else f"{flag} {shlex.quote(str(value))}"

@@ -1,20 +1,29 @@
-"""Predictions of one model, tuned by one method, for the dev rows and the user's examples."""
+"""What one model, tuned by one method, answers: dev rows, examples, general questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from glmtune.answer_log import AnswerLog
 from glmtune.devices import choose_device
 from glmtune.encoding import encode_prompts
 from glmtune.families import get_family
+from glmtune.families.family import Template
 from glmtune.files import read_json, read_jsonl, write_jsonl
-from glmtune.generation import generate_texts
+from glmtune.general_qa import probe_rows
+from glmtune.generation import generate_batches
 from glmtune.provenance import recorded_runtime
 from glmtune.seeding import seed_everything
 from glmtune.sources import open_tokenizer
+from glmtune.tokenizer import Tokenizer
 from glmtune.tuning import get_method
+
+Row = Mapping[str, Any]
 
 
 def predict(
@@ -26,46 +35,78 @@ def predict(
     examples: Sequence[str],
     settings: Mapping[str, Any],
     done: Path,
+    work: Path,
 ) -> None:
-    """Write predictions.jsonl, examples.jsonl and runtime.json into the folder `done`.
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into the folder `done`.
 
-    `settings` are those of `Params.generation_settings`.
+    `settings` are those of `Params.generation_settings`. Answers are kept in `work` as they come: a
+    killed run goes on with the rows that have none.
     """
     family = get_family(read_json(model_manifest)["generation"])
+    template = family.template(settings["template"])
     tokenizer = open_tokenizer(model_folder, family.name)
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
-    rows = read_jsonl(dev)
-    references = {row["content"]: row["summary"] for row in reversed(rows)}
-    asked = [
-        *rows,
-        *({"content": prompt, "summary": references.get(prompt)} for prompt in examples),
-    ]
+    asked = _questions(read_jsonl(dev), examples)
+    rows = [row for part in asked.values() for row in part]
+    limit = settings["max_source_tokens"]
+    prompts = encode_prompts(template, tokenizer, rows, max_source_tokens=limit)
     with recorded_runtime(done / "runtime.json") as figures:
         seed_everything(settings["seed"], settings["torch_threads"])
-        model = get_method(method).restore(
+        open_model = partial(
+            get_method(method).restore,
             model_folder,
             checkpoint,
             dtype=place.dtype,
             device=place.device,
             quantization_bit=settings["quantization_bit"],
         )
-        prompts = encode_prompts(
-            family,
-            tokenizer,
-            [row["content"] for row in asked],
-            max_source_tokens=settings["max_source_tokens"],
-        )
-        predictions = generate_texts(model, tokenizer, prompts, settings)
-        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(asked)}
-    answers = [
-        {
-            "prompt": row["content"],
-            "labels": row["summary"],
-            "predict": prediction.text,
-            "finished": prediction.finished,
-        }
-        for row, prediction in zip(asked, predictions, strict=True)
-    ]
-    write_jsonl(done / "predictions.jsonl", answers[: len(rows)])
-    write_jsonl(done / "examples.jsonl", answers[len(rows) :])
+        answers = iter(_answers(open_model, tokenizer, prompts, settings, work))
+        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
+    for name, part in asked.items():
+        lines = [_line(row, next(answers), template, tokenizer, settings) for row in part]
+        write_jsonl(done / f"{name}.jsonl", lines)
+
+
+def _answers(
+    open_model: Callable[[], PreTrainedModel],
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    work: Path,
+) -> list[dict[str, Any]]:
+    """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
+    with AnswerLog(work / "answers.jsonl") as log:
+        if len(log.answers) < len(prompts):
+            batches = generate_batches(
+                open_model(), tokenizer, prompts, settings, answered=log.answers
+            )
+            for batch in batches:
+                log.append(batch)
+        return [log.answers[number] for number in range(len(prompts))]
+
+
+def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
+    """All that is asked, by the file that the answers go to."""
+    references = {row["content"]: row["summary"] for row in reversed(dev)}
+    return {
+        "predictions": list(dev),
+        "examples": [{"content": e, "summary": references.get(e)} for e in examples],
+        "probe": list(probe_rows()),
+    }
+
+
+def _line(
+    row: Row,
+    answer: Mapping[str, Any],
+    template: Template,
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A line of a predictions file; its reference is cut where the protocol cuts references."""
+    label, limit = row["summary"], settings["reference_tokens"]
+    if label is not None and limit is not None:
+        ids = template.encode_reference(tokenizer, label, max_target_tokens=limit)
+        label = tokenizer.decode(ids).strip()
+    line = {"prompt": row["content"], "labels": label, **answer}
+    return line | {"history": row["history"]} if "history" in row else line

@@ -97,8 +97,8 @@ def _check_complete(folder: Path) -> None:
     missing = [need for need, is_there in needs.items() if not is_there]
     if missing:
         raise WeightsError(
-            f"{folder}: not a complete model folder; missing: {'; '.join(missing)}; download them, or "
-            "copy a tuned model's vocabulary from its base model's folder"
+            f"{folder}: not a complete model folder; missing: {'; '.join(missing)}; download them, "
+            "or copy a tuned model's vocabulary from its base model's folder"
         )
 
 

@@ -262,7 +262,8 @@ class _Trainer(Trainer):
     def get_batch_samples(self, *arguments: Any) -> Any:
         """The batches of one optimizer step, rows of similar length together: less padding."""
         batches, num_items = super().get_batch_samples(*arguments)
-        return _grouped_by_length(batches, self.data_collator.pad_token_id), num_items
+        collator: Any = self.data_collator
+        return _grouped_by_length(batches, collator.pad_token_id), num_items
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

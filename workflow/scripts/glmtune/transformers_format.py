@@ -47,6 +47,38 @@ RENAMED = {
     ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
 }
 FUSED = ".self_attention.query_key_value."
+# The commands that are words; in angle brackets no English word contains them.
+BRACKETED = {"sop": "<sop>", "eop": "<eop>"}
+# Jinja, of messages as `chat_prompt_ids` takes them. A text is encoded in one piece there, in
+# several by the official code of ChatGLM3: the blank before a content is the dummy one it gets.
+ROUNDS = """[gMASK]<sop>
+{%- set said = namespace(before="", rounds=0, last="assistant") %}
+{%- for message in messages %}
+    {%- if message.role == "system" and said.last != "user" %}
+        {%- set said.before = said.before + message.content + "\n" %}
+    {%- elif message.role == "user" and said.last != "user" %}
+        {%- set said.rounds = said.rounds + 1 %}
+        {{- "[Round " ~ said.rounds ~ "]\n\n问：" ~ said.before ~ message.content ~ "\n\n答：" }}
+        {%- set said.before = "" %}
+        {%- set said.last = "user" %}
+    {%- elif message.role == "assistant" and said.last == "user" %}
+        {{- message.content ~ "\n\n" }}
+        {%- set said.last = "assistant" %}
+    {%- else %}
+        {{- raise_exception("Questions (user) and answers (assistant) take turns.") }}
+    {%- endif %}
+{%- endfor %}"""
+MESSAGES = """[gMASK]<sop>
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == "system" and message.tools is defined %}
+        {%- set content = content ~ "\n" ~ message.tools | tojson(indent=4) %}
+    {%- endif %}
+    {{- "<|" ~ message.role ~ "|>" ~ message.metadata | default("") ~ "\n" }}
+    {{- " " ~ content if content else "" }}
+{%- endfor %}
+{{- "<|assistant|>" if add_generation_prompt else "" }}"""
+CHAT_TEMPLATES = {ChatGLM2Tokenizer: ROUNDS, ChatGLM3Tokenizer: MESSAGES}
 # Each once in both tokenizers: what is easy to get wrong.
 PROBES = (
     "",
@@ -106,7 +138,7 @@ def write_fast_tokenizer(
     tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer,
     folder: Path,
 ) -> None:
-    """Write tokenizer.json and tokenizer_config.json for AutoTokenizer.
+    """Write tokenizer.json and tokenizer_config.json, with a chat template, for AutoTokenizer.
 
     Raises WeightsError if it would not give the ids of `tokenizer`.
     """
@@ -129,8 +161,7 @@ def write_fast_tokenizer(
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        # A text cannot contain a command, whatever a user writes into it.
-        "split_special_tokens": True,
+        "chat_template": CHAT_TEMPLATES[type(tokenizer)],
     }
     write_json(folder / "tokenizer_config.json", settings)
 
@@ -162,16 +193,16 @@ def _fast_tokenizer(
             decoders.Strip(" ", 1, 0),
         ]
     )
-    commands = tokenizer.special_ids
+    commands = {BRACKETED.get(name, name): i for name, i in tokenizer.special_ids.items()}
     names = [*(pieces[i] for i in marks), *commands]
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     end = pieces[processor.eos_id()]
     fast.post_processor = processors.TemplateProcessing(
-        single="[gMASK] sop $A",
-        pair=f"[gMASK] sop $A $B {end}",
+        single="[gMASK] <sop> $A",
+        pair=f"[gMASK] <sop> $A $B {end}",
         special_tokens=[
             ("[gMASK]", commands["[gMASK]"]),
-            ("sop", commands["sop"]),
+            ("<sop>", commands["<sop>"]),
             (end, processor.eos_id()),
         ],
     )

@@ -27,6 +27,7 @@ BY_RUN = (
     "results/curves",
     "results/predictions",
     "results/examples",
+    "results/probe",
     "results/scores",
     "results/runtime/finetune_model",
     "results/runtime/generate_predictions",

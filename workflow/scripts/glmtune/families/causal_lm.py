@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 
 from glmtune.families.precision import working_dtype
 from glmtune.families.target_loss import count_items, mean_target_loss
+from glmtune.kv_cache import DecodingCache
 
 if TYPE_CHECKING:
     from glmtune.prefix import PrefixShape
@@ -127,7 +128,12 @@ def run_layers(
     encoder = model.prefix_encoder
     prefixes: list[KeyValue | None] = [None] * len(model.layers)
     if encoder is not None:
-        prefixes = encoder(hidden.shape[0], working_dtype(hidden))
+        computed = encoder(hidden.shape[0], working_dtype(hidden))
+        cache = context.get("past_key_values")
+        if isinstance(cache, DecodingCache):  # it puts the prefix in front itself, once
+            cache.take_prefixes(computed)
+        else:
+            prefixes = computed
     for layer, prefix in zip(model.layers, prefixes, strict=True):
         if recorded is not None:
             recorded.append(hidden)
@@ -223,7 +229,8 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
             kept = (
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
-            return None, head(hidden[:, kept])
+            # One matrix product for the batch: with gaps between rows torch makes one of each.
+            return None, head(hidden[:, kept].contiguous())
         targets = labels[:, 1:].to(hidden.device)
         chosen = targets != IGNORED_LABEL
         if self.training:

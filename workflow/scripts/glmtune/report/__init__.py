@@ -1,7 +1,9 @@
 """The comparison report: a results tree read once, then written as Markdown, HTML, CSV and SVG.
 
     contents → reading                       what a report holds; how it is read from files
-             → tables, comparison, origins   parts that sections are made of
+             → tables                        tables with a row per model and method
+             → comparison, forgetting, definitions, data_card, seeds, loss_band, origins
+                                             the longer sections, and parts of them
              → sections                      SECTIONS: the order in which they stand
              → figures, page, writing        the picture, the HTML page, all files
 

@@ -1,62 +1,228 @@
-"""The section that says in words which runs differ from the untuned model beyond chance."""
+"""The section that says which runs differ beyond chance: methods of a model, models with a method.
+
+Knows how sure one may be; which differences there are is the Report's.
+"""
 
 from __future__ import annotations
 
-from glmtune.report.contents import COMPARED, Report
-from glmtune.significance import CONFIDENCE, MIN_ROWS, RESAMPLES, Interval, bootstrap_mean
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-PERCENT = f"{CONFIDENCE:.0%}".replace("%", " %")
+from glmtune.report.contents import COMPARED, Entry, Pair, Report
+from glmtune.report.markdown import table
+from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
+from glmtune.significance import (
+    CONFIDENCE,
+    MIN_ROWS,
+    adjusted_p_values,
+    detectable_difference,
+)
+
+CHANCE = 1 - CONFIDENCE
+NameOf = Callable[[Entry], str]
+METRICS_PAGE = "[docs/metrics.md](../docs/metrics.md)"  # as seen from results/
 
 
 def differences(report: Report) -> str:
-    """In words: which runs differ from the untuned model beyond chance."""
-    lines = [line for model in report.models for line in _compare(report, model)]
-    comparisons = len(report.differences)
-    return f"""## What really changed
+    """In tables and words: which differences are real."""
+    if len(report.entries) < 2:
+        text = "There is one run only: nothing to compare it with."
+    elif not report.differences:
+        text = (
+            f"The protocol {report.protocol} scores the whole file: rows have no scores of their "
+            "own, so what chance does cannot be told."
+        )
+    else:
+        text = _differences(_Comparison(report))
+    return f"## What really changed\n\n{text}"
 
-{_how_sure(report)}
 
-{chr(10).join(lines)}
+@dataclass(frozen=True)
+class _Comparison:
+    """A report with what Holm's correction leaves of its differences."""
 
-The intervals say what other dev rows would change, not what training again with another seed would.
-Among {comparisons} comparisons at {PERCENT}, about {comparisons * (1 - CONFIDENCE):.1f} may look
-real by chance."""
+    report: Report
+
+    @functools.cached_property
+    def adjusted(self) -> dict[Pair, float]:
+        return adjusted_p_values(self.report.differences)
+
+    def is_real(self, pair: Pair) -> bool:
+        return self.adjusted[pair] < CHANCE
+
+    def least_found(self, score: str) -> float | None:
+        """What must lie between any two methods of a model to be found, the correction included."""
+        confidence = 1 - CHANCE / len(self.report.differences)
+        found = [
+            detectable_difference(difference, confidence=confidence)
+            for pair, difference in self.report.differences.items()
+            if pair.score == score and pair.ours[0] == pair.theirs[0]
+        ]
+        return max(found, default=None)
 
 
-def _how_sure(report: Report) -> str:
-    if report.rows < MIN_ROWS:
+def _differences(comparison: _Comparison) -> str:
+    report = comparison.report
+    parts = [_how_sure(comparison), *(_of_model(comparison, model) for model in report.models)]
+    return "\n\n".join([*parts, *_between_models(comparison)])
+
+
+def _how_sure(comparison: _Comparison) -> str:
+    report = comparison.report
+    count = len(report.differences)
+    # A protocol may leave rows out: finetune_demo all after the first 50.
+    rows = max(difference.rows for difference in report.differences.values())
+    if rows < MIN_ROWS:
         return (
-            f"{report.rows} dev rows are too few to call any difference real; "
+            f"{rows} dev rows are too few to call any difference real; "
             f"at least {MIN_ROWS} are needed."
         )
-    return (
-        f"A difference from the untuned model is called real when its {PERCENT} interval excludes "
-        f"zero (paired bootstrap, {RESAMPLES:,} resamples of the {report.rows:,} dev rows)."
-    )
+    text = f"""Each number is a difference of means over the same {rows:,} dev rows,
+{" / ".join(COMPARED.values())}. **Bold: real.** The chance that even one of the {count} differences
+is wrongly called real is below {percent_of(CHANCE)} (pairs of rows, Holm's correction; see
+{METRICS_PAGE}). {_smallest(comparison)}"""
+    if report.has_seeds:
+        return f"""{text}
+Where a method has several seeds, the score of a row is its mean over them; what another seed
+changes is shown by ± in the table of scores."""
+    return f"""{text}
+This says what other dev rows would change, not what training again with another seed would."""
 
 
-def _compare(report: Report, model: str) -> list[str]:
-    baseline = report.baseline_of(model)
-    if baseline is None:
-        return [f"- **{model}**: no run of the untuned model to compare with."]
-    means = [
-        f"{title} {mean.value:.2f} ({mean.low:.2f} … {mean.high:.2f})"
+def _smallest(comparison: _Comparison) -> str:
+    shown = [
+        f"{shown_score(comparison.report, score)(least)} {title}"
         for score, title in COMPARED.items()
-        for mean in [bootstrap_mean(baseline.column(score))]
+        if (least := comparison.least_found(score)) is not None
     ]
-    lines = [f"- **{model}**, untuned: {', '.join(means)}."]
-    for run in report.runs_of(model)[1:]:
-        verdicts = [
-            _verdict(title, report.differences[model, run.method, score])
-            for score, title in COMPARED.items()
+    if not shown:
+        return ""
+    return f"""Between any two methods of a model a true
+difference of {" or ".join(shown)} would be found in 8 of 10 tries, a smaller one more rarely."""
+
+
+# --- methods of a model ---------------------------------------------------------------------------
+
+
+def _of_model(comparison: _Comparison, model: str) -> str:
+    report = comparison.report
+    entries = report.entries_of(model)
+    parts = [f"### {model}", _of_untuned(report, model)]
+    if len(entries) > 1:
+        parts.append(_matrix(comparison, entries))
+        lines = _in_words(comparison, entries, lambda entry: entry.first.base_method)
+        parts.append("\n".join(f"- {line}" for line in lines))
+    return "\n\n".join(parts)
+
+
+def _of_untuned(report: Report, model: str) -> str:
+    if report.baseline_of(model) is None:
+        return "There is no run of the untuned model to compare with."
+    means = []
+    for score, title in COMPARED.items():
+        if mean := report.untuned_means.get((model, score)):
+            show = shown_score(report, score)
+            means.append(f"{title} {show(mean.value)} ({show(mean.low)} … {show(mean.high)})")
+    return f"Untuned, with the {percent_of(CONFIDENCE)} interval of the mean: {', '.join(means)}."
+
+
+def _matrix(comparison: _Comparison, entries: Sequence[Entry]) -> str:
+    """Differences of any two, row minus column, each pair once."""
+    rows = [
+        [entry.label, *(_cell(comparison, entry.key, other.key) for other in entries[:index])]
+        for index, entry in enumerate(entries)
+    ]
+    header = ["Row minus column", *(entry.label for entry in entries[:-1])]
+    filled = [row + [""] * (len(header) - len(row)) for row in rows[1:]]
+    return table(header, filled, text_columns=1)
+
+
+def _cell(comparison: _Comparison, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
+    """Example: "**+30.21** / +1.20"."""
+    parts = []
+    for score in COMPARED:
+        pair = Pair(score, ours, theirs)
+        if pair in comparison.report.differences:
+            value = comparison.report.differences[pair].value
+            shown = signed(value, shown_score(comparison.report, score))
+            parts.append(f"**{shown}**" if comparison.is_real(pair) else shown)
+    return f"{NO_BREAK}/{NO_BREAK}".join(parts)
+
+
+def _in_words(comparison: _Comparison, entries: Sequence[Entry], name: NameOf) -> list[str]:
+    """A sentence a score, or one for all scores that say the same."""
+    sentences: dict[str, list[str]] = {}
+    for score, title in COMPARED.items():
+        if sentence := _verdict(comparison, score, entries, name):
+            sentences.setdefault(sentence, []).append(title)
+    return [f"{_listed(titles)}: {sentence}" for sentence, titles in sentences.items()]
+
+
+def _verdict(comparison: _Comparison, score: str, entries: Sequence[Entry], name: NameOf) -> str:
+    """Example: "full and lora are higher than none; not told apart: lora from full."."""
+    higher: dict[str, list[str]] = {}
+    equal: dict[str, list[str]] = {}
+    for theirs, ours in itertools.combinations(entries, 2):
+        difference = comparison.report.differences.get(pair := Pair(score, ours.key, theirs.key))
+        if difference is None:
+            continue
+        if not comparison.is_real(pair):
+            equal.setdefault(name(theirs), []).append(name(ours))
+        elif difference.value > 0:
+            higher.setdefault(name(ours), []).append(name(theirs))
+        else:
+            higher.setdefault(name(theirs), []).append(name(ours))
+    by_worse: dict[tuple[str, ...], list[str]] = {}
+    for better, worse in higher.items():
+        by_worse.setdefault(tuple(worse), []).append(better)
+    parts = [
+        f"{_listed(better)} {'is' if len(better) == 1 else 'are'} **higher** than {_listed(worse)}"
+        for worse, better in by_worse.items()
+    ]
+    if equal:
+        apart = [f"{one} from {_listed(others)}" for one, others in equal.items()]
+        parts.append(f"not told apart: {', '.join(apart)}")
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Example: a, b, c -> "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+# --- models with the same method ------------------------------------------------------------------
+
+
+def _between_models(comparison: _Comparison) -> list[str]:
+    """The differences of any two models with the same method; nothing if there is one model."""
+    report = comparison.report
+    by_method: dict[str, list[Entry]] = {}
+    for entry in report.entries:
+        by_method.setdefault(entry.first.base_method, []).append(entry)
+    shared = {method: entries for method, entries in by_method.items() if len(entries) > 1}
+    if not shared:
+        return []
+    rows = [
+        [
+            f"{ours}{NO_BREAK}− {theirs}",
+            *(_cell_between(comparison, method, ours, theirs) for method in shared),
         ]
-        lines.append(f"    - {run.label}: {'; '.join(verdicts)}.")
-    return lines
+        for theirs, ours in itertools.combinations(report.models, 2)
+    ]
+    sentences: dict[str, list[str]] = {}
+    for method, entries in shared.items():
+        for sentence in _in_words(comparison, entries, lambda entry: entry.first.model):
+            sentences.setdefault(sentence, []).append(method)
+    header = ["Models", *(entries[0].label for entries in shared.values())]
+    return [
+        "### Models with the same method",
+        table(header, rows, text_columns=1),
+        "\n".join(f"- {', '.join(methods)}. {text}" for text, methods in sentences.items()),
+    ]
 
 
-def _verdict(title: str, difference: Interval) -> str:
-    ends = f"({difference.low:+.2f} … {difference.high:+.2f})"
-    if not difference.excludes_zero:
-        return f"{title} shows no real difference {ends}"
-    direction = "higher" if difference.value > 0 else "lower"
-    return f"{title} is **{direction}** by {abs(difference.value):.2f} {ends}"
+def _cell_between(comparison: _Comparison, method: str, ours: str, theirs: str) -> str:
+    return _cell(comparison, (ours, method), (theirs, method))

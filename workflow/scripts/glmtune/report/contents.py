@@ -1,4 +1,4 @@
-"""What a report holds: runs, their models, their data, and how each run differs from its baseline.
+"""What a report holds: runs, their models, their data, and how they differ from each other.
 
 Knows nothing about files or about how anything is shown.
 """
@@ -6,28 +6,37 @@ Knows nothing about files or about how anything is shown.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
-from glmtune.significance import Interval, paired_difference
+from glmtune.probe import Style, Verdict, judge
+from glmtune.protocols import DEFAULT_PROTOCOL
+from glmtune.significance import Interval, bootstrap_means, paired_differences
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
+Values = Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model with one method: everything of the results tree that belongs to it."""
+    """One model with one method and one seed: everything of the results tree that belongs to it."""
 
     model: str
-    method: str  # an entry of `methods:` in params.yaml
+    method: str  # names its files: the entry, and for a further seed a suffix, as in lora.seed-43
+    base_method: str  # an entry of `methods:` in params.yaml
+    seed: int | None
     tuning: str  # the tuning method of that entry, e.g. lora
     is_trained: bool  # False: the model as it came
     scores: dict[str, Any]  # means, as score_predictions.py writes them
     row_scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     answers: dict[str, dict[str, Any]]  # example prompt -> {"predict"[, "labels"]}
+    probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained
     runtimes: dict[str, dict[str, Any]]  # step of the workflow -> seconds, memory, versions
@@ -37,19 +46,52 @@ class Run:
         """How prose and lists call it."""
         return f"{self.model} / {self.method}"
 
+
+@dataclass(frozen=True)
+class Entry:
+    """One model with one entry of `methods:`, whatever its seeds: a row of the tables."""
+
+    runs: tuple[Run, ...]  # one a seed
+
+    @property
+    def first(self) -> Run:
+        """The run of the first seed."""
+        return self.runs[0]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its model and method."""
+        return self.first.model, self.first.base_method
+
     @property
     def label(self) -> str:
         """How a table of methods calls it.
 
-        Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)".
+        Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
+        three seeds of lora -> "lora, 3 seeds".
         """
-        if not self.is_trained:
-            return f"{self.method} (untuned)"
-        return self.method if self.tuning == self.method else f"{self.method} ({self.tuning})"
+        name = self.first.base_method
+        if not self.first.is_trained:
+            name = f"{name} (untuned)"
+        elif self.first.tuning != name:
+            name = f"{name} ({self.first.tuning})"
+        return name if len(self.runs) == 1 else f"{name}, {len(self.runs)} seeds"
 
-    def column(self, score: str) -> list[float]:
-        """One score of every row, in the order of the dev rows."""
-        return [row[score] for row in self.row_scores]
+    def numbers(self, value: Callable[[Run], float | None]) -> list[float]:
+        """A value of each run that has it."""
+        return [number for number in map(value, self.runs) if number is not None]
+
+    def column(self, score: str) -> list[float | None]:
+        """One score of every row, in the order of the dev rows: the mean over seeds."""
+        return row_means([[row[score] for row in run.row_scores] for run in self.runs])
+
+
+class Pair(NamedTuple):
+    """Two entries compared by one score."""
+
+    score: str
+    ours: tuple[str, str]
+    theirs: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,6 +101,9 @@ class Report:
     runs: list[Run]
     models: dict[str, dict[str, Any]]  # manifests
     dataset: dict[str, Any]  # manifest
+    card: dict[str, Any]  # what the rows are like
+    tokenized: dict[str, dict[str, Any]]  # manifests of the tokens, by model
+    style: Style  # of the training answers
     params: Mapping[str, Any]  # the checked values of params.yaml
 
     @property
@@ -67,45 +112,140 @@ class Report:
         return self.params["examples"]
 
     @property
+    def protocol(self) -> str:
+        """Whose definition of BLEU-4 and ROUGE the scores have."""
+        return self.params.get("protocol", DEFAULT_PROTOCOL)
+
+    @property
     def rows(self) -> int:
         """How many dev rows each run answered."""
         return self.runs[0].scores["rows"]
 
-    def runs_of(self, model: str) -> list[Run]:
-        """The runs of one model, the untrained first."""
-        runs = [run for run in self.runs if run.model == model]
-        return sorted(runs, key=lambda run: run.is_trained)
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """All rows of the tables: by model, the untrained first."""
+        found: dict[tuple[str, str], list[Run]] = {}
+        for model in self.models:
+            runs = [run for run in self.runs if run.model == model]
+            for run in sorted(runs, key=lambda run: run.is_trained):
+                found.setdefault((model, run.base_method), []).append(run)
+        return [Entry(tuple(runs)) for runs in found.values()]
 
-    def baseline_of(self, model: str) -> Run | None:
-        """The run that the others of a model are compared with: its first untrained one."""
-        first = self.runs_of(model)[0]
-        return None if first.is_trained else first
+    def entries_of(self, model: str) -> list[Entry]:
+        """The entries of one model, the untrained first."""
+        return [entry for entry in self.entries if entry.first.model == model]
+
+    def baseline_of(self, model: str) -> Entry | None:
+        """The entry that the others of a model are compared with: its first untrained one."""
+        first = self.entries_of(model)[0]
+        return None if first.first.is_trained else first
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether any method was tuned with several seeds."""
+        return any(len(entry.runs) > 1 for entry in self.entries)
+
+    def parameters_of(self, model: str) -> int | None:
+        """How many parameters a model has, if any file says so."""
+        totals = [
+            run.training.get("total_parameters", 0) for run in self.runs if run.model == model
+        ]
+        # The smallest total: a method may add weights of its own.
+        return self.models[model].get("parameters") or min(filter(None, totals), default=None)
 
     @functools.cached_property
-    def differences(self) -> dict[tuple[str, str, str], Interval]:
-        """Run minus baseline by (model, method, score), for each run with a baseline.
+    def differences(self) -> dict[Pair, Interval]:
+        """Ours minus theirs for any two methods of a model, and any two models with a method.
 
-        Raises DataError for a run that answered other rows than its baseline.
+        Raises DataError for a run that answered other rows than the first. A protocol without
+        scores of rows has no differences.
         """
+        first_of: dict[str, Run] = {}
+        for run in self.runs:
+            first = first_of.setdefault(run.model, run)
+            _check_same_rows(run, first, ("prompt", "history", "labels"))
+            # The references of two models may be cut by their own tokenizers.
+            _check_same_rows(first, self.runs[0], ("prompt", "history"))
+        columns = {
+            (score, entry.key): entry.column(score) for score in COMPARED for entry in self.entries
+        }
+        pairs = [
+            (ours, theirs)
+            for theirs, ours in itertools.combinations(columns, 2)
+            if ours[0] == theirs[0]
+            and (ours[1][0] == theirs[1][0] or ours[1][1] == theirs[1][1])
+            and _have_common_rows(columns[ours], columns[theirs])
+        ]
+        return {
+            Pair(score, ours, theirs): interval
+            for ((score, ours), (_, theirs)), interval in paired_differences(columns, pairs).items()
+        }
+
+    @functools.cached_property
+    def untuned_means(self) -> dict[tuple[str, str], Interval]:
+        """By model and score; without a model whose rows have no scores."""
+        baselines = {model: self.baseline_of(model) for model in self.models}
+        columns = {
+            (model, score): baseline.column(score)
+            for model, baseline in baselines.items()
+            for score in COMPARED
+            if baseline
+        }
+        return bootstrap_means({key: values for key, values in columns.items() if _has_any(values)})
+
+    def difference_from_untuned(self, entry: Entry, score: str) -> Interval | None:
+        """How much a score is above that of the model as it came."""
+        baseline = self.baseline_of(entry.first.model)
+        return self.differences.get(Pair(score, entry.key, baseline.key)) if baseline else None
+
+    @functools.cached_property
+    def verdicts(self) -> dict[tuple[str, str], list[Verdict]]:
+        """What is said of each run's answers to the general questions, by model and method."""
         found = {}
-        for model in self.models:
-            baseline = self.baseline_of(model)
-            if baseline is None:
-                continue
-            for run in self.runs_of(model)[1:]:
-                _check_same_rows(run, baseline)
-                for score in COMPARED:
-                    key = (model, run.method, score)
-                    found[key] = paired_difference(run.column(score), baseline.column(score))
+        for run in self.runs:
+            baseline = self.baseline_of(run.model)
+            untuned = _predictions(baseline.first.probe) if baseline else {}
+            found[run.model, run.method] = [
+                judge(row["predict"], row["labels"], self.style, untuned.get(row["prompt"]))
+                for row in run.probe
+            ]
         return found
 
+    def right_answers(self, entry: Entry) -> list[float | None]:
+        """Of each general question: percent of the seeds that answer it rightly."""
+        each = [self.verdicts[run.model, run.method] for run in entry.runs]
+        return row_means([[100.0 * verdict.is_right for verdict in run] for run in each])
 
-def _check_same_rows(run: Run, baseline: Run) -> None:
+
+def row_means(columns: Sequence[Values]) -> list[float | None]:
+    """The mean of each row over columns that have it; None where none has."""
+    known = ([value for value in row if value is not None] for row in zip(*columns, strict=True))
+    return [statistics.fmean(row) if row else None for row in known]
+
+
+def finite(value: Any) -> float | None:
+    """A number that can be shown and written, else None: a loss may be missing or NaN."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _predictions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {row["prompt"]: row["predict"] for row in rows}
+
+
+def _has_any(values: Values) -> bool:
+    return any(value is not None for value in values)
+
+
+def _have_common_rows(ours: Values, theirs: Values) -> bool:
+    return any(None not in pair for pair in zip(ours, theirs, strict=True))
+
+
+def _check_same_rows(run: Run, first: Run, keys: Sequence[str]) -> None:
     rows, expected = (
-        [(row.get("prompt"), row["labels"]) for row in each.predictions] for each in (run, baseline)
+        [[row.get(key) for key in keys] for row in each.predictions] for each in (run, first)
     )
     if rows != expected:
         raise DataError(
-            f"predictions of {run.name}: not the dev rows that {baseline.name} answered "
+            f"predictions of {run.name}: not the dev rows that {first.name} answered "
             f"({len(rows)} against {len(expected)} rows); generate and score both again"
         )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from glmtune.report.contents import Report, Run
+from glmtune.report.contents import Entry, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def draw_losses(report: Report) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    methods = dict.fromkeys(run.method for run in report.runs if run.curve)
+    methods = dict.fromkeys(run.base_method for run in report.runs if run.curve)
     colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
     columns = min(len(report.models), 3)
     rows = math.ceil(len(report.models) / columns)
@@ -43,19 +43,22 @@ def draw_losses(report: Report) -> str:
         for panel in figure.axes:
             panel.set_visible(False)
         for panel, model in zip(figure.axes, report.models, strict=False):
-            _draw_panel(panel, model, report.runs_of(model), colours)
+            _draw_panel(panel, model, report.entries_of(model), colours)
         out = io.StringIO()
         # The date and the version of matplotlib would change the bytes.
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
 
 
-def _draw_panel(panel: Axes, model: str, runs: Sequence[Run], colours: Mapping[str, str]) -> None:
+def _draw_panel(
+    panel: Axes, model: str, entries: Sequence[Entry], colours: Mapping[str, str]
+) -> None:
     panel.set(visible=True, title=model, xlabel="step", ylabel="training loss")
     panel.grid(alpha=0.3)
-    for run in runs:
-        if run.curve:
-            steps, losses = zip(*run.curve, strict=True)
-            panel.plot(steps, losses, color=colours[run.method], label=run.method, linewidth=1.2)
+    for entry in entries:
+        name = entry.first.base_method
+        for index, curve in enumerate(run.curve for run in entry.runs if run.curve):
+            label = name if index == 0 else None  # the seeds of a method look the same
+            panel.plot(*zip(*curve, strict=True), color=colours[name], label=label, linewidth=1.2)
     if panel.lines:
         panel.legend(frameon=False)

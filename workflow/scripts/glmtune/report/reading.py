@@ -6,24 +6,68 @@ Which keys a file must have stands here, once: what shows a report may rely on t
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from glmtune.errors import DataError
 from glmtune.files import read_json, read_jsonl
 from glmtune.metrics import METRICS
+from glmtune.probe import TRAINING_ANSWERS, style_of
+from glmtune.protocols import PROTOCOLS
 from glmtune.report.contents import COMPARED, Report, Run
 
+SPLITS = ("train", "dev")
+FIGURES = ("mean", "p95", "max")  # of a distribution, as far as they are shown
+CARD_FACTS = (
+    *(f"{part}_characters.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
+    *(
+        "rows",
+        "multi_turn_rows",
+        "repeated_rows",
+        "repeated_prompts",
+        "unk_answers",
+        "brand_answers",
+        "attributes",
+    ),
+)
+TOKEN_FACTS = (
+    *(f"{part}_tokens.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
+    *("rows", "tokens", "cut_prompts", "cut_answers"),
+)
 # A dot leads into an object.
 DATASET_KEYS = (
     "source.kind",
-    *(f"{part}.{k}" for part in ("train", "dev") for k in ("rows", "sha256")),
+    *(f"{split}.{k}" for split in SPLITS for k in ("rows", "sha256")),
+)
+CARD_KEYS = (
+    "licence",
+    *(f"leakage.{k}" for k in ("pairs", "prompts", "answers")),
+    *(f"splits.{split}.{k}" for split in SPLITS for k in CARD_FACTS),
+)
+TOKEN_KEYS = (
+    "template",
+    "trains_on",
+    *(f"splits.{split}.{k}" for split in SPLITS for k in TOKEN_FACTS),
 )
 MODEL_KEYS = ("generation", "source")
 TRAINING_KEYS = ("settings", "train_loss", "dev_loss", "trainable_parameters", "total_parameters")
 SCORE_KEYS = ("rows", *METRICS)
 RUNTIME_KEYS = ("seconds",)
+# Which step writes what stands in a folder.
+WRITTEN_BY = {
+    "dataset": "fetch_dataset",
+    "models": "prepare_model",
+    "tokenized": "tokenize_dataset",
+    "training": "finetune_model",
+    "curves": "finetune_model",
+    "scores": "score_predictions",
+    "predictions": "generate_predictions",
+    "examples": "generate_predictions",
+    "probe": "generate_predictions",
+}
 
 
 def read_report(
@@ -35,39 +79,52 @@ def read_report(
 ) -> Report:
     """Read everything that the report shows; DataError names the first missing or broken file.
 
-    `runs` are {"model", "method", "is_trained"} in display order, `params` the checked values.
+    `runs` are {"model", "method", "is_trained"[, "base_method"][, "seed"]} in display order,
+    `params` the checked values.
     """
     names = dict.fromkeys(run["model"] for run in runs)
-    models = {
-        name: _read_object(results_dir / "models" / f"{name}.json", MODEL_KEYS) for name in names
-    }
-    return Report(
+    dataset, tokenized = data_dir / "dataset", data_dir / "tokenized"
+    report = Report(
+        dataset=_read_object(dataset / "manifest.json", DATASET_KEYS),
+        card=_read_object(dataset / "card.json", CARD_KEYS),
+        style=style_of(_read_training_answers(dataset / "train.jsonl")),
+        models={
+            name: _read_object(results_dir / "models" / f"{name}.json", MODEL_KEYS)
+            for name in names
+        },
+        tokenized={
+            name: _read_object(tokenized / name / "manifest.json", TOKEN_KEYS) for name in names
+        },
         runs=[_read_run(results_dir, run, params) for run in runs],
-        models=models,
-        dataset=_read_object(data_dir / "dataset" / "manifest.json", DATASET_KEYS),
         params=params,
     )
+    _check_same_questions(report.runs)
+    return report
 
 
 def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) -> Run:
     model, method, is_trained = run["model"], run["method"], run["is_trained"]
+    base_method = run.get("base_method", method)
 
     def path(folder: str, suffix: str) -> Path:
         return results / folder / model / f"{method}{suffix}"
 
     steps = [*(["finetune_model"] if is_trained else []), "generate_predictions"]
-    scores = _read_object(path("scores", ".json"), SCORE_KEYS)
+    scores = _read_scores(path("scores", ".json"))
     answers = _read_rows(path("examples", ".jsonl"), ("prompt", "predict"))
     training = path("training", ".json")
     return Run(
         model=model,
         method=method,
-        tuning=params.get("methods", {}).get(method, {}).get("method", method),
+        base_method=base_method,
+        seed=run.get("seed"),
+        tuning=params.get("methods", {}).get(base_method, {}).get("method", base_method),
         is_trained=is_trained,
         scores=scores,
         row_scores=_read_rows(path("scores", ".rows.jsonl"), tuple(COMPARED), scores["rows"]),
         predictions=_read_rows(path("predictions", ".jsonl"), ("labels",), scores["rows"]),
         answers={row["prompt"]: row for row in answers},
+        probe=_read_rows(path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(training, TRAINING_KEYS) if is_trained else {},
         curve=_read_curve(path("curves", ".csv")) if is_trained else [],
         runtimes={
@@ -76,7 +133,50 @@ def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) 
     )
 
 
+def _read_scores(path: Path) -> dict[str, Any]:
+    scores = _read_object(path, SCORE_KEYS)
+    missing = [name for name in PROTOCOLS if name not in (scores.get("protocols") or {})]
+    if missing:
+        raise DataError(
+            f"{path}: no scores by {', '.join(missing)} under 'protocols'; it was written by an "
+            "older version; score again: "
+            "`snakemake --cores 1 --forcerun score_predictions -- results/report.md`"
+        )
+    keys = [f"protocols.{name}.{score}" for name in PROTOCOLS for score in METRICS]
+    _require(scores, keys, str(path))
+    return scores
+
+
+def _check_same_questions(runs: Sequence[Run]) -> None:
+    """Raise DataError unless all runs answered the same general questions, at least one."""
+    first, *others = ([row["prompt"] for row in run.probe] for run in runs)
+    for run, asked in zip(runs, (first, *others), strict=True):
+        if not asked or asked != first:
+            raise DataError(
+                f"probe of {run.name}: not the general questions that {runs[0].name} answered "
+                f"({len(asked)} against {len(first)}); run generate_predictions again"
+            )
+
+
+def _read_training_answers(path: Path) -> list[str]:
+    """The first answers of the training data; the whole file may be large."""
+    _require_file(path)
+    with path.open(encoding="utf-8") as lines:
+        first = list(islice(lines, TRAINING_ANSWERS))
+    answers = []
+    for number, line in enumerate(first, 1):
+        try:
+            answers.append(json.loads(line)["summary"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: line {number}: not a row with 'summary' ({error}); delete the file and "
+                "run again"
+            ) from None
+    return answers
+
+
 def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    _require_file(path)
     value = read_json(path)
     _require(value, keys, str(path))
     return value
@@ -86,6 +186,7 @@ def _read_rows(
     path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; there must be as many as `expected` if that is given."""
+    _require_file(path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         _require(row, keys, f"{path}: line {number}")
@@ -95,6 +196,19 @@ def _read_rows(
             "score the predictions again"
         )
     return rows
+
+
+def _require_file(path: Path) -> None:
+    """Raise DataError unless there is such a file; say which step writes it."""
+    if path.is_file():
+        return
+    *_, folder, step, _model, _name = ("", *path.parts)
+    if folder != "runtime":
+        step = next(WRITTEN_BY[part] for part in reversed(path.parts) if part in WRITTEN_BY)
+    raise DataError(
+        f"{path}: no such file; the step {step} writes it: run "
+        "`snakemake --cores 1 results/report.md`"
+    )
 
 
 def _require(value: Any, keys: Sequence[str], where: str) -> None:
@@ -116,12 +230,11 @@ def _require(value: Any, keys: Sequence[str], where: str) -> None:
 
 
 def _read_curve(path: Path) -> list[tuple[int, float]]:
+    _require_file(path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             header, *rows = csv.reader(lines)
         step, loss = header.index("step"), header.index("loss")
         return [(int(row[step]), float(row[loss])) for row in rows]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run the step that writes it first") from None
     except (IndexError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not a loss curve ({error}); delete it and run again") from None

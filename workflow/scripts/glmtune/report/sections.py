@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from glmtune.errors import DataError
-from glmtune.report.comparison import PERCENT, differences
+from glmtune.protocols import PROTOCOLS
+from glmtune.report.comparison import differences
 from glmtune.report.contents import Report
+from glmtune.report.data_card import data_section, kind_of
+from glmtune.report.definitions import definitions
+from glmtune.report.forgetting import forgetting
+from glmtune.report.loss_band import loss_notes
 from glmtune.report.markdown import code, plain, table
 from glmtune.report.origins import provenance
-from glmtune.report.tables import SCORE_COLUMNS, TEXT_COLUMNS, run_table
+from glmtune.report.seeds import seed_table
+from glmtune.report.tables import fairer_columns, percent_of, run_table, score_columns, text_columns
+from glmtune.significance import CONFIDENCE
 
 MODEL_NOTES = {
     "miniature": (
@@ -25,17 +32,14 @@ MODEL_NOTES = {
         "times and memory mean something, its scores do not."
     ),
 }
-DATA_KINDS = {
-    "sample": "the synthetic sample data, which this workflow's own grammar writes",
-    "files": "the user's own data",
-}
 
 
 def summary(report: Report) -> str:
     """What is compared, and how far it may be believed."""
-    kind = report.dataset["source"]["kind"]
-    data = DATA_KINDS.get(kind) or plain(kind)
-    opening = f"Each model answers the same {report.rows:,} dev prompts of {data}, {_how(report)}."
+    opening = (
+        f"Each model answers the same {report.rows:,} dev prompts of {kind_of(report)}, "
+        f"{_how(report)}."
+    )
     sources = {model: manifest["source"] for model, manifest in report.models.items()}
     models = [
         f"- {model}: {plain(source)}, {_size(report, model)}" for model, source in sources.items()
@@ -46,18 +50,16 @@ def summary(report: Report) -> str:
 
 def _how(report: Report) -> str:
     """Example: "untuned and after tuning with ptuning, lora"."""
-    tuned = ", ".join(dict.fromkeys(run.label for run in report.runs if run.is_trained))
+    tuned = dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained)
     if not tuned:
         return "untuned; nothing was tuned"
     untuned = "" if all(run.is_trained for run in report.runs) else "untuned and "
-    return f"{untuned}after tuning with {tuned}"
+    return f"{untuned}after tuning with {', '.join(tuned)}"
 
 
 def _size(report: Report, model: str) -> str:
     """Example: 6,243,584,000 -> "about 6.2 billion parameters"."""
-    totals = [run.training.get("total_parameters", 0) for run in report.runs_of(model)]
-    # The smallest total: a method may add weights of its own.
-    count = report.models[model].get("parameters") or min(filter(None, totals), default=None)
+    count = report.parameters_of(model)
     if count is None:
         return "unknown size"
     shown = f"{count / 1e9:.1f} billion" if count >= 1e8 else f"{count / 1e6:.1f} million"
@@ -65,21 +67,42 @@ def _size(report: Report, model: str) -> str:
 
 
 def scores(report: Report) -> str:
-    """The table of runs, and a second one about the texts themselves."""
-    return f"""## Scores
+    """The table of runs, and further ones about the texts themselves."""
+    parts = [
+        "## Scores",
+        run_table(report, score_columns(report)),
+        f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}. In
+brackets behind BLEU-4 and ROUGE-L: the {percent_of(CONFIDENCE)} interval of the difference from the
+untuned model on the same rows. Bold: best of its model. *Attributes*: asked attribute values that
+stand literally in the answer. *General*: general questions answered rightly, see below. *Dev loss*
+is that of the tuned model on the references. *Trained*: parameters, and their share of all. *Time*:
+of the training.""",
+        *_each_seed(report),
+        run_table(report, text_columns(report)),
+        """*Characters*: mean length of an answer. *Distinct*: different answers among all.
+*Distinct-4*: different ones among all four words in a row. *Repetition-4*: answers in which some
+four words in a row come twice. *Cut off*: answers that reached the length limit before they
+ended.""",
+        *_fairer(report),
+    ]
+    return "\n\n".join(parts)
 
-{run_table(report, SCORE_COLUMNS)}
 
-BLEU-4 and ROUGE are 0 to 100, as THUDM's ptuning/main.py defines them; an empty answer scores 0.
-In brackets behind BLEU-4 and ROUGE-L: the {PERCENT} interval of the difference from the untuned
-model on the same rows. Bold: best of its model. *Attributes*: asked attribute values that stand
-literally in the answer. *Distinct*: different answers among all. *Dev loss* is that of the tuned
-model on the references. *Trained*: parameters, and their share of all. *Time*: of the training.
+def _each_seed(report: Report) -> list[str]:
+    found = seed_table(report)
+    text = "Of several seeds: the mean, and behind ± the standard deviation. Each seed alone:"
+    return [text, found] if found else []
 
-{run_table(report, TEXT_COLUMNS)}
 
-*Repetitive*: answers in which some four words in a row come twice. *Cut off*: answers that reached
-the length limit before they ended."""
+def _fairer(report: Report) -> list[str]:
+    columns = fairer_columns(report)
+    if not columns:
+        return []
+    text = (
+        f"Against fairer references, by the default definition: without {plain('<UNK>')}, which "
+        "nobody can guess, and against all references of rows with the same prompt together."
+    )
+    return [text, run_table(report, columns)]
 
 
 def before_and_after(report: Report) -> str:
@@ -87,24 +110,25 @@ def before_and_after(report: Report) -> str:
     parts = ["## Before and after", ""]
     if not report.examples:
         parts.append("No example prompts were asked for.")
+    elif report.has_seeds:
+        parts += ["Of several seeds the first one answers.", ""]
     for prompt in report.examples:
         parts += [f"### {code(prompt)}", "", _answer_table(report, prompt), ""]
     return "\n".join(parts).rstrip()
 
 
 def _answer_table(report: Report, prompt: str) -> str:
-    """A row per run, and the reference if the prompt is one of the dev rows."""
+    """A row per model and method, and the reference if the prompt is one of the dev rows."""
     rows, references = [], []
-    for model in report.models:
-        for run in report.runs_of(model):
-            answer = run.answers.get(prompt)
-            if answer is None:
-                raise DataError(
-                    f"examples of {run.name}: no answer to {prompt!r}; "
-                    "run generate_predictions again"
-                )
-            references.append(answer.get("labels"))
-            rows.append([run.model, run.label, plain(answer["predict"]) or "*(empty)*"])
+    for entry in report.entries:
+        run = entry.first
+        answer = run.answers.get(prompt)
+        if answer is None:
+            raise DataError(
+                f"examples of {run.name}: no answer to {prompt!r}; run generate_predictions again"
+            )
+        references.append(answer.get("labels"))
+        rows.append([run.model, entry.label, plain(answer["predict"]) or "*(empty)*"])
     reference = next(filter(None, references), None)
     if reference:
         rows.append(["reference", "", plain(reference)])
@@ -112,17 +136,21 @@ def _answer_table(report: Report, prompt: str) -> str:
 
 
 def loss_curves(report: Report) -> str:
-    """The picture of the training losses."""
+    """The picture of the training losses, and which are unusual."""
     if not any(run.curve for run in report.runs):
         return "## Loss curves\n\nNo run was trained."
-    return "## Loss curves\n\n![Training loss over steps, one panel a model](plots/loss.svg)"
+    picture = "![Training loss over steps, one panel a model](plots/loss.svg)"
+    return "\n\n".join(["## Loss curves", picture, *filter(None, ["\n".join(loss_notes(report))])])
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
     summary,
     scores,
     differences,
+    forgetting,
+    definitions,
     before_and_after,
     loss_curves,
+    data_section,
     provenance,
 )

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from glmtune.files import write_json, write_text
 from glmtune.metrics import METRICS
 from glmtune.report.contents import Report
+from glmtune.report.data_card import data_card
 from glmtune.report.figures import draw_losses, loss_table
 from glmtune.report.page import render_html
 from glmtune.report.sections import SECTIONS
-from glmtune.report.tables import finite
+from glmtune.report.tables import right_share, score, trained
 
 
 def write_report(report: Report, out_dir: Path) -> None:
-    """Write report.md, report.html, metrics.json, plots/loss.csv and plots/loss.svg."""
+    """Write report.md, report.html, data_card.md, metrics.json, plots/loss.csv, plots/loss.svg."""
     markdown, picture = render_markdown(report), draw_losses(report)
     write_text(out_dir / "plots" / "loss.csv", loss_table(report))
     write_text(out_dir / "plots" / "loss.svg", picture)
     write_json(out_dir / "metrics.json", headline(report))
+    write_text(out_dir / "data_card.md", data_card(report))
     write_text(out_dir / "report.html", render_html(markdown, picture))
     write_text(out_dir / "report.md", markdown)
 
@@ -29,15 +32,21 @@ def render_markdown(report: Report) -> str:
 
 
 def headline(report: Report) -> dict[str, dict[str, dict[str, float]]]:
-    """`{model: {method: {"bleu-4": …}}}`: the few numbers that `dvc metrics diff` shows."""
-    names = (*METRICS, "attribute-recall", "distinct")
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
-    for run in report.runs:
-        losses = {f"{part}-loss": run.training.get(f"{part}_loss") for part in ("train", "dev")}
-        values = {name: run.scores.get(name) for name in names} | losses
-        numbers.setdefault(run.model, {})[run.method] = {
-            name: round(number, 4)
-            for name, value in values.items()
-            if (number := finite(value)) is not None
+    """`{model: {method: {"bleu-4": …}}}`: the few numbers that `dvc metrics diff` shows.
+
+    For a method with several seeds: their means.
+    """
+    figures = {
+        **{name: score(name) for name in (*METRICS, "attribute-recall", "distinct")},
+        "general-questions": right_share(report),
+        **{f"{part}-loss": trained(f"{part}_loss") for part in ("train", "dev")},
+    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for entry in report.entries:
+        model, method = entry.key
+        found.setdefault(model, {})[method] = {
+            name: round(statistics.fmean(numbers), 4)
+            for name, value in figures.items()
+            if (numbers := entry.numbers(value))
         }
-    return numbers
+    return found

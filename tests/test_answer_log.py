@@ -1,0 +1,41 @@
+"""Answers are written down as they come; a killed run's are found again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from glmtune.answer_log import AnswerLog
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    finished: bool = True
+
+
+def test_what_was_written_down_is_found_again(tmp_path: Path) -> None:
+    with AnswerLog(tmp_path / "work" / "answers.jsonl") as log:
+        log.append({3: Text("白色的\u2028裙子\n好"), 0: Text("", finished=False)})
+        log.append({1: Text("b")})
+    with AnswerLog(tmp_path / "work" / "answers.jsonl") as again:
+        assert again.answers == {
+            3: {"predict": "白色的\u2028裙子\n好", "finished": True},
+            0: {"predict": "", "finished": False},
+            1: {"predict": "b", "finished": True},
+        }
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_line_that_a_kill_cut_off_is_dropped_and_written_anew(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnswerLog(path) as log:
+        log.append({0: Text("甲"), 1: Text("乙")})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with AnswerLog(path) as log:
+        assert list(log.answers) == [0]
+        log.append({1: Text("乙")})
+    assert path.read_bytes() == whole

@@ -1,0 +1,24 @@
+"""The benchmark compares two ways that do the same thing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from workspaces import ROOT
+
+
+def test_both_ways_give_the_same_losses_and_texts(tmp_path: Path) -> None:
+    out = tmp_path / "benchmarks.json"
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, check=True
+    ).stdout
+    figures = json.loads(out.read_text())
+    assert figures["training"]["largest_loss_difference"] < 1e-4
+    assert figures["generation"]["same_texts"] == figures["generation"]["rows_one_by_one"] == 4
+    for name in ("training", "generation"):
+        assert figures[name]["lowest"] <= figures[name]["ratio"] <= figures[name]["highest"]
+        assert f"{name}: " in done

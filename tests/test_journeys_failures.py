@@ -1,0 +1,99 @@
+"""What goes wrong on real machines: nothing half-written counts, and the next run mends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workspaces import MODEL, ONLY_PTUNING, Workspace, user_environment, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB: room to begin, not to end."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_the_next_run_finishes(
+    workspace: Workspace, small_disk: Path
+) -> None:
+    before = workspace.files()
+    workspace.edit("lr", 0.01)
+    output = workspace.run("snakemake", ok=False, GLMTUNE_STORE=str(small_disk))
+    assert "no space left on the disk; free some space and run the command again" in output
+    assert "Traceback" not in output
+    half = f"results/training/{MODEL}/ptuning.json"
+    assert half not in workspace.files() or workspace.files()[half] == before[half]
+    assert workspace.snakemake() == ONLY_PTUNING
+
+
+def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    workspace.edit("lr", 0.01)
+    output = workspace.run("snakemake", ok=False, GLMTUNE_STORE=str(tmp_path / "file" / "store"))
+    assert "file/store/owners: a part of this path is a file; expected folders" in output
+    assert "Traceback" not in output
+    assert workspace.snakemake() == ONLY_PTUNING
+
+
+def test_control_c_leaves_nothing_half_done(workspace: Workspace) -> None:
+    workspace.edit("lr", 0.01)
+    workspace.edit("methods.ptuning.max_steps", 100_000)
+    run = subprocess.Popen(
+        ["snakemake"],
+        cwd=workspace.path,
+        env=user_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    store = workspace.path / ".glmtune" / "store" / "finetune_model"
+    wait_for(lambda: list(store.glob("*/work/checkpoint-*")))
+    os.killpg(run.pid, signal.SIGINT)  # what a terminal sends to all it started
+    run.wait(timeout=60)
+    assert not (workspace.path / f"results/training/{MODEL}/ptuning.json").exists()
+    assert not list((workspace.path / ".snakemake" / "locks").glob("*.lock"))
+    workspace.edit("methods.ptuning.max_steps", 4)
+    assert workspace.snakemake() == ONLY_PTUNING
+
+
+def test_a_power_cut_between_output_and_record_reruns_that_job(workspace: Workspace) -> None:
+    """Snakemake marks a job as begun; without its record the output is not believed."""
+    workspace.edit("lr", 0.01)
+    workspace.snakemake("--until", "finetune_model")
+    incomplete = workspace.path / ".snakemake" / "incomplete"
+    metadata = workspace.path / ".snakemake" / "metadata"
+    newest = max(metadata.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    incomplete.mkdir(exist_ok=True)
+    newest.rename(incomplete / newest.name)
+    assert workspace.snakemake() == ONLY_PTUNING
+    assert workspace.would_run() == set()
+
+
+def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Workspace) -> None:
+    workspace.edit("methods.lora.target_modules", ["no_such_layer"])
+    output = workspace.run("snakemake", ok=False)
+    assert "    error: target_modules: this model has no linear layer no_such_layer" in output
+    log = f"logs/finetune_model/{MODEL}/lora.log"
+    assert output.splitlines()[-1] == f"✗ Tune {MODEL} with lora. The whole log: {log}"
+    assert (workspace.path / log).is_file()
+
+
+def test_snakemake_s_own_report_is_complete(workspace: Workspace) -> None:
+    workspace.run("snakemake", "--report", "report.html")
+    page = (workspace.path / "report.html").read_text(encoding="utf-8")
+    assert "results/report.md" in page
+    for rule in ("fetch_dataset", "prepare_model", "finetune_model", "score_predictions"):
+        assert rule in page

@@ -1,0 +1,130 @@
+"""The step that answers: what stands in its files, and that a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspaces import ROOT, wait_for
+
+from glmtune.families import FAMILIES
+from glmtune.files import write_json, write_jsonl
+from glmtune.general_qa import probe_rows
+from glmtune.tokenizer import load_tokenizer
+from glmtune.weights import build_model, save_model
+
+TEXTS = [f"这条{c}色的裙子，{s}大方。" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
+ROWS = [{"content": text[:4], "summary": text} for text in TEXTS]
+ROWS[1]["history"] = [  # type: ignore[assignment]
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好！"},
+]
+SETTINGS: dict[str, Any] = {
+    "seed": 1,
+    "torch_threads": 1,
+    "max_source_tokens": 64,
+    "quantization_bit": None,
+    "max_new_tokens": 12,
+    "batch_size": 4,
+    "do_sample": True,
+    "top_p": 0.9,
+    "temperature": 1.0,
+    "reference_tokens": None,
+    "template": None,
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model/, model.json and dev.jsonl."""
+    folder = tmp_path_factory.mktemp("prepared")
+    family = FAMILIES["chatglm2-6b"]
+    family.train_tokenizer(TEXTS, folder / "model", vocab_size=80)
+    tokenizer = load_tokenizer(folder / "model")
+    config = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=2)
+    save_model(build_model(config, seed=1), folder / "model")
+    write_json(folder / "model.json", {"generation": family.name})
+    write_jsonl(folder / "dev.jsonl", ROWS)
+    return folder
+
+
+def command(prepared: Path, out: Path, **changes: Any) -> list[str]:
+    script = ROOT / "workflow" / "scripts" / "generate_predictions.py"
+    flags = {
+        "model": prepared / "model",
+        "model-manifest": prepared / "model.json",
+        "method": "none",
+        "dev": prepared / "dev.jsonl",
+        "examples": json.dumps(["白色", TEXTS[0][:4]], ensure_ascii=False),
+        "settings": json.dumps(SETTINGS | changes),
+        "store": out / "store",
+        "predictions": out / "predictions.jsonl",
+        "example-answers": out / "examples.jsonl",
+        "probe": out / "probe.jsonl",
+        "runtime": out / "runtime.json",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, str(script), *words]
+
+
+def run(prepared: Path, out: Path, **changes: Any) -> str:
+    done = subprocess.run(
+        command(prepared, out, **changes), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_row_example_and_general_question_is_answered_in_order(
+    prepared: Path, tmp_path: Path
+) -> None:
+    run(prepared, tmp_path)
+    predictions = rows(tmp_path / "predictions.jsonl")
+    assert [(row["prompt"], row["labels"]) for row in predictions] == [
+        (row["content"], row["summary"]) for row in ROWS
+    ]
+    assert [row.get("history") for row in predictions] == [row.get("history") for row in ROWS]
+    examples = rows(tmp_path / "examples.jsonl")
+    assert [row["prompt"] for row in examples] == ["白色", TEXTS[0][:4]]
+    assert [row["labels"] for row in examples] == [None, TEXTS[0]]
+    probe = rows(tmp_path / "probe.jsonl")
+    assert [row["prompt"] for row in probe] == [row["content"] for row in probe_rows()]
+    assert all(isinstance(row["predict"], str) for row in [*predictions, *examples, *probe])
+
+
+def test_references_are_cut_where_the_protocol_cuts_them(prepared: Path, tmp_path: Path) -> None:
+    run(prepared, tmp_path, reference_tokens=4)
+    tokenizer = load_tokenizer(prepared / "model")
+    for row, line in zip(ROWS, rows(tmp_path / "predictions.jsonl"), strict=True):
+        ids = tokenizer.encode(row["summary"])[:4]  # main.py: special tokens counted in
+        assert line["labels"] == tokenizer.decode(ids).strip()
+        assert len(line["labels"]) < len(row["summary"])
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    run(prepared, tmp_path / "whole", batch_size=2)
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(prepared, out, batch_size=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    store = out / "store" / "generate_predictions"
+    wait_for(lambda: any(log.read_bytes().count(b"\n") > 3 for log in store.glob("*/work/*.jsonl")))
+    process.kill()
+    process.wait()
+    (log,) = store.glob("*/work/answers.jsonl")
+    answered = log.read_bytes().count(b"\n")
+    total = len(ROWS) + 2 + len(probe_rows())
+    assert answered < total, "killed too late to show anything"
+    progress = run(prepared, out, batch_size=2)
+    assert re.search(rf"/{total - answered} ", progress), progress  # the bar counts what was left
+    for name in ("predictions.jsonl", "examples.jsonl", "probe.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,109 @@
+"""The lines a person sees while Snakemake runs: what runs, what is done, what went wrong."""
+
+from __future__ import annotations
+
+import io
+from logging import INFO, LogRecord
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from glmtune.progress import ProgressHandler
+
+
+@pytest.fixture
+def handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProgressHandler:
+    monkeypatch.chdir(tmp_path)
+    settings = SimpleNamespace(stdout=False, dryrun=False, printshellcmds=False)
+    handler = ProgressHandler(settings)
+    handler.stream = io.StringIO()
+    return handler
+
+
+def send(handler: ProgressHandler, event: LogEvent | None, text: str = "", **values: Any) -> None:
+    record = LogRecord("snakemake", INFO, "", 0, text, None, None)
+    record.__dict__.update(values, event=event)
+    handler.emit(record)
+
+
+def shown(handler: ProgressHandler) -> list[str]:
+    stream: Any = handler.stream
+    return stream.getvalue().splitlines()
+
+
+def plan(handler: ProgressHandler, **counts: int) -> None:
+    send(handler, LogEvent.RUN_INFO, stats={**counts, "all": 1, "total": sum(counts.values()) + 1})
+
+
+def start(handler: ProgressHandler, job: int, title: str, rule: str = "finetune_model") -> None:
+    send(handler, LogEvent.JOB_INFO, jobid=job, rule_name=rule, rule_msg=title, reason="")
+
+
+def test_the_plan_counts_steps_and_not_the_target(handler: ProgressHandler) -> None:
+    plan(handler, finetune_model=2, render_report=1)
+    assert shown(handler) == ["3 steps: 2 finetune_model, 1 render_report"]
+
+
+def test_a_step_is_announced_and_ends_with_its_time(handler: ProgressHandler) -> None:
+    plan(handler, finetune_model=2)
+    start(handler, 5, "Tune a.")
+    send(handler, LogEvent.JOB_FINISHED, job_id=5)
+    start(handler, 6, "Tune b.")
+    assert shown(handler)[1:] == [
+        "▶ Tune a. (0 of 2 done)",
+        "✓ Tune a. 0.0 s",
+        "▶ Tune b. (1 of 2 done, about 0.0 s left)",
+    ]
+
+
+def test_the_time_left_is_known_from_earlier_runs(handler: ProgressHandler, tmp_path: Path) -> None:
+    for model, seconds in (("a", 100), ("b", 200)):
+        file = tmp_path / "benchmarks" / "finetune_model" / model / "lora.tsv"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"s\th:m:s\n{seconds}\t0:01:00\n")
+    (tmp_path / "benchmarks" / "render_report.tsv").write_text("")
+    later = ProgressHandler(handler.settings)
+    later.stream = io.StringIO()
+    plan(later, finetune_model=2)
+    start(later, 1, "Tune a.")
+    assert shown(later)[-1] == "▶ Tune a. (0 of 2 done, about 5 min 0 s left)"
+
+
+def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
+    handler: ProgressHandler, tmp_path: Path
+) -> None:
+    log = tmp_path / "lora.log"
+    log.write_text("\n".join(f"line {i}" for i in range(50)) + "\n 1%\r50%\rerror: no such layer\n")
+    plan(handler, finetune_model=1)
+    start(handler, 1, "Tune a.")
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
+    send(handler, None, "WorkflowError:\nAt least one job did not complete successfully.")
+    handler.close()
+    lines = shown(handler)[2:]
+    assert lines[0] == "✗ Tune a. failed:"
+    assert (lines[1], lines[-2]) == ("    line 31", "    error: no such layer")
+    assert lines[-1] == f"✗ Tune a. The whole log: {log}"
+
+
+@pytest.mark.parametrize("text", ["Select jobs to execute...", "Execute 1 jobs...", "", None])
+def test_what_says_nothing_to_a_person_is_left_out(handler: ProgressHandler, text: Any) -> None:
+    send(handler, None, text)
+    assert shown(handler) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["Nothing to be done (all requested files are present).", "LockException:\nError"]
+)
+def test_everything_else_is_shown(handler: ProgressHandler, text: str) -> None:
+    send(handler, None, text)
+    assert shown(handler) == text.splitlines()
+
+
+def test_a_terminal_without_the_signs_gets_others(handler: ProgressHandler) -> None:
+    raw = io.BytesIO()
+    handler.stream = io.TextIOWrapper(raw, encoding="latin-1")
+    start(handler, 1, "Tune ä.")
+    assert raw.getvalue().decode("latin-1").startswith("? Tune ä.")

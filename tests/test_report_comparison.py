@@ -1,0 +1,241 @@
+"""What the report calls a real difference, and how it shows several seeds of a method."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from report_tree import (
+    METHODS,
+    PARAMS,
+    ROWS,
+    RUNS,
+    change,
+    move_run,
+    read,
+    renamed,
+    row_scores,
+    section,
+    table_rows,
+    write_probe,
+    write_scores,
+    write_tree,
+)
+
+from glmtune.files import write_jsonl
+from glmtune.report.contents import Pair
+from glmtune.report.figures import COLOURS, draw_losses, loss_table
+from glmtune.report.writing import headline, render_markdown
+
+TITLE = "What really changed"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture
+def copy(tree: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tree, tmp_path / "copy"))
+
+
+def test_a_matrix_and_words_tell_a_real_difference_from_none(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), TITLE)
+    of_model = text.split("### chatglm-6b\n")[1].split("\n### ")[0]
+    assert table_rows(of_model, "Row minus column") == [
+        ["ptuning", "+0.00 / +0.00", ""],
+        ["lora", "**+20.00** / **+20.00**", "**+20.00** / **+20.00**"],
+    ]
+    assert "- BLEU-4 and ROUGE-L: lora is **higher** than none and ptuning; " in of_model
+    assert "; not told apart: none from ptuning." in of_model
+    assert "over the same 42 dev rows" in text
+    assert "even one of the 18 differences is wrongly called real is below 1 %" in text
+
+
+def test_a_worse_run_is_called_lower(copy: Path) -> None:
+    write_scores(copy / "results", "chatglm-6b", "lora", 1.0)
+    text = render_markdown(read(copy))
+    assert table_rows(text, "Row minus column")[1][1] == "**-3.00** / **-3.00**"
+    assert "BLEU-4 and ROUGE-L: none and ptuning are **higher** than lora; not told" in text
+
+
+def test_what_holds_for_one_score_only_is_said_of_that_score(copy: Path) -> None:
+    path = copy / "results/scores/chatglm-6b/ptuning.rows.jsonl"
+    write_jsonl(path, [row | {"rouge-l": row["rouge-l"] + 1} for row in row_scores(4.0)])
+    text = render_markdown(read(copy))
+    assert "- BLEU-4: lora is **higher** than none and ptuning; not told apart: none from" in text
+    assert (
+        "- ROUGE-L: ptuning is **higher** than none; lora is **higher** than none and ptuning."
+        in text
+    )
+
+
+def test_a_difference_that_many_comparisons_make_by_chance_is_not_called_real(copy: Path) -> None:
+    """Its own 99 % interval excludes zero; among 18 comparisons that proves nothing."""
+    noise = [0.45 + (1 if row % 2 else -1) for row in range(ROWS)]
+    rows = [row | {"bleu-4": row["bleu-4"] + noise[i]} for i, row in enumerate(row_scores(4.0))]
+    write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
+    report = read(copy)
+    baseline, ptuning = report.entries_of("chatglm-6b")[:2]
+    assert report.differences[Pair("bleu-4", ptuning.key, baseline.key)].excludes_zero
+    text = render_markdown(report)
+    assert table_rows(text, "Row minus column")[0][1] == "+0.45 / +0.00"
+
+
+def test_models_are_compared_where_they_have_the_same_method(copy: Path) -> None:
+    write_scores(copy / "results", "chatglm2-6b", "lora", 27.0)
+    text = section(render_markdown(read(copy)), TITLE).split("### Models with the same method")[1]
+    assert table_rows(text, "Models") == [
+        ["chatglm2-6b − chatglm-6b", *["+0.00 / +0.00"] * 2, "**+3.00** / **+3.00**"]
+    ]
+    assert "- none, ptuning. BLEU-4 and ROUGE-L: not told apart: chatglm-6b from" in text
+    assert "- lora. BLEU-4 and ROUGE-L: chatglm2-6b is **higher** than chatglm-6b." in text
+    alone = render_markdown(read(copy, RUNS[:3]))
+    assert "Models with the same method" not in alone
+
+
+def test_the_smallest_difference_that_would_be_found_is_told(copy: Path) -> None:
+    """Rows that spread by 10 around the untuned ones: (3.26 + 0.84) x 10 / sqrt(42) and more."""
+    rows = [row | {"bleu-4": row["bleu-4"] + 10 * (-1) ** i} for i, row in enumerate(row_scores(4))]
+    write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
+    text = section(render_markdown(read(copy)), TITLE)
+    found = re.search(r"a true difference of ([\d.]+) BLEU-4 or 0.00 ROUGE-L would be found", text)
+    assert found
+    deviation = 10 * (42 / 41) ** 0.5
+    assert float(found[1]) == pytest.approx((3.4521 + 0.8416) * deviation / 42**0.5, abs=0.02)
+
+
+def test_few_rows_prove_nothing(copy: Path) -> None:
+    for method in METHODS:
+        change(copy / f"results/scores/chatglm-6b/{method}.json", rows=5)
+        for folder in ("scores", "predictions"):
+            suffix = ".rows.jsonl" if folder == "scores" else ".jsonl"
+            path = copy / f"results/{folder}/chatglm-6b/{method}{suffix}"
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(lines[:5]), encoding="utf-8")
+    text = render_markdown(read(copy, RUNS[:3]))
+    assert "5 dev rows are too few to call any difference real; at least 20 are needed." in text
+    assert table_rows(text, "Row minus column")[1][1] == "+20.00 / +20.00"
+    assert "would be found" not in text
+
+
+def test_without_the_untuned_model_there_is_nothing_to_compare(tree: Path) -> None:
+    text = render_markdown(read(tree, RUNS[1:3]))
+    assert "sample data, which this workflow's own grammar writes, after tuning with" in text
+    assert "There is no run of the untuned model to compare with." in text
+    assert "Nothing can be said of forgetting without both a tuned and an untuned run." in text
+    assert table_rows(text, "BLEU-4")[1][2] == "**55.00**"
+
+
+def test_an_untrained_run_of_any_name_is_the_baseline(copy: Path) -> None:
+    move_run(copy, "none", "as-it-came")
+    methods = {"as-it-came": {"method": "none"}, "ptuning": {}, "lora": {}}
+    runs = [*RUNS[1:3], renamed(RUNS[0], "as-it-came")]
+    text = render_markdown(read(copy, runs, PARAMS | {"methods": methods}))
+    rows = table_rows(text, "BLEU-4")
+    assert [row[1] for row in rows] == ["as-it-came (untuned)", "ptuning", "lora"]
+    assert rows[2][2] == "**55.00** (+20.00 … +20.00)"
+
+
+def test_a_second_untrained_run_is_compared_with_the_first(copy: Path) -> None:
+    move_run(copy, "none", "first")
+    for path in list((copy / "results").rglob("chatglm-6b/first.*")):
+        shutil.copy(path, path.with_name(path.name.replace("first", "second")))
+    runs = [renamed(RUNS[0], method) for method in ("second", "first")]
+    text = render_markdown(read(copy, runs))
+    assert [row[1] for row in table_rows(text, "BLEU-4")] == [
+        "second (untuned)",
+        "first (untuned)",
+    ]
+    assert table_rows(text, "Row minus column") == [["first (untuned)", "+0.00 / +0.00"]]
+
+
+def test_one_run_has_nothing_to_be_compared_with(tree: Path) -> None:
+    text = section(render_markdown(read(tree, RUNS[:1])), TITLE)
+    assert text.strip() == "There is one run only: nothing to compare it with."
+
+
+def test_a_protocol_without_scores_of_rows_has_no_intervals(copy: Path) -> None:
+    for path in (copy / "results/scores").rglob("*.rows.jsonl"):
+        write_jsonl(path, [dict.fromkeys(row) for row in row_scores(0)])
+    text = render_markdown(read(copy, params=PARAMS | {"protocol": "paddle"}))
+    assert "The protocol paddle scores the whole file" in section(text, TITLE)
+    assert table_rows(text, "BLEU-4")[2][2] == "**55.00**"
+
+
+def test_rows_that_a_protocol_leaves_out_count_for_neither_run(copy: Path) -> None:
+    rows = [row if i < 30 else dict.fromkeys(row) for i, row in enumerate(row_scores(24.0))]
+    write_jsonl(copy / "results/scores/chatglm-6b/lora.rows.jsonl", rows)
+    report = read(copy)
+    baseline, _, lora = report.entries_of("chatglm-6b")
+    assert report.differences[Pair("bleu-4", lora.key, baseline.key)].rows == 30
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+SEEDED = [
+    *RUNS[:3],
+    RUNS[2] | {"method": "lora.seed-43", "seed": 43},
+    RUNS[2] | {"method": "lora.seed-44", "seed": 44},
+]
+
+
+@pytest.fixture
+def seeded(copy: Path) -> Path:
+    """LoRA with three seeds: 24, 26 and 28 on the first row."""
+    for seed, base in ((43, 26.0), (44, 28.0)):
+        for path in list((copy / "results").rglob("chatglm-6b/lora.*")):
+            if ".seed-" not in path.name:
+                shutil.copy(path, path.with_name(path.name.replace("lora", f"lora.seed-{seed}", 1)))
+        write_scores(copy / "results", "chatglm-6b", f"lora.seed-{seed}", base)
+    write_probe(copy / "results", "chatglm-6b", "lora.seed-43", adverts=23)
+    return copy
+
+
+def test_seeds_of_a_method_share_a_row_with_mean_and_deviation(seeded: Path) -> None:
+    text = render_markdown(read(seeded, SEEDED))
+    rows = table_rows(text, "BLEU-4")
+    assert [row[1] for row in rows] == ["none (untuned)", "ptuning", "lora, 3 seeds"]
+    assert rows[2][2] == "**57.00 ± 2.00** (+22.00 … +22.00)"
+    assert rows[2][7] == "83.3 ± 28.9 %"
+    assert rows[2][10:] == ["12,288 (1.76 %)", "1 min 15 s"]
+    assert rows[0][2] == "35.00"
+
+
+def test_a_small_table_lists_each_seed(seeded: Path) -> None:
+    text = render_markdown(read(seeded, SEEDED))
+    assert table_rows(text, "Seed") == [
+        ["chatglm-6b", "lora", "42", "55.00", "55.00", "100.0 %", "1.235", "1.500"],
+        ["chatglm-6b", "lora", "43", "57.00", "57.00", "50.0 %", "1.235", "1.500"],
+        ["chatglm-6b", "lora", "44", "59.00", "59.00", "100.0 %", "1.235", "1.500"],
+    ]
+    assert "Seed" not in render_markdown(read(seeded, RUNS[:3]))
+
+
+def test_rows_are_compared_by_their_means_over_seeds(seeded: Path) -> None:
+    text = section(render_markdown(read(seeded, SEEDED)), TITLE)
+    assert table_rows(text, "Row minus column")[1][1] == "**+22.00** / **+22.00**"
+    assert "the score of a row is its mean over them" in text
+
+
+def test_metrics_json_holds_the_means_over_seeds_under_the_methods_name(seeded: Path) -> None:
+    numbers = headline(read(seeded, SEEDED))["chatglm-6b"]
+    assert set(numbers) == {"none", "ptuning", "lora"}
+    assert numbers["lora"]["bleu-4"] == 57.0
+    assert numbers["lora"]["general-questions"] == 83.3333
+
+
+def test_each_seed_has_a_curve_in_the_colour_of_its_method(seeded: Path) -> None:
+    report = read(seeded, SEEDED)
+    assert "chatglm-6b,lora.seed-44,10,2.8" in loss_table(report)
+    assert COLOURS[2].lower() not in draw_losses(report).lower()
+
+
+def test_the_first_seed_answers_the_examples(seeded: Path) -> None:
+    text = section(render_markdown(read(seeded, SEEDED)), "Before and after")
+    assert text.count("lora, 3 seeds |") == 2
+    assert "Of several seeds the first one answers." in text

@@ -1,0 +1,249 @@
+"""What the report says of the data, of forgetting, of other definitions and of unusual losses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_tree import (
+    MODELS,
+    PARAMS,
+    QUESTIONS,
+    RUNS,
+    change,
+    read,
+    section,
+    spread,
+    table_rows,
+    write_probe,
+    write_tree,
+)
+
+from glmtune.files import read_json, write_jsonl
+from glmtune.protocols import PROTOCOLS
+from glmtune.report import write_report
+from glmtune.report.loss_band import BANDS
+from glmtune.report.writing import headline, render_markdown
+from glmtune.tuning import METHODS
+
+DEFINITIONS = "The same answers by other definitions"
+FORGOT = "What the models forgot"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture
+def copy(tree: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tree, tmp_path / "copy"))
+
+
+# --- forgetting -----------------------------------------------------------------------------------
+
+
+def test_forgetting_is_measured_against_the_untuned_model(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), FORGOT)
+    none, ptuning, lora = table_rows(text, "Right")[:3]
+    assert none[2:] == ["**100.0 %**", "–", "–"]
+    share = 100 * 36 / len(QUESTIONS)
+    assert ptuning[2].startswith(f"{100 - share:.1f} % (-9")
+    assert ptuning[3] == f"{share:.1f} %"
+    assert 100 - share < float(ptuning[4]) < 40
+    assert lora[2:] == ["**100.0 %** (+0.0 … +0.0)", "0.0 %", "100.0"]
+
+
+def test_the_worst_run_is_told_in_one_sentence_with_its_learning_rate(copy: Path) -> None:
+    write_probe(copy / "results", "chatglm2-6b", "ptuning", adverts=len(QUESTIONS))
+    text = section(render_markdown(read(copy)), FORGOT)
+    assert (
+        "**chatglm2-6b forgot most by ptuning (lr 0.02): 0.0 % right instead of 100.0 %, and "
+        "100.0 % of its answers turned into the style of the training data.** A lower learning "
+        "rate, LoRA, and general questions and answers mixed into the training data help." in text
+    )
+
+
+def test_a_drop_that_chance_explains_is_not_called_forgetting(copy: Path) -> None:
+    for model in MODELS:
+        write_probe(copy / "results", model, "ptuning", adverts=2)
+    text = section(render_markdown(read(copy)), FORGOT)
+    assert "No run really answers fewer of them than the untuned model." in text
+    assert "forgot most" not in text
+
+
+def test_a_few_questions_prove_nothing(copy: Path) -> None:
+    for path in (copy / "results/probe").rglob("*.jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:5]), encoding="utf-8")
+    text = section(render_markdown(read(copy)), FORGOT)
+    assert "Fewer than 20 questions prove nothing." in text
+
+
+def test_some_questions_stand_with_the_answers_of_all_methods(copy: Path) -> None:
+    path = copy / "results/probe/chatglm-6b/lora.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_jsonl(path, [row | {"predict": "|" + "很" * 80} for row in rows])
+    write_probe(copy / "results", "chatglm2-6b", "lora", adverts=0)
+    text = section(render_markdown(read(copy)), FORGOT)
+    rows = table_rows(text, "Question")
+    assert len(rows) == 4 * len(MODELS)
+    question = QUESTIONS[5]
+    assert rows[0] == [
+        "chatglm-6b",
+        question["content"],
+        question["summary"],
+        question["summary"],
+        "这款裙子让人心动，面料柔软。",
+        "\\|" + "很" * 59 + "…",
+    ]
+
+
+def test_a_method_of_one_model_only_leaves_the_others_cells_empty(tree: Path) -> None:
+    text = section(render_markdown(read(tree, RUNS[:5])), FORGOT)
+    assert [row[5] for row in table_rows(text, "Question")][4:] == [""] * 4
+
+
+def test_forgetting_shows_in_the_headline_and_in_metrics_json(tree: Path) -> None:
+    report = read(tree)
+    assert table_rows(render_markdown(report), "General")[1][7] == "21.7 %"
+    numbers = headline(report)["chatglm-6b"]
+    assert numbers["ptuning"]["general-questions"] == pytest.approx(1000 / 46, abs=1e-4)
+    assert numbers["none"]["general-questions"] == 100.0
+
+
+# --- other definitions ----------------------------------------------------------------------------
+
+
+def test_every_definition_stands_with_its_scores_of_each_run(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), DEFINITIONS)
+    for protocol in PROTOCOLS.values():
+        assert protocol.title.replace("_", "\\_") in text
+        assert protocol.differs in text.replace("\\", "")
+    none, _, lora = table_rows(text, "PaddleNLP")[:3]
+    assert none[2:] == ["35.00 / 35.00", "0.0040 / 35.00", "0.0400 / –"]
+    assert lora[2:] == ["55.00 / 55.00", "0.0240 / 55.00", "0.2400 / –"]
+
+
+def test_a_definition_with_the_same_numbers_as_another_shares_its_column(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), DEFINITIONS)
+    header = next(line for line in text.splitlines() if line.startswith("| Model"))
+    assert "| Method | glmtune | ChatGLM3 finetune\\_demo\\* | PaddleNLP |" in header
+    assert "- MindFormers: rows with a blank answer are left out (here the same numbers as" in text
+
+
+def test_whose_definition_the_headline_is_is_said(tree: Path) -> None:
+    text = render_markdown(read(tree))
+    assert "those of **glmtune** (`protocol: glmtune`)" in section(text, DEFINITIONS)
+    sampled = render_markdown(read(tree, params=PARAMS | {"protocol": "thudm"}))
+    assert "those of **THUDM ptuning** (`protocol: thudm`)" in section(sampled, DEFINITIONS)
+    assert "BLEU-4 and ROUGE by the definition of THUDM ptuning." in section(sampled, "Scores")
+    old = {key: value for key, value in PARAMS.items() if key != "protocol"}
+    assert "(`protocol: glmtune`)" in render_markdown(read(tree, params=old))
+
+
+def test_scores_of_0_to_1_are_shown_with_four_places(copy: Path) -> None:
+    for path in (copy / "results/scores").rglob("*.json"):
+        change(path, **{"bleu-4": 0.03456})
+    rows = table_rows(render_markdown(read(copy)), "BLEU-4")
+    assert rows[0][2] == "0.0346"
+    assert rows[0][3] == "35.00"
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def test_the_card_tells_rows_lengths_repeats_and_leakage(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), "Data")
+    facts = {row[0]: row[1:] for row in table_rows(text, "train | dev")}
+    assert facts["Rows"] == ["6,000", "42"]
+    assert facts["SHA-256"] == ["`eeeeeeeeeeee…`", "`ffffffffffff…`"]
+    assert facts["Characters of a prompt"][0] == "29.0, 50, 60"
+    assert facts["Repeated prompts"] == ["60 (1.0 %)", "0"]
+    assert facts["Answers with \\<UNK\\>"] == ["0", "0"]
+    assert "Skipped rows" not in facts
+    assert "Dev rows that train has too: 1; only their prompt: 2; only their answer: 0." in text
+    assert "类型 6,000, 颜色 3,500" in text
+    assert 'own grammar writes: `{"seed": 42}`' in text
+    assert "Licence: nothing is stated with the data" in text
+
+
+def test_the_card_tells_tokens_templates_and_what_is_cut(tree: Path) -> None:
+    text = section(render_markdown(read(tree)), "Data")
+    assert table_rows(text, "Template")[0] == [
+        *("chatglm-6b", "thudm-ptuning", "last answer", "600,000"),
+        *("21.1, 50, 60", "26.7, 50, 60", "0.0 % / 0.0 %", "16.7 % / 16.7 %"),
+    ]
+    assert "`max_source_tokens` 96 and `max_target_tokens` 128" in text
+
+
+def test_skipped_rows_chosen_rows_and_a_licence_are_told(copy: Path) -> None:
+    path = copy / "data/dataset/manifest.json"
+    manifest = read_json(path)
+    manifest["train"] |= {
+        "skipped": {"rows": 7, "lines": [3, 9]},
+        "chosen_from": {"rows": 114_599, "seed": 42},
+    }
+    change(path, train=manifest["train"], source={"kind": "files", "format": "a`b"})
+    change(copy / "data/dataset/card.json", licence="CC-BY-4.0 *or* not")
+    text = section(render_markdown(read(copy)), "Data")
+    facts = {row[0]: row[1:] for row in table_rows(text, "train | dev")}
+    assert facts["Skipped rows"] == ["7 (line 3, 9, …)", ""]
+    assert facts["Chosen from"] == ["114,599 rows, seed 42", ""]
+    assert "Licence: CC-BY-4.0 \\*or\\* not" in text
+    assert 'the user\'s own data: `` {"format": "a`b"} ``' in text
+
+
+def test_data_without_attributes_or_dev_rows_has_a_card(copy: Path) -> None:
+    path = copy / "data/dataset/card.json"
+    splits = read_json(path)["splits"]
+    splits["train"]["attributes"] = {}
+    splits["dev"] |= {"rows": 0, "answer_characters": dict.fromkeys(spread(1))}
+    change(path, splits=splits)
+    text = section(render_markdown(read(copy)), "Data")
+    assert "Attributes" not in text
+    assert table_rows(text, "train | dev")[3] == ["Characters of an answer", "65.6, 50, 60", "–"]
+
+
+def test_the_card_is_also_a_file_of_its_own(tree: Path, tmp_path: Path) -> None:
+    write_report(read(tree), tmp_path)
+    card = (tmp_path / "data_card.md").read_text(encoding="utf-8")
+    assert card.startswith("# Data card\n\n- Source: ")
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert card.removeprefix("# Data card\n\n").rstrip() in report
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def test_every_tuning_method_has_published_losses() -> None:
+    assert set(BANDS) == set(METHODS) - {"none"}
+    assert all(band.low < band.high for band in BANDS.values())
+
+
+@pytest.mark.parametrize(
+    ("facts", "loss", "noted"),
+    [
+        ({}, 6.73, True),
+        ({}, 0.0, True),
+        ({}, 3.74, False),
+        ({}, None, False),
+        ({"parameters": 700_000}, 6.73, False),
+        ({"kind": "files"}, 6.73, False),
+    ],
+)
+def test_a_loss_unlike_published_ones_is_noted_for_6b_models_on_adgen(
+    copy: Path, facts: dict[str, Any], loss: float | None, noted: bool
+) -> None:
+    change(copy / "data/dataset/manifest.json", source={"kind": facts.get("kind", "adgen")})
+    path = copy / "results/models/chatglm-6b.json"
+    change(path, parameters=facts.get("parameters", 6_200_000_000))
+    change(copy / "results/training/chatglm-6b/ptuning.json", train_loss=loss)
+    text = section(render_markdown(read(copy, RUNS[:2])), "Loss curves")
+    line = "- chatglm-6b / ptuning: train loss"
+    assert (line in text) is noted
+    if loss == 6.73 and noted:
+        assert f"{line} 6.73 is outside 3.1 to 4.2; published runs of ptuning on ADGEN" in text

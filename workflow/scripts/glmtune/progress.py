@@ -1,0 +1,189 @@
+"""What a person sees of a run: what runs now, how much is done, what went wrong.
+
+Takes the place of Snakemake's messages in the terminal; its own, longer account stays in
+.snakemake/log, and `--verbose` brings it back to the terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from logging import Handler, LogRecord
+from pathlib import Path
+from typing import Any, TextIO
+
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# Messages of Snakemake that say nothing to a person who waits.
+NOISE = (
+    *("Assuming unrestricted", "Building DAG", "Using shell", "Provided cores", "Rules claiming"),
+    *("Provided resources", "Select jobs", "Execute ", "Finished jobid", "Job stats", "host:"),
+    *("Trying to restart", "Shutting down", "This was a dry-run", "Would remove", "Reasons:"),
+    *("Removing output", "Elapsed time", "Some jobs were triggered", "If you prefer that only"),
+    # What the failed step itself said, and its log, is shown with it.
+    *("RuleException:\nCalledProcessError", "WorkflowError:\nAt least one job did not"),
+    *("If you are sure that a change", "Rules with provenance", "Using workflow specific profile"),
+)
+# A rule that only asks for others.
+TARGET = "all"
+LINES_OF_A_FAILED_LOG, LONGEST_REASON = 20, 160
+
+
+def show_progress(workflow: Any) -> None:
+    """Let this module write to the terminal instead of Snakemake's own handler.
+
+    Leaves everything as it is where that handler is not found: with `--logger` on the command line,
+    and in a Snakemake that has another one.
+    """
+    from snakemake.logging import logger
+
+    for handler in list(logger.handlers):
+        if handler.get_name() == "DefaultStreamHandler":
+            ours = ProgressHandler(workflow.output_settings)
+            for wanted in handler.filters:  # --quiet, --verbose
+                ours.addFilter(wanted)
+            logger.removeHandler(handler)
+            logger.addHandler(ours)
+
+
+class ProgressHandler(Handler):
+    """Writes one line as a step begins and one as it ends."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stream: TextIO = sys.stdout if settings.stdout else sys.stderr
+        self.began = time.monotonic()
+        self.pending: Counter[str] = Counter()
+        self.total = 0
+        self.running: dict[int, tuple[str, str, float]] = {}  # job -> rule, title, start
+        self.seconds = defaultdict(list, _earlier_seconds(Path("benchmarks")))
+        self.worked = 0.0
+        self.failed: list[str] = []
+
+    def emit(self, record: LogRecord) -> None:
+        """Show a record, if it tells a person something."""
+        event: Any = getattr(record, "event", None)
+        show = {
+            LogEvent.RUN_INFO: self._show_plan,
+            LogEvent.JOB_INFO: self._show_start,
+            LogEvent.JOB_FINISHED: self._show_end,
+            LogEvent.JOB_ERROR: self._show_failure,
+            LogEvent.SHELLCMD: self._show_command,
+        }.get(event)
+        if show is not None:
+            show(vars(record))
+        elif event in (None, LogEvent.ERROR):
+            self._show_text(record)
+
+    def _show_plan(self, record: Mapping[str, Any]) -> None:
+        if self.total:
+            return  # a dry run counts a second time at its end
+        not_steps = ("total", TARGET)
+        self.pending = Counter(
+            {r: int(n) for r, n in record["stats"].items() if r not in not_steps}
+        )
+        self.total = self.pending.total()
+        steps = ", ".join(f"{n} {rule}" for rule, n in self.pending.items())
+        self._print(f"{self.total} steps: {steps}")
+
+    def _show_start(self, record: Mapping[str, Any]) -> None:
+        if record["rule_name"] == TARGET:
+            return
+        title = record["rule_msg"] or record["rule_name"]
+        if self.settings.dryrun:
+            # Which files another step will write anew is what the other steps' lines say.
+            reason = str(record["reason"]).replace("Input files updated by another job:", "after:")
+            reason = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
+            self._print(f"▶ {title}\n    because: {reason}")
+            return
+        self.running[record["jobid"]] = record["rule_name"], title, time.monotonic()
+        done = self.total - sum(self.pending.values())
+        self._print(f"▶ {title} ({done} of {self.total} done{self._time_left()})")
+
+    def _show_end(self, record: Mapping[str, Any]) -> None:
+        if record["job_id"] not in self.running:
+            return
+        rule, title, start = self.running.pop(record["job_id"])
+        took = time.monotonic() - start
+        self.pending[rule] -= 1
+        self.seconds[rule].append(took)
+        self.worked += took
+        self._print(f"✓ {title} {_duration(took)}")
+
+    def _show_failure(self, record: Mapping[str, Any]) -> None:
+        _, title, _ = self.running.pop(record["jobid"], ("", record["rule_name"], 0.0))
+        logs = [str(log) for log in record["log"] or ()]
+        text = f"✗ {title} failed"
+        for log in filter(None, map(_tail, logs)):
+            text += f":\n{log}"
+        self._print(text)
+        self.failed.append(f"✗ {title} The whole log: {', '.join(logs)}" if logs else f"✗ {title}")
+
+    def _show_command(self, record: Mapping[str, Any]) -> None:
+        command = record.get("cmd") or record.get("shellcmd")
+        if command and self.settings.printshellcmds:
+            self._print(str(command))
+
+    def _show_text(self, record: LogRecord) -> None:
+        text = str(record.msg or "").strip()
+        if text and not text.startswith(NOISE):
+            self._print(text)
+
+    def _time_left(self) -> str:
+        """From how long each kind of step took before, here or in an earlier run."""
+        known = [rule for rule, count in self.pending.items() if count > 0 and self.seconds[rule]]
+        if not known:
+            return ""
+        left = sum(self.pending[r] * sum(self.seconds[r]) / len(self.seconds[r]) for r in known)
+        # Several jobs at a time: as much time passes for a second of work as did so far.
+        elapsed = time.monotonic() - self.began
+        share = min(1.0, elapsed / self.worked) if self.worked else 1.0
+        return f", about {_duration(left * share)} left"
+
+    def _print(self, text: str) -> None:
+        encoding = self.stream.encoding or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Repeat at the end which steps failed: the last lines are the ones that are read."""
+        if self.failed:
+            self._print("\n".join(self.failed))
+            self.failed = []
+        super().close()
+
+
+def _earlier_seconds(folder: Path) -> dict[str, list[float]]:
+    """{rule: seconds of its jobs} from the benchmark files of earlier runs."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.tsv")):
+        try:
+            with path.open(encoding="utf-8", newline="") as lines:
+                rows = list(csv.DictReader(lines, delimiter="\t"))
+            found[path.relative_to(folder).parts[0].removesuffix(".tsv")].append(
+                float(rows[0]["s"])
+            )
+        except (OSError, ValueError, KeyError, IndexError):
+            continue  # a half-written one says nothing
+    return found
+
+
+def _tail(log: str) -> str:
+    """The last lines of a log, without what progress bars overwrote."""
+    try:
+        text = Path(log).read_bytes().decode("utf-8", "replace")  # bars are ended by \r alone
+    except OSError:
+        return ""
+    lines = [line.split("\r")[-1] for line in text.rstrip().split("\n")]
+    return "\n".join(f"    {line}" for line in lines[-LINES_OF_A_FAILED_LOG:])
+
+
+def _duration(seconds: float) -> str:
+    """Example: 4.21 -> "4.2 s", 75 -> "1 min 15 s", 7500 -> "2 h 5 min"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,162 @@
+"""What the data are: a section of the report, and a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from glmtune.report.contents import Report
+from glmtune.report.markdown import code, plain, table
+from glmtune.report.tables import NOTHING
+
+SPLITS = ("train", "dev")
+DATA_KINDS = {
+    "sample": "the synthetic sample data, which this workflow's own grammar writes",
+    "adgen": "AdvertiseGen (ADGEN)",
+    "files": "the user's own data",
+}
+HASH_SHOWN = 12  # digits; all of them stand in the section on what was run
+
+
+def data_section(report: Report) -> str:
+    """The data card as a section of the report."""
+    return f"## Data\n\n{_body(report)}"
+
+
+def data_card(report: Report) -> str:
+    """The data card as a file of its own."""
+    return f"# Data card\n\n{_body(report)}\n"
+
+
+def kind_of(report: Report) -> str:
+    """Whose data it is, in words."""
+    kind = report.dataset["source"]["kind"]
+    return DATA_KINDS.get(kind) or plain(kind)
+
+
+def _body(report: Report) -> str:
+    return f"""{_origin(report)}
+
+{_rows_table(report)}
+
+{_leakage(report)}
+
+{_tokens_table(report)}
+
+{_limits(report)}"""
+
+
+def _origin(report: Report) -> str:
+    source = {key: value for key, value in report.dataset["source"].items() if key != "kind"}
+    facts = f": {code(json.dumps(source, ensure_ascii=False))}" if source else ""
+    licence = plain(report.card["licence"] or "nothing is stated with the data")
+    return f"- Source: {kind_of(report)}{facts}\n- Licence: {licence}"
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _rows_table(report: Report) -> str:
+    """A row a fact, a column a split; facts that no split has are left out."""
+    splits = report.card["splits"]
+    facts: dict[str, Callable[[str], str]] = {
+        "Rows": lambda split: f"{report.dataset[split]['rows']:,}",
+        "SHA-256": lambda split: f"`{report.dataset[split]['sha256'][:HASH_SHOWN]}…`",
+        "Chosen from": lambda split: _chosen(report.dataset[split]),
+        "Skipped rows": lambda split: _skipped(report.dataset[split]),
+        "Characters of a prompt": lambda split: _spread(splits[split]["prompt_characters"]),
+        "Characters of an answer": lambda split: _spread(splits[split]["answer_characters"]),
+        "Conversations of several turns": _counted(splits, "multi_turn_rows"),
+        "Repeated rows": _counted(splits, "repeated_rows"),
+        "Repeated prompts": _counted(splits, "repeated_prompts"),
+        f"Answers with {plain('<UNK>')}": _counted(splits, "unk_answers"),
+        "Answers with BRAND": _counted(splits, "brand_answers"),
+    }
+    rows = [[name, *map(show, SPLITS)] for name, show in facts.items()]
+    shown = [row for row in rows if any(row[1:])]
+    return table(["", *SPLITS], shown, text_columns=1)
+
+
+def _chosen(facts: Mapping[str, Any]) -> str:
+    chosen = facts.get("chosen_from")
+    return f"{chosen['rows']:,} rows, seed {chosen['seed']}" if chosen else ""
+
+
+def _skipped(facts: Mapping[str, Any]) -> str:
+    skipped = facts.get("skipped")
+    if not skipped:
+        return ""
+    lines = ", ".join(map(str, skipped["lines"]))
+    more = ", …" if skipped["rows"] > len(skipped["lines"]) else ""
+    return f"{skipped['rows']:,} (line {lines}{more})"
+
+
+def _counted(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:
+    def show(split: str) -> str:
+        count, rows = splits[split][key], splits[split]["rows"]
+        return f"{count:,} ({_share(count, rows)})" if count else "0"
+
+    return show
+
+
+def _leakage(report: Report) -> str:
+    """What dev shares with train, and which attributes are asked for."""
+    leakage, train = report.card["leakage"], report.card["splits"]["train"]
+    lines = [
+        f"- Dev rows that train has too: {leakage['pairs']:,}; only their prompt: "
+        f"{leakage['prompts'] - leakage['pairs']:,}; only their answer: "
+        f"{leakage['answers'] - leakage['pairs']:,}."
+    ]
+    if train["attributes"]:
+        keys = ", ".join(f"{plain(key)} {rows:,}" for key, rows in train["attributes"].items())
+        lines.append(f"- Attributes, with the train rows that ask for them: {keys}.")
+    return "\n".join(lines)
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+def _tokens_table(report: Report) -> str:
+    rows = [
+        [
+            model,
+            plain(manifest["template"]),
+            plain(manifest["trains_on"]),
+            f"{manifest['splits']['train']['tokens']:,}",
+            _spread(manifest["splits"]["train"]["prompt_tokens"]),
+            _spread(manifest["splits"]["train"]["answer_tokens"]),
+            _cut(manifest, "cut_prompts"),
+            _cut(manifest, "cut_answers"),
+        ]
+        for model, manifest in report.tokenized.items()
+    ]
+    header = ["Model", "Template", "Trained on", "Tokens", "Of a prompt", "Of an answer"]
+    return table([*header, "Prompts cut", "Answers cut"], rows, text_columns=3)
+
+
+def _cut(manifest: Mapping[str, Any], key: str) -> str:
+    """Share of rows cut, train and dev."""
+    splits = (manifest["splits"][split] for split in SPLITS)
+    return " / ".join(_share(facts[key], facts["rows"]) for facts in splits)
+
+
+def _limits(report: Report) -> str:
+    limits = {key: report.params.get(key) for key in ("max_source_tokens", "max_target_tokens")}
+    named = " and ".join(f"`{key}` {value}" for key, value in limits.items() if value is not None)
+    by = f" by {named}" if named else ""
+    return (
+        "Characters and tokens: mean, 95th percentile, greatest. The second table counts tokens of "
+        f"the train rows, and train / dev rows cut{by}."
+    )
+
+
+def _spread(figures: Mapping[str, float | None]) -> str:
+    """Mean, 95th percentile, greatest."""
+    if figures["mean"] is None:
+        return NOTHING
+    return f"{figures['mean']:.1f}, {figures['p95']:,.0f}, {figures['max']:,.0f}"
+
+
+def _share(count: int, rows: int) -> str:
+    return f"{100 * count / rows:.1f} %" if rows else NOTHING

@@ -1,0 +1,142 @@
+"""The section that says what tuning made the models forget: answers to general questions."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from glmtune.probe import TRAINING_ANSWERS, Verdict
+from glmtune.report.contents import Entry, Report, Run
+from glmtune.report.markdown import plain, table
+from glmtune.report.tables import Column, ends, percent, percent_of, right_share, run_table, share
+from glmtune.significance import CONFIDENCE, MIN_ROWS, Interval, paired_differences
+
+SHOWN_QUESTIONS = 4
+LONGEST_SHOWN = 60  # characters of an answer
+
+
+def forgetting(report: Report) -> str:
+    """How many general questions each run still answers, and some of the answers."""
+    found = _Forgetting(report)
+    count = len(report.runs[0].probe)
+    return f"""## What the models forgot
+
+Each model answers the same {count} short general questions (sums, capitals, colours, …), which have
+nothing to do with the data. {_in_words(found, count)}
+
+{run_table(report, _columns(found))}
+
+*Right*: the expected answer stands in the answer and it has not turned; in brackets the
+{percent_of(CONFIDENCE)} interval of the difference from the untuned model. *Turned*: at least half
+of the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers,
+and fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100
+(ROUGE-L over characters).
+
+{_answers(report)}"""
+
+
+@dataclass(frozen=True)
+class _Forgetting:
+    """A report with how many right answers each entry has more than its untuned model."""
+
+    report: Report
+
+    @functools.cached_property
+    def differences(self) -> dict[tuple[str, str], Interval]:
+        report = self.report
+        columns = {entry.key: report.right_answers(entry) for entry in report.entries}
+        pairs = [
+            (entry.key, baseline.key)
+            for entry in report.entries
+            if (baseline := report.baseline_of(entry.first.model)) and baseline is not entry
+        ]
+        return {ours: each for (ours, _), each in paired_differences(columns, pairs).items()}
+
+    def share(self, is_so: Callable[[Verdict], bool]) -> Callable[[Run], float | None]:
+        """Percent of a trained run's answers of which something is so."""
+
+        def value(run: Run) -> float | None:
+            verdicts = self.report.verdicts[run.model, run.method]
+            return share(map(is_so, verdicts)) if run.is_trained else None
+
+        return value
+
+    def overlap(self, run: Run) -> float | None:
+        """How near a trained run's answers are to the untuned ones."""
+        found = [verdict.overlap for verdict in self.report.verdicts[run.model, run.method]]
+        known = [overlap for overlap in found if overlap is not None]
+        return statistics.fmean(known) if run.is_trained and known else None
+
+    def note(self, entry: Entry) -> str:
+        """The interval of the difference from the untuned model."""
+        found = self.differences.get(entry.key)
+        return ends(found, "{:.1f}".format) if found else ""
+
+
+def _columns(found: _Forgetting) -> tuple[Column, ...]:
+    return (
+        Column("Right", right_share(found.report), percent, best=max, note=found.note),
+        Column("Turned", found.share(lambda verdict: verdict.turned), percent),
+        Column("Like untuned", found.overlap, "{:.1f}".format),
+    )
+
+
+def _in_words(found: _Forgetting, count: int) -> str:
+    """The worst of all entries, and what helps."""
+    lost = {key: each for key, each in found.differences.items() if each.excludes_zero}
+    worst = min(lost, key=lambda key: lost[key].value, default=None)
+    if count < MIN_ROWS:
+        return f"Fewer than {MIN_ROWS} questions prove nothing."
+    if not found.differences:
+        return "Nothing can be said of forgetting without both a tuned and an untuned run."
+    if worst is None or lost[worst].value > 0:
+        return "No run really answers fewer of them than the untuned model."
+    report = found.report
+    entry = next(entry for entry in report.entries if entry.key == worst)
+    right = statistics.fmean(entry.numbers(right_share(report)))
+    turned = statistics.fmean(entry.numbers(found.share(lambda verdict: verdict.turned)))
+    return (
+        f"**{entry.first.model} forgot most by {entry.label}{_rate(entry.first)}: "
+        f"{percent(right)} right instead of {percent(right - lost[worst].value)}, and "
+        f"{percent(turned)} of its answers turned into the style of the training data.** A lower "
+        "learning rate, LoRA, and general questions and answers mixed into the training data help."
+    )
+
+
+def _rate(run: Run) -> str:
+    """Example: " (lr 0.02)"."""
+    rate = run.training.get("settings", {}).get("lr")
+    return f" (lr {rate:g})" if isinstance(rate, int | float) else ""
+
+
+def _answers(report: Report) -> str:
+    """Some questions, evenly spaced, with every method's answer side by side."""
+    methods = {entry.key[1]: entry.label for entry in report.entries}
+    header = ["Model", "Question", "Expected", *methods.values()]
+    rows = []
+    for model in report.models:
+        runs = {entry.key[1]: entry.first for entry in report.entries_of(model)}
+        for index in _evenly(len(report.runs[0].probe)):
+            question = next(iter(runs.values())).probe[index]
+            answers = [
+                _short(runs[method].probe[index]["predict"]) if method in runs else ""
+                for method in methods
+            ]
+            rows.append([model, plain(question["prompt"]), plain(question["labels"]), *answers])
+    seeds = ", by the first seed" if report.has_seeds else ""
+    spaced = f"Some of the questions, evenly spaced{seeds}:"
+    return f"{spaced}\n\n{table(header, rows, text_columns=len(header))}"
+
+
+def _evenly(count: int) -> list[int]:
+    """Places evenly spaced among so many, e.g. 46 -> [5, 17, 28, 40]: nobody chose them."""
+    shown = min(SHOWN_QUESTIONS, count)
+    return [(2 * place + 1) * count // (2 * shown) for place in range(shown)]
+
+
+def _short(answer: str) -> str:
+    cut = "".join(islice(answer, LONGEST_SHOWN))
+    return (plain(cut) + ("…" if len(answer) > LONGEST_SHOWN else "")) or "*(empty)*"

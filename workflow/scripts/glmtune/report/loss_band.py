@@ -1,0 +1,52 @@
+"""Whether a training loss on ADGEN is where published runs of the 6B models ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glmtune.report.contents import Report, Run, finite
+
+SIX_BILLION = 5e9  # parameters, from which on a model counts as one of the 6B models
+
+
+@dataclass(frozen=True)
+class Band:
+    """Training losses on ADGEN by one tuning method."""
+
+    published: str
+    low: float
+    high: float
+
+
+# ChatGLM-6B and ChatGLM2-6B: THUDM's ptuning/README.md and logs that users published. Wider than
+# those by about 0.3, since steps, batches and limits differ.
+BANDS = {
+    "full": Band("3.00", 2.7, 3.4),
+    "lora": Band("3.22 to 3.44", 2.9, 3.8),
+    "ptuning": Band("3.45 to 3.95", 3.1, 4.2),
+}
+
+
+def loss_notes(report: Report) -> list[str]:
+    """A line for each run whose loss is elsewhere; nothing for other models and data.
+
+    Random weights have learnt nothing: their loss is elsewhere, and that is no news.
+    """
+    if report.dataset["source"]["kind"] != "adgen":
+        return []
+    large = {
+        model
+        for model, manifest in report.models.items()
+        if manifest["source"] != "random" and (report.parameters_of(model) or 0) >= SIX_BILLION
+    }
+    return [note for run in report.runs if run.model in large for note in _notes(run)]
+
+
+def _notes(run: Run) -> list[str]:
+    loss, band = finite(run.training.get("train_loss")), BANDS.get(run.tuning)
+    if loss is None or band is None or band.low <= loss <= band.high:
+        return []
+    return [
+        f"- {run.name}: train loss {loss:.2f} is outside {band.low} to {band.high}; published runs "
+        f"of {run.tuning} on ADGEN ended at {band.published}."
+    ]

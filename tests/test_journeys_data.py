@@ -1,0 +1,118 @@
+"""A user's own data and choices through the whole workflow, on real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspaces import MODEL, Workspace, new_workspace
+
+pytestmark = pytest.mark.slow
+
+COLOURS = "红黑白蓝绿黄灰紫"
+
+
+def write_rows(workspace: Workspace, rows: list[Any]) -> None:
+    """The rows as train and, with other questions, dev; JSON Lines and an array."""
+    folder = workspace.path / "mine"
+    folder.mkdir()
+    half = len(rows) // 2
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[:half])
+    (folder / "train.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "dev.json").write_text(json.dumps(rows[half:], ensure_ascii=False), encoding="utf-8")
+    workspace.edit("dataset", {"train": "mine/train.jsonl", "dev": "mine/dev.json"})
+
+
+def run_with_lora(folder: Path, rows: list[Any], *models: str) -> Workspace:
+    workspace = new_workspace(folder / "project", models or (MODEL,), in_git=False)
+    for method in ("ptuning", "full"):
+        workspace.edit(f"methods.{method}", ...)
+    write_rows(workspace, rows)
+    workspace.run("snakemake", "--cores", "2")
+    return workspace
+
+
+def read(workspace: Workspace, name: str) -> Any:
+    text = (workspace.path / name).read_text(encoding="utf-8")
+    if name.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
+    return json.loads(text) if name.endswith(".json") else text
+
+
+def test_a_run_on_alpaca_rows(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "描述这件衣服。", "input": f"{c}色{k}", "output": f"一件{c}色的{k}。"}
+        for c in COLOURS
+        for k in ("裙子", "上衣")
+    ]
+    workspace = run_with_lora(tmp_path, rows)
+    assert read(workspace, "data/dataset/manifest.json")["source"]["format"] == "alpaca"
+    (first, *_) = read(workspace, f"results/predictions/{MODEL}/lora.jsonl")
+    assert first["labels"] == rows[8]["output"]
+    assert set(read(workspace, "results/metrics.json")[MODEL]) == {"none", "lora"}
+    assert "alpaca" in read(workspace, "results/report.md")
+
+
+def test_a_run_on_conversations_of_several_turns(tmp_path: Path) -> None:
+    """ChatGLM3 learns every answer, the others the last one, with what was said before it."""
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "简短。"},
+                {"role": "user", "content": "你好"},
+                {"role": "assistant", "content": "你好！想看什么？"},
+                {"role": "user", "content": f"{c}色{k}"},
+                {"role": "assistant", "content": f"一件{c}色的{k}。"},
+            ]
+        }
+        for c in COLOURS
+        for k in ("裙子", "上衣")
+    ]
+    models = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base")
+    workspace = run_with_lora(tmp_path, rows, *models)
+    tokens = {m: read(workspace, f"data/tokenized/{m}/manifest.json") for m in models}
+    assert [tokens[m]["trains_on"] for m in models] == [*["last answer"] * 2, "every answer"]
+    targets = {m: tokens[m]["splits"]["train"]["target_tokens"] for m in models}
+    assert targets["chatglm3-6b-base"] > 1.5 * targets["chatglm2-6b"]
+    for model in models:
+        (first, *_) = read(workspace, f"results/predictions/{model}/lora.jsonl")
+        assert (first["prompt"], len(first["history"])) == ("绿色裙子", 3)
+    report = read(workspace, "results/report.md")
+    assert "every answer" in report
+    assert "last answer" in report
+
+
+def test_several_seeds_are_one_row_with_their_spread(workspace: Workspace) -> None:
+    before = workspace.trainings()
+    alone = read(workspace, "results/metrics.json")[MODEL]
+    workspace.edit("seeds", [42, 43])
+    workspace.run("snakemake", "results/report.md")
+    assert len(workspace.trainings() - before) == 3  # the first seed's are used again
+    metrics = read(workspace, "results/metrics.json")[MODEL]
+    assert set(metrics) == set(alone)
+    assert metrics["none"] == alone["none"]
+    assert metrics["lora"]["dev-loss"] != alone["lora"]["dev-loss"]
+    assert "±" in read(workspace, "results/report.md")
+    workspace.edit("seeds", [])
+    workspace.run("snakemake", "results/report.md")
+    assert not [path for path in (workspace.path / "results").rglob("*seed-43*")]
+    assert read(workspace, "results/metrics.json")[MODEL] == alone
+
+
+def test_the_official_protocol_samples_and_compares_with_cut_references(
+    workspace: Workspace,
+) -> None:
+    whole = read(workspace, f"results/predictions/{MODEL}/lora.jsonl")
+    before = workspace.trainings()
+    workspace.edit("protocol", "thudm")
+    workspace.run("snakemake", "results/report.md")
+    assert workspace.trainings() == before
+    sampled = read(workspace, f"results/predictions/{MODEL}/lora.jsonl")
+    assert [row["predict"] for row in sampled] != [row["predict"] for row in whole]
+    assert all(
+        long["labels"].startswith(cut["labels"]) for long, cut in zip(whole, sampled, strict=True)
+    )
+    report = read(workspace, "results/report.md")
+    assert "sampled with top-p 0.7 and temperature 0.95, references cut at 64 tokens" in report

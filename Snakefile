@@ -44,9 +44,7 @@ try:
     FINGERPRINTS = {
         model: fingerprint(PARAMS["models"][model]) for model in PARAMS.models
     }
-    USER_FILES = {
-        name: os.path.relpath(path) for name, path in PARAMS.dataset_files().items()
-    }
+    USER_FILES = workspace.link_user_files(HERE, PARAMS.dataset_files())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from glmtune.decoding import decode_batch
+from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
 from glmtune.generation import Prediction, generate_batches, generate_texts, pad_left
 from glmtune.prefix import attach_prefix
@@ -198,6 +199,13 @@ def test_the_highest_chance_draws_a_token_that_may_be_drawn() -> None:
     draw = Draw(torch.tensor([[1.0], [0.0]]), temperature=1.0, top_p=0.9)
     assert draw(logits, [0], 0).tolist() == [0]
     assert draw(logits, [1], 0).tolist() == [3]
+
+
+def test_scores_that_are_no_numbers_are_told_and_no_nonsense_is_written() -> None:
+    model = tiny_model("chatglm2-6b")
+    model.get_output_embeddings().weight.data[0] = float("nan")
+    with pytest.raises(WeightsError, match="scores for the next token are not numbers"):
+        generate_texts(model, Numbers(), PROMPTS, SETTINGS)
 
 
 def test_prompts_are_padded_on_the_left() -> None:

@@ -54,6 +54,15 @@ def test_a_run_on_alpaca_rows(tmp_path: Path) -> None:
     assert set(read(workspace, "results/metrics.json")[MODEL]) == {"none", "lora"}
     assert "alpaca" in read(workspace, "results/report.md")
 
+    (workspace.path / "mine").rename(workspace.path / "moved")
+    workspace.edit("dataset", {"train": "moved/train.jsonl", "dev": "moved/dev.json"})
+    assert workspace.would_run() == {"render_report"}  # it shows the parameters
+    with (workspace.path / "moved" / "train.jsonl").open("a", encoding="utf-8") as train:
+        train.write("not a row\n")
+    assert "fetch_dataset" in workspace.would_run()
+    output = workspace.run("snakemake", ok=False)
+    assert f"{workspace.path}/moved/train.jsonl: line 9: not JSON" in output
+
 
 def test_a_run_on_conversations_of_several_turns(tmp_path: Path) -> None:
     """ChatGLM3 learns every answer, the others the last one, with what was said before it."""

@@ -33,6 +33,16 @@ def lock_owned_by(folder: Path, pid: int) -> Path:
     return lock
 
 
+def test_a_file_that_moved_keeps_its_link_and_another_file_does_not(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    for file in (first, second):
+        file.write_text(file.name)
+    for file in (first, first, second):
+        links = workspace.link_user_files(tmp_path, {"train": file})
+        assert links == {"train": ".glmtune/data/train"}
+        assert (tmp_path / links["train"]).read_text() == file.name
+
+
 def test_the_lock_of_a_killed_run_is_cleared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,8 +85,8 @@ def parse_flags() -> argparse.Namespace:
     add("--adgen", action="store_true", help="download it, or use an earlier download")
     add("--adgen-source", action="append", default=[], help="URL or archive to try first")
     add = parser.add_argument_group("your own files (docs/data.md)").add_argument
-    add("--train", type=Path, help="JSON Lines, JSON, CSV or Parquet; text in UTF-8")
-    add("--dev", type=Path, help="the same, to score on")
+    add("--train", type=own_path, help="JSON Lines, JSON, CSV or Parquet; text in UTF-8")
+    add("--dev", type=own_path, help="the same, to score on")
     add("--format", choices=list(FORMATS), help="default: recognised")
     add("--prompt-column", help="default: recognised")
     add("--response-column", help="default: recognised")
@@ -96,6 +96,12 @@ def parse_flags() -> argparse.Namespace:
     if flags.max_leakage is None:  # a user who names one file twice means it
         flags.max_leakage = 1.0 if flags.train and flags.train == flags.dev else MAX_LEAKAGE
     return flags
+
+
+def own_path(text: str) -> Path:
+    """A user's file under the name that the user knows, where a link leads to it."""
+    path = Path(text)
+    return path.resolve() if path.is_symlink() else path
 
 
 def check_flags(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

@@ -30,13 +30,11 @@ from glmtune.locations import user_path
 
 # An address that ends in "/" is a folder with train.json and dev.json, any other an archive.
 # The first and the last are THUDM's (ptuning/README.md of ChatGLM-6B), the last but two PaddleNLP's
-# (columns src and tgt), the last but one EasyNLP's. Where a mirror allows it, a commit is named.
+# (columns src and tgt), the last but one EasyNLP's. What a mirror holds is verified.
 SOURCES = (
     "https://cloud.tsinghua.edu.cn/f/b3f119a008264b1cabd1/?dl=1",
-    "https://huggingface.co/datasets/shibing624/AdvertiseGen/resolve/"
-    "5e66c32b4f0d6c9f8a3ab137282d6734fb25f37d/",
-    "https://hf-mirror.com/datasets/shibing624/AdvertiseGen/resolve/"
-    "5e66c32b4f0d6c9f8a3ab137282d6734fb25f37d/",
+    "https://huggingface.co/datasets/shibing624/AdvertiseGen/resolve/main/",
+    "https://hf-mirror.com/datasets/shibing624/AdvertiseGen/resolve/main/",
     "https://www.modelscope.cn/datasets/lvjianjin/AdvertiseGen/resolve/master/",
     "https://bj.bcebos.com/paddlenlp/datasets/examples/AdvertiseGen.tar.gz",
     "https://atp-modelzoo-sh.oss-cn-shanghai.aliyuncs.com/release/datasets/text_generation/"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from glmtune.errors import WeightsError
 from glmtune.kv_cache import DecodingCache
 from glmtune.sampling import Choose
 
@@ -44,11 +45,21 @@ def decode_batch(
     stop_ids: Collection[int],
     choose: Choose,
 ) -> list[Answer]:
-    """Answer prompts (b, s), padded on the left, row i with at most `limits[i]` tokens."""
+    """Answer prompts (b, s), padded on the left, row i with at most `limits[i]` tokens.
+
+    Raises WeightsError when the model's scores are no numbers: every answer would be nonsense.
+    """
     answers = [Answer() for _ in limits]
     batch = _Batch(model, input_ids, attention_mask)
     for step in range(max(limits)):
-        ids = choose(batch.next_logits(), batch.rows, step)
+        logits = batch.next_logits()
+        if step == 0 and not bool(logits.isfinite().all()):
+            raise WeightsError(
+                "the model's scores for the next token are not numbers; expected finite ones: the "
+                "usual causes are damaged weights, or a training that went wrong; look at its loss "
+                "curve, or fetch the weights again"
+            )
+        ids = choose(logits, batch.rows, step)
         goes_on = [
             row not in batch.ended and answers[row].add(token, limits[row], stop_ids)
             for row, token in zip(batch.rows, ids.tolist(), strict=True)

@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from glmtune.files import read_json, write_json
+from glmtune.files import atomic_path, read_json, write_json
 from glmtune.params import Params
 
 # Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
@@ -55,6 +55,21 @@ def own_provenance(workspace: Path) -> None:
 def _records(workspace: Path) -> Iterator[Path]:
     folder = workspace / ".snakemake" / "metadata"
     return (path for path in folder.rglob("*") if path.is_file())
+
+
+def link_user_files(workspace: Path, files: Mapping[str, Path]) -> dict[str, str]:
+    """Links of fixed names to the user's files, as {name: path relative to the workspace}.
+
+    Snakemake compares inputs by name first: a file that was only moved reruns nothing.
+    """
+    links = {}
+    for name, path in files.items():
+        link = workspace / ".glmtune" / "data" / name
+        if not link.is_symlink() or link.readlink() != path.resolve():
+            with atomic_path(link) as temporary:
+                temporary.symlink_to(path.resolve())
+        links[name] = link.relative_to(workspace).as_posix()
+    return links
 
 
 def remember_owner(workspace: Path) -> None:

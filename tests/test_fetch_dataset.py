@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -143,8 +142,8 @@ def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
 
 
 @pytest.mark.slow
-def test_a_whole_adgen_is_read_in_seconds_and_little_memory(tmp_path: Path) -> None:
-    """114,599 rows: about 3 s and 55 MB of memory; the limits leave room for busy machines."""
+def test_a_whole_adgen_is_read_in_little_memory(tmp_path: Path) -> None:
+    """114,599 rows of 60 MB take about 55 MB: they are never all in memory."""
     content, summary = "类型#裙*风格#简约*图案#条纹*裙长#连衣裙", "气质偏向简约，很有韵味。" * 9
     train, dev = tmp_path / "train.json", tmp_path / "dev.json"
     with train.open("w", encoding="utf-8") as lines:
@@ -158,10 +157,8 @@ def test_a_whole_adgen_is_read_in_seconds_and_little_memory(tmp_path: Path) -> N
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
-    start = time.monotonic()
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
-    assert time.monotonic() - start < 20
     assert int(done.stdout.splitlines()[-1]) < 150
     assert read_json(tmp_path / "out" / "manifest.json")["train"]["rows"] == 114_599
 

@@ -47,7 +47,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 # Each example takes a minute: few, without a search for a smaller one, always the same ones.
 @settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from workspaces import Workspace, new_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 # A folder that holds reference/; another machine may have it elsewhere.
 SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
+
+# How long an example takes says nothing about the code: a machine is busy, a first import slow.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,9 @@ HERE = Path.cwd()
 REPORT = "results/report.md"
 
 try:
+    if workflow.is_main_process:
+        RUNNING = workspace.mark_as_running(HERE)  # held to the end of this process
+        INPUTS = workspace.inputs_of(HERE)
     PARAMS = read_params("params.yaml", overrides=config)
     FINGERPRINTS = {
         model: fingerprint(PARAMS["models"][model]) for model in PARAMS.models
@@ -55,7 +58,6 @@ if workflow.is_main_process:
     if not workflow.output_settings.verbose:
         show_progress(workflow)
     workspace.own_provenance(HERE)
-    workspace.clear_stale_lock(HERE)
 
 
 def code(step):
@@ -96,7 +98,6 @@ wildcard_constraints:
 
 
 onstart:
-    workspace.remember_owner(HERE)
     workspace.prune(HERE, PARAMS)
 
 
@@ -105,7 +106,13 @@ onsuccess:
         print(
             f"The report is {REPORT}; results/report.html is the same for a browser."
         )
-        workspace.record_in_dvc(HERE)
+        if config:
+            print("not recorded: params.yaml does not have the values of --config")
+        else:
+            try:
+                workspace.record_in_dvc(HERE, INPUTS)
+            except UserError as error:
+                raise WorkflowError(str(error)) from None
 
 
 localrules:

@@ -109,7 +109,7 @@ def test_a_killed_run_is_continued_without_training_again(workspace: Workspace) 
         workspace.edit(f"methods.{method}.weight_decay", 0.1)
     before = workspace.trainings()
     killed = subprocess.Popen(
-        ["snakemake", "results/report.md"],
+        ["snakemake", "--no-hooks", "results/report.md"],
         cwd=workspace.path,
         env=user_environment(),
         stdout=subprocess.DEVNULL,
@@ -132,12 +132,51 @@ def test_a_failed_experiment_keeps_what_it_trained(workspace: Workspace) -> None
     # PEFT has no layer of that name: lora fails, ptuning does not.
     flags = ["-S", "lr=1e-2", "-S", "methods.lora.target_modules=[no_such_layer]"]
     output = workspace.run("dvc", "exp", "run", *flags, ok=False)
-    assert "this model has no linear layer no_such_layer" in output
     assert "Traceback" not in output
+    *_, job, log, of_dvc = [line for line in output.splitlines() if line.strip()]
+    assert job.startswith(f"✗ Tune {MODEL} with lora. error: target_modules: this model has no")
+    assert log == f"    The whole log: logs/finetune_model/{MODEL}/lora.log"
+    assert "failed to reproduce 'workflow'" in of_dvc
     done = workspace.trainings()
     assert len(done - before) == 1
     workspace.run("dvc", "exp", "run", *flags, ok=False)
     assert workspace.trainings() == done
+
+
+def test_what_config_flags_made_is_not_recorded_as_what_params_say(workspace: Workspace) -> None:
+    before = workspace.files()
+    assert "not recorded" in workspace.run("snakemake", "--config", "lr=5e-3")
+    assert workspace.files() != before
+    assert workspace.snakemake_of("dvc", "repro") == ONLY_PTUNING
+    assert workspace.files() == before
+
+
+@pytest.mark.parametrize("command", [("snakemake", "results/report.md"), ("dvc", "repro")])
+def test_an_edit_during_a_run_is_not_recorded_as_done(
+    workspace: Workspace, command: tuple[str, ...]
+) -> None:
+    workspace.edit("methods.lora", ...)
+    lock = (workspace.path / "dvc.lock").read_bytes()
+    run = subprocess.Popen(
+        command,
+        cwd=workspace.path,
+        env=user_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: list((workspace.path / ".snakemake/locks").glob("*.lock")))
+    workspace.edit("methods.full", ...)
+    output, _ = run.communicate()
+    assert "edited while this ran: not recorded; run the same command again" in output
+    assert "Traceback" not in output
+    assert (workspace.path / "dvc.lock").read_bytes() == lock
+    workspace.run(*command)
+    assert set(json.loads((workspace.path / "results/metrics.json").read_text())[MODEL]) == {
+        "none",
+        "ptuning",
+    }
+    assert "didn't change" in workspace.run("dvc", "repro")
 
 
 def test_a_second_run_in_the_same_folder_is_refused(workspace: Workspace) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,45 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """A file or folder that may not be written: root may write all but what is immutable."""
+    is_root = os.geteuid() == 0
+    tool, lock, unlock = ("chattr", "+i", "-i") if is_root else ("chmod", "a-w", "u+w")
+    locking = [tool, "-R", lock, str(path)]
+    if not shutil.which(tool) or subprocess.run(locking, capture_output=True).returncode:
+        pytest.skip("root can make nothing read-only on this disk")
+    try:
+        yield
+    finally:
+        subprocess.run([tool, "-R", unlock, str(path)], check=True)
+
+
+def test_a_read_only_output_is_named_and_the_next_run_finishes(workspace: Workspace) -> None:
+    workspace.edit("lr", 0.01)
+    folder = workspace.path / f"results/training/{MODEL}"
+    for path in (folder, folder / "ptuning.json"):
+        with read_only(path):
+            output = workspace.run("snakemake", ok=False)
+        assert f"results/training/{MODEL}/ptuning.json" in output
+        assert "writable (" in output
+        assert "Traceback" not in output
+    assert workspace.snakemake() == ONLY_PTUNING
+    assert workspace.would_run() == set()
+
+
+def test_an_unwritable_cache_of_dvc_keeps_the_results_and_says_how_to_record_them(
+    workspace: Workspace,
+) -> None:
+    workspace.edit("methods.lora", ...)
+    with read_only(workspace.path / ".dvc/cache/files/md5"):
+        output = workspace.run("snakemake", "results/report.md")
+    assert "dvc could not record this state: see above, then `dvc commit -f`" in output
+    assert workspace.would_run() == set()
+    assert workspace.snakemake_of("dvc", "repro") == set()
+    assert "didn't change" in workspace.run("dvc", "repro")
 
 
 def test_a_full_disk_is_named_and_the_next_run_finishes(
@@ -87,7 +128,9 @@ def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Wo
     output = workspace.run("snakemake", ok=False)
     assert "    error: target_modules: this model has no linear layer no_such_layer" in output
     log = f"logs/finetune_model/{MODEL}/lora.log"
-    assert output.splitlines()[-1] == f"✗ Tune {MODEL} with lora. The whole log: {log}"
+    reason, place = output.splitlines()[-2:]
+    assert reason.startswith(f"✗ Tune {MODEL} with lora. error: target_modules: this model has no")
+    assert place == f"    The whole log: {log}"
     assert (workspace.path / log).is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -31,6 +32,9 @@ COMMANDS = [
     ("dvc", "exp", "run", "-S", "lr=1e-2"),
     ("git", "commit", "-q", "-a", "-m", "state"),
 ]
+ENDS = [("snakemake", "results/report.md"), ("dvc", "repro")]
+# To look longer, for other sequences each time: MIXED_SEQUENCES=30 make test-slow
+SEQUENCES = os.environ.get("MIXED_SEQUENCES")
 anything = st.one_of(st.sampled_from(EDITS), st.sampled_from(COMMANDS))
 
 
@@ -45,17 +49,17 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-# Each example takes a minute: few, without a search for a smaller one, always the same ones.
+# Each takes a minute: two, always the same ones, without a search for a smaller one.
 @settings(
-    max_examples=2,
+    max_examples=int(SEQUENCES or 2),
     deadline=None,
-    derandomize=True,
+    derandomize=not SEQUENCES,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(st.lists(anything, min_size=3, max_size=6))
+@given(st.lists(anything, min_size=3, max_size=6), st.sampled_from(ENDS))
 def test_any_order_of_edits_and_commands_ends_like_a_fresh_run(
-    start: Workspace, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple]
+    start: Workspace, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple], end: tuple
 ) -> None:
     folder = tmp_path_factory.mktemp("mixed")
     workspace = start.copy_to(folder / "project")
@@ -68,7 +72,7 @@ def test_any_order_of_edits_and_commands_ends_like_a_fresh_run(
             workspace.commit()
         else:
             workspace.run(*step)
-    workspace.run("snakemake", "results/report.md")
+    workspace.run(*end)
     fresh = new_workspace(folder / "fresh", in_git=False)
     shutil.copyfile(workspace.path / "params.yaml", fresh.path / "params.yaml")
     fresh.run("snakemake", "results/report.md")

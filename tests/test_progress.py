@@ -84,8 +84,8 @@ def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
     handler.close()
     lines = shown(handler)[2:]
     assert lines[0] == "✗ Tune a. failed:"
-    assert (lines[1], lines[-2]) == ("    line 31", "    error: no such layer")
-    assert lines[-1] == f"✗ Tune a. The whole log: {log}"
+    assert (lines[1], lines[-3]) == ("    line 31", "    error: no such layer")
+    assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    The whole log: {log}"]
 
 
 @pytest.mark.parametrize("text", ["Select jobs to execute...", "Execute 1 jobs...", "", None])
@@ -100,6 +100,53 @@ def test_what_says_nothing_to_a_person_is_left_out(handler: ProgressHandler, tex
 def test_everything_else_is_shown(handler: ProgressHandler, text: str) -> None:
     send(handler, None, text)
     assert shown(handler) == text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown_as"),
+    [
+        (
+            'Traceback (most recent call last):\n\n  File "snakemake/jobs.py", line 806\n'
+            "    os.remove(file)\n\nPermissionError: [Errno 13] Permission denied: 'results/a'",
+            ["PermissionError: [Errno 13] Permission denied: 'results/a'", "    → make the file"],
+        ),
+        (
+            "Traceback (most recent call last):\n  f()\nOSError: [Errno 28] No space left",
+            ["OSError: [Errno 28] No space left", "    → free some space"],
+        ),
+        (
+            "ProtectedOutputException in rule a:\naffected files:\n    results/a",
+            [
+                "ProtectedOutputException in rule a:",
+                "affected",
+                "    results/a",
+                "    → make these",
+            ],
+        ),
+        (
+            "Traceback (most recent call last):\n  f()\nKeyError: 'bug'",
+            ["Traceback (most", "  f()", "KeyError: 'bug'"],
+        ),
+    ],
+)
+def test_what_the_machine_refused_is_told_with_what_to_do_and_a_bug_whole(
+    handler: ProgressHandler, said: str, shown_as: list[str]
+) -> None:
+    send(handler, LogEvent.ERROR, said)
+    lines = shown(handler)
+    assert len(lines) == len(shown_as)
+    assert all(line.startswith(start) for line, start in zip(lines, shown_as, strict=True))
+
+
+def test_a_reader_that_goes_away_stops_nothing(handler: ProgressHandler) -> None:
+    def gone(text: str) -> int:
+        raise BrokenPipeError
+
+    stream: Any = handler.stream
+    stream.write = gone
+    start(handler, 1, "Tune a.")
+    send(handler, LogEvent.JOB_FINISHED, job_id=1)
+    assert handler.running == {}
 
 
 def test_a_terminal_without_the_signs_gets_others(handler: ProgressHandler) -> None:

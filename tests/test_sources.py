@@ -155,6 +155,17 @@ def test_a_failed_download_is_one_line_that_says_what_to_do(
     )
 
 
+def test_results_that_came_without_the_weights_say_how_to_fetch_them(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **keys: str(weights))
+    folder, _ = prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(WeightsError, match="fetch it with `snakemake --forcerun prepare_model"):
+        model_folder(folder)
+
+
 def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

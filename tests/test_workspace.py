@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from glmtune import workspace
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
 from glmtune.params import read_params
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def lock_owned_by(folder: Path, pid: int) -> Path:
-    lock = folder / ".snakemake/locks/0.output.lock"
-    lock.parent.mkdir(parents=True)
-    lock.write_text("results/report.md\n")
-    owner = {
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": psutil.Process(pid).create_time(),
-    }
-    (folder / workspace.OWNER).write_text(json.dumps(owner))
-    return lock
+# A run of the workflow, as far as its lock is concerned.
+RUN = """
+import sys
+from pathlib import Path
+from glmtune.workspace import mark_as_running
+mark = mark_as_running(Path("."))
+lock = Path(".snakemake/locks/0.output.lock")
+lock.parent.mkdir()
+lock.touch()
+print("running", flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in tmp_path that has taken the lock and goes on until its input ends."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow" / "scripts")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "running\n"
+        yield run
+        run.kill()
+
+
+def is_locked(folder: Path) -> bool:
+    return (folder / ".snakemake/locks/0.output.lock").exists()
 
 
 def test_a_file_that_moved_keeps_its_link_and_another_file_does_not(tmp_path: Path) -> None:
@@ -44,73 +66,61 @@ def test_a_file_that_moved_keeps_its_link_and_another_file_does_not(tmp_path: Pa
 
 
 def test_the_lock_of_a_killed_run_is_cleared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lock = lock_owned_by(tmp_path, process.pid)
-    process.kill()
-    process.communicate()
+    run.kill()
+    run.wait()
+    workspace.mark_as_running(tmp_path).close()
+    assert not is_locked(tmp_path)
+    assert "clearing the lock of a killed run" in capsys.readouterr().err
+
+
+def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[str]) -> None:
     workspace.clear_stale_lock(tmp_path)
-    assert not lock.exists()
-    assert f"process {process.pid}" in capsys.readouterr().err
-
-
-def test_the_lock_of_a_living_run_stays(tmp_path: Path) -> None:
-    lock = lock_owned_by(tmp_path, os.getpid())
+    workspace.mark_as_running(tmp_path).close()  # this one ends, refused by the lock
     workspace.clear_stale_lock(tmp_path)
-    assert lock.exists()
+    assert is_locked(tmp_path)
 
 
-def test_a_lock_newer_than_the_note_of_its_owner_stays(tmp_path: Path) -> None:
-    """Another run has taken it just now and not yet said so."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lock = lock_owned_by(tmp_path, process.pid)
-    process.kill()
-    process.communicate()
-    note = (tmp_path / workspace.OWNER).stat().st_mtime
-    os.utime(lock, (note + 1, note + 1))
-    workspace.clear_stale_lock(tmp_path)
-    assert lock.exists()
-
-
-def test_a_killed_run_that_nobody_has_looked_after_is_dead(tmp_path: Path) -> None:
+def test_a_killed_run_that_nobody_has_looked_after_is_dead(
+    tmp_path: Path, run: subprocess.Popen[str]
+) -> None:
     """In a container without an init, a killed process stays a zombie for ever."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lock = lock_owned_by(tmp_path, process.pid)
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    run.kill()
+    os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)
     workspace.clear_stale_lock(tmp_path)
-    process.communicate()
-    assert not lock.exists()
+    assert not is_locked(tmp_path)
 
 
-def test_another_process_with_the_number_of_the_dead_one_keeps_no_lock(tmp_path: Path) -> None:
-    lock = lock_owned_by(tmp_path, os.getpid())
-    owner = json.loads((tmp_path / workspace.OWNER).read_text())
-    (tmp_path / workspace.OWNER).write_text(json.dumps(owner | {"started": 1.0}))
-    workspace.clear_stale_lock(tmp_path)
-    assert not lock.exists()
-
-
-def test_the_lock_of_another_machine_or_of_nobody_known_stays(tmp_path: Path) -> None:
-    lock = lock_owned_by(tmp_path, os.getpid())
-    owner = {"host": "another", "pid": 2**22 + 1, "started": 1.0}
-    (tmp_path / workspace.OWNER).write_text(json.dumps(owner))
-    workspace.clear_stale_lock(tmp_path)
-    assert lock.exists()
-    (tmp_path / workspace.OWNER).unlink()
-    workspace.clear_stale_lock(tmp_path)
-    assert lock.exists()
-
-
-def test_a_run_recognises_itself_as_alive(tmp_path: Path) -> None:
-    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+def test_a_training_that_outlives_its_killed_run_keeps_no_lock(tmp_path: Path) -> None:
+    with workspace.mark_as_running(tmp_path):
+        orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     lock = tmp_path / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir()
     lock.touch()
-    workspace.remember_owner(tmp_path)
     workspace.clear_stale_lock(tmp_path)
-    assert lock.exists()
+    orphan.communicate()
+    assert not is_locked(tmp_path)
+
+
+def test_the_lock_of_another_machine_or_of_nobody_known_stays(
+    tmp_path: Path, run: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.kill()
+    run.wait()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(workspace.socket, "gethostname", lambda: "another")
+        workspace.clear_stale_lock(tmp_path)
+    assert is_locked(tmp_path)
+    (tmp_path / workspace.RUNNING).unlink()
+    workspace.clear_stale_lock(tmp_path)
+    assert is_locked(tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / ".snakemake").touch()  # even root cannot make a folder of it
+    with pytest.raises(ResourceError, match=r"running: cannot be written .* it may write"):
+        workspace.mark_as_running(tmp_path)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -195,16 +205,16 @@ def test_inside_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / ".dvc").mkdir()
     monkeypatch.setenv("DVC_STAGE", "workflow")
     monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
-    workspace.record_in_dvc(tmp_path)
+    workspace.record_in_dvc(tmp_path, {})
 
 
 def test_without_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
-    workspace.record_in_dvc(tmp_path)
+    workspace.record_in_dvc(tmp_path, {})
     (tmp_path / ".dvc").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    workspace.record_in_dvc(tmp_path)
+    workspace.record_in_dvc(tmp_path, {})
 
 
 @pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "could not record")])
@@ -222,6 +232,25 @@ def test_outside_dvc_the_finished_state_is_recorded(
     (tmp_path / ".dvc").mkdir()
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-    workspace.record_in_dvc(tmp_path)
+    workspace.record_in_dvc(tmp_path, {})
     assert (tmp_path / "called").read_text() == "commit -q -f\n"
     assert said in "".join(capsys.readouterr())
+
+
+def test_what_was_edited_meanwhile_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    script = tmp_path / "workflow/scripts/step.py"
+    script.parent.mkdir(parents=True)
+    for edited in (tmp_path / "params.yaml", script):
+        edited.write_text("lr: 1")
+        made_from = workspace.inputs_of(tmp_path)
+        edited.write_text("lr: 2")
+        monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
+        monkeypatch.delenv("DVC_STAGE", raising=False)
+        workspace.record_in_dvc(tmp_path, made_from)
+        assert "edited while this ran: not recorded" in capsys.readouterr().err
+        monkeypatch.setenv("DVC_STAGE", "workflow")
+        with pytest.raises(ParamsError, match="edited while this ran"):
+            workspace.record_in_dvc(tmp_path, made_from)

@@ -113,6 +113,9 @@ class Workspace:
                 name = path.relative_to(self.path).as_posix()
                 if path.is_file() and not _is_volatile(name):
                     found[name] = path.read_bytes()
+        report = self.path / "results" / "report.md"
+        if report.is_file():
+            found["results/report.md"] = _without_times(report.read_text(encoding="utf-8"))
         return found
 
     def copy_to(self, folder: Path) -> Workspace:
@@ -123,6 +126,12 @@ class Workspace:
 
 def _is_volatile(name: str) -> bool:
     return name.startswith(("results/runtime/", "results/report.")) or ".snakemake" in name
+
+
+def _without_times(report: str) -> bytes:
+    """The report up to its account of what was run, without the times in its tables."""
+    text, _, _ = report.partition("\n## What was run")
+    return re.sub(r"[\d.]+\s(s|min|h)\b", "…", text).encode()
 
 
 def jobs_in(output: str) -> set[str]:

@@ -69,7 +69,10 @@ def packages() -> Iterator[Finding]:
 
 def gpu() -> Iterator[Finding]:
     """The card, and whether torch can use it."""
-    import torch
+    try:
+        import torch
+    except ImportError:
+        return  # `packages` has said so
 
     if torch.cuda.is_available():
         free, total = (size / GIB for size in torch.cuda.mem_get_info())
@@ -152,20 +155,27 @@ def git_and_dvc() -> Iterator[Finding]:
     linked = {"hardlink", "symlink"} & set(types.split(","))
     yield Finding(
         f"DVC cache type {types}",
-        "links make results read-only and shared with the cache: `dvc config --unset cache.type` "
-        "in .dvc/config.local brings the project's own type back"
+        "links make results read-only and shared with the cache: "
+        "dvc config --local cache.type reflink,copy && dvc checkout --relink"
         if linked
         else "",
     )
 
 
+def fonts() -> Iterator[Finding]:
+    """A font for the Chinese texts of results/report.html, where fontconfig knows the fonts."""
+    if not shutil.which("fc-list"):
+        return
+    found = subprocess.run(["fc-list", ":lang=zh"], capture_output=True, text=True, check=False)
+    count = len(found.stdout.splitlines())
+    fix = "" if count else "to read the report on this machine install one, e.g. fonts-noto-cjk"
+    yield Finding(f"{count} fonts with Chinese" if count else "no font with Chinese", fix)
+
+
 def locks() -> Iterator[Finding]:
     """A lock that a killed run left behind."""
     folder = ROOT / ".snakemake" / "locks"
-    if not any(folder.glob("*.lock")):
-        yield Finding("no lock in this folder")
-        return
-    workspace.clear_stale_lock(ROOT)
+    workspace.clear_stale_lock(ROOT)  # which says so
     if any(folder.glob("*.lock")):
         yield Finding(
             "this folder is locked, by a running snakemake or one of another machine",
@@ -173,7 +183,7 @@ def locks() -> Iterator[Finding]:
             stops=True,
         )
     else:
-        yield Finding("the lock of a killed run is cleared")
+        yield Finding("no lock in this folder")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
@@ -182,6 +192,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     gpu,
     parameters,
     git_and_dvc,
+    fonts,
     locks,
 )
 

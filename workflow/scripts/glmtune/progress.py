@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from logging import Handler, LogRecord
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +30,14 @@ NOISE = (
 )
 # A rule that only asks for others.
 TARGET = "all"
+# What the machine refused to Snakemake itself, in its words -> what to do.
+REFUSALS = {
+    "[Errno 28]": "free some space on the disk",
+    "[Errno 30]": "make the disk writable",
+    "PermissionError": "make the file and its folder writable (owner, chmod u+w)",
+    "ProtectedOutputException": "make these files writable (chmod u+w; links into DVC's cache: "
+    "dvc unprotect)",
+}
 LINES_OF_A_FAILED_LOG, LONGEST_REASON = 20, 160
 
 
@@ -117,11 +126,11 @@ class ProgressHandler(Handler):
     def _show_failure(self, record: Mapping[str, Any]) -> None:
         _, title, _ = self.running.pop(record["jobid"], ("", record["rule_name"], 0.0))
         logs = [str(log) for log in record["log"] or ()]
-        text = f"✗ {title} failed"
-        for log in filter(None, map(_tail, logs)):
-            text += f":\n{log}"
-        self._print(text)
-        self.failed.append(f"✗ {title} The whole log: {', '.join(logs)}" if logs else f"✗ {title}")
+        ends = [end for end in map(_tail, logs) if end]
+        self._print("\n".join([f"✗ {title} failed" + ":" * bool(ends), *ends]))
+        reasons = [end.splitlines()[-1].strip() for end in ends]
+        places = [f"\n    The whole log: {log}" for log in logs]
+        self.failed.append(" ".join([f"✗ {title}", *reasons]) + "".join(places))
 
     def _show_command(self, record: Mapping[str, Any]) -> None:
         command = record.get("cmd") or record.get("shellcmd")
@@ -131,7 +140,7 @@ class ProgressHandler(Handler):
     def _show_text(self, record: LogRecord) -> None:
         text = str(record.msg or "").strip()
         if text and not text.startswith(NOISE):
-            self._print(text)
+            self._print(_explained(text))
 
     def _time_left(self) -> str:
         """From how long each kind of step took before, here or in an earlier run."""
@@ -146,14 +155,28 @@ class ProgressHandler(Handler):
 
     def _print(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), file=self.stream, flush=True)
+        with suppress(BrokenPipeError):  # nobody reads any more (`| head`): no reason to stop
+            print(text.encode(encoding, "replace").decode(encoding), file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Repeat at the end which steps failed: the last lines are the ones that are read."""
+        """Repeat at the end what failed and why: the last lines are the ones that are read."""
         if self.failed:
             self._print("\n".join(self.failed))
             self.failed = []
         super().close()
+
+
+def _explained(text: str) -> str:
+    """A message of Snakemake, with what to do where the machine refused something.
+
+    Of a traceback its last line then says it; the whole is in Snakemake's log.
+    """
+    is_traceback = text.startswith("Traceback")
+    told = text.splitlines()[-1 if is_traceback else 0]
+    fix = next((fix for words, fix in REFUSALS.items() if words in told), None)
+    if fix is None:
+        return text
+    return f"{told if is_traceback else text}\n    → {fix}, then run the same command again"
 
 
 def _earlier_seconds(folder: Path) -> dict[str, list[float]]:

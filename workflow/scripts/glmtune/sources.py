@@ -89,6 +89,11 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
     except Exception as error:  # its own, its HTTP libraries' and the operating system's
         if "No space left" in str(error):
             raise
+        if local_only:  # results that came by `dvc pull`: the weights did not come with them
+            raise WeightsError(
+                f"{name} at {revision[:12]}: not in this machine's cache of the hub; fetch it with "
+                f"`snakemake --forcerun prepare_model --until prepare_model`, then run again"
+            ) from None
         reason = (str(error).splitlines() or [""])[0]
         raise WeightsError(
             f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}: {reason}); check "

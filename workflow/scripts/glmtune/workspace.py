@@ -5,6 +5,7 @@ Called by the Snakefile; knows Snakemake's and DVC's habits and nothing about mo
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -12,11 +13,12 @@ import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
-import psutil
-
-from glmtune.files import atomic_path, read_json, write_json
+from glmtune.errors import ParamsError, ResourceError
+from glmtune.files import atomic_path
 from glmtune.params import Params
 
 # Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
@@ -32,7 +34,11 @@ BY_RUN = (
     "results/runtime/finetune_model",
     "results/runtime/generate_predictions",
 )
-OWNER = Path(".snakemake/owner.json")
+EDITED = (
+    "parameters or code were edited while this ran: not recorded; run the same command again, it "
+    "repeats what the edit affects"
+)
+RUNNING = Path(".snakemake/running")
 
 
 def use_this_python() -> None:
@@ -72,38 +78,43 @@ def link_user_files(workspace: Path, files: Mapping[str, Path]) -> dict[str, str
     return links
 
 
-def remember_owner(workspace: Path) -> None:
-    """Note which process runs the workflow here, so that a later one can tell whether it lives."""
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    write_json(workspace / OWNER, owner)
+def mark_as_running(workspace: Path) -> TextIO:
+    """Clear the lock of a killed run, then mark this folder as in use while the file stays open.
+
+    The mark is the operating system's: it goes when the process ends, however it ends.
+    """
+    clear_stale_lock(workspace)
+    file = workspace / RUNNING
+    try:
+        file.parent.mkdir(exist_ok=True)
+        mark = file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(
+            f"{file}: cannot be written ({error.strerror}); a run needs a folder that it may write"
+        ) from None
+    with suppress(OSError):  # a disk without such marks: no lock counts as stale there
+        fcntl.flock(mark, fcntl.LOCK_SH)
+    mark.write(socket.gethostname())
+    mark.flush()
+    return mark
 
 
 def clear_stale_lock(workspace: Path) -> None:
-    """Remove Snakemake's lock when the process that took it was killed; respect a live one."""
-    owner_file = workspace / OWNER
-    locks = list((workspace / ".snakemake" / "locks").glob("*.lock"))
-    if not locks or not owner_file.is_file():
-        return
-    # The owner is noted a moment after the lock is taken: an older note speaks of an older lock.
-    if owner_file.stat().st_mtime < max(lock.stat().st_mtime for lock in locks):
-        return
-    owner = read_json(owner_file)
-    is_local = owner["host"] == socket.gethostname()
-    if is_local and _started(owner["pid"]) != owner["started"]:
-        print(f"clearing the lock of a killed run (process {owner['pid']})", file=sys.stderr)
-        for lock in locks:
-            lock.unlink()
+    """Remove Snakemake's lock when no run of this folder lives; respect a live one.
 
-
-def _started(pid: int) -> float | None:
-    """When a process began, in seconds since 1970; None for one that does not run."""
+    Every run marks the folder before it takes the lock. A network disk may show the marks of this
+    machine only, so a lock stays when another machine was the last to run here.
+    """
     try:
-        process = psutil.Process(pid)
-        # A killed process stays in the table until its parent looks; in containers nobody does.
-        is_dead = process.status() == psutil.STATUS_ZOMBIE
-        return None if is_dead else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
+        with (workspace / RUNNING).open("r+", encoding="utf-8") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks = list((workspace / ".snakemake" / "locks").glob("*.lock"))
+            if locks and mark.read() == socket.gethostname():
+                for lock in locks:
+                    lock.unlink()
+                print("clearing the lock of a killed run", file=sys.stderr)
+    except OSError:
+        return  # no mark yet, a live run, or a disk without such marks
 
 
 def prune(workspace: Path, params: Params) -> list[Path]:
@@ -144,12 +155,27 @@ def _forget(workspace: Path, path: Path) -> None:
         (workspace / ".snakemake" / "metadata" / record).unlink(missing_ok=True)
 
 
-def record_in_dvc(workspace: Path) -> None:
+def inputs_of(workspace: Path) -> dict[Path, bytes]:
+    """The parameters and the code, which DVC notes beside the results."""
+    files = [workspace / name for name in ("params.yaml", "Snakefile", "requirements.lock")]
+    for kind in ("*.py", "*.yaml"):
+        files += (workspace / "workflow").rglob(kind)
+    return {path: path.read_bytes() for path in files if path.is_file()}
+
+
+def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
     """Record the finished state, as `dvc exp run` would otherwise discard it and start over.
 
-    Inside DVC (`DVC_STAGE` is set) DVC itself records.
+    `made_from` are the `inputs_of` the workspace as the run began: DVC notes what they are now.
+    Inside DVC (`DVC_STAGE` is set) DVC itself records; ParamsError keeps it from recording an edit.
     """
-    if os.environ.get("DVC_STAGE") or not (workspace / ".dvc").is_dir():
+    edited = inputs_of(workspace) != made_from
+    if edited and "DVC_STAGE" in os.environ:  # else DVC would note these results under the edit
+        raise ParamsError(EDITED)
+    if "DVC_STAGE" in os.environ or not (workspace / ".dvc").is_dir():
+        return
+    if edited:
+        print(EDITED, file=sys.stderr)
         return
     if shutil.which("dvc") is None:
         print("dvc is not on the PATH: this state is not recorded", file=sys.stderr)

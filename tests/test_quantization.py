@@ -19,8 +19,8 @@ from glmtune.quantization import (
     pack_int4,
     quantize,
     quantize_model,
-    unpack_int4,
 )
+from glmtune.unpacking import unpack_int4
 from glmtune.weights import load_model, save_model
 
 IDS = torch.tensor([prompt([5, 9, 33])])

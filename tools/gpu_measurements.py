@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from glmtune.families.family import IGNORED, Example
 from glmtune.generation import generate_texts
 from glmtune.quantization import quantize_model
 from glmtune.seeding import seed_everything
+from glmtune.throughput import operations_per_token
 from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training import train
 from glmtune.tuning import METHODS
@@ -119,11 +121,13 @@ def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, 
             callbacks=[clock],
         )
     seconds = clock.median()
-    tokens = case.batch_size * case.accumulation * (case.source + case.target)
+    length = case.source + case.target
+    tokens = case.batch_size * case.accumulation * length
+    operations = operations_per_token(model, length, case.target / length)
     return {
         "seconds_per_step": seconds,
         "tokens_per_second": tokens / seconds,
-        "tflops": tokens / seconds * operations_per_token(base, case) / 1e12,
+        "tflops": tokens / seconds * operations / 1e12,
         **peak_memory(),
     }
 
@@ -178,14 +182,20 @@ def measure_matrix_rate(place: Place, tiny: bool) -> dict[str, float]:
         torch.randn(size, size, device=place.device, dtype=getattr(torch, place.dtype))
         for _ in range(2)
     )
+    return {"tflops": 2 * size**3 / median_seconds(lambda: a @ b) / 1e12}
+
+
+def median_seconds(work: Callable[[], Any], calls: int = 1) -> float:
+    """Of one call, after a warm-up; the median of ten measurements of `calls` calls each."""
     times = []
     for _ in range(13):
         synchronize()
         start = time.perf_counter()
-        a @ b
+        for _ in range(calls):
+            work()
         synchronize()
-        times.append(time.perf_counter() - start)
-    return {"tflops": 2 * size**3 / statistics.median(times[3:]) / 1e12}
+        times.append((time.perf_counter() - start) / calls)
+    return statistics.median(times[3:])
 
 
 def random_model(name: str, place: Place, bits: int | None, tiny: bool) -> ChatGLMCausalLM:
@@ -231,25 +241,6 @@ class _NeverEnding:
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
-
-
-def operations_per_token(model: Any, case: TrainingCase) -> float:
-    """Floating-point operations a token, forward and backward; recomputed ones do not count.
-
-    A multiply-add is two. A trained weight takes part in three products, a frozen one in two.
-    """
-    config, length = model.config, case.source + case.target
-    linears = sum(
-        2 * (3 if linear.weight.requires_grad else 2) * linear.in_features * linear.out_features
-        for linear in model.transformer.layers.modules()
-        if isinstance(linear, torch.nn.Linear)
-    )
-    head = model.get_output_embeddings().weight  # computed only where there is a target
-    share = case.target / length
-    linears += 2 * (3 if head.requires_grad else 2) * head.numel() * share
-    prefix = model.transformer.prefix_encoder
-    seen = length + (0 if prefix is None else prefix.pre_seq_len)
-    return linears + 3 * 4 * seen * config.hidden_size * config.num_layers
 
 
 def synchronize() -> None:

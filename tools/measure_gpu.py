@@ -1,4 +1,4 @@
-"""Measure training, memory and generation of the 6B configurations on a GPU, with random weights.
+"""Measure training, memory, generation and packed linears at 6B on a GPU, with random weights.
 
 python tools/measure_gpu.py --out FILE.json [--only training generation …] [--seconds 500] [--tiny]
 
@@ -32,11 +32,13 @@ from gpu_measurements import (
     measure_matrix_rate,
     measure_training,
 )
+from packed_measurements import PackedCase, measure_packed
 
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ResourceError
 from glmtune.files import read_json, write_json
 from glmtune.provenance import git_commit
+from glmtune.quantization import BITS
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 MODELS = ("chatglm-6b", "chatglm2-6b")  # the third generation has the second's sizes
@@ -60,7 +62,7 @@ def main() -> None:
     """Measure what the flags ask for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
-    kinds = ("agreement", "matrix_rate", "training", "generation")
+    kinds = ("agreement", "matrix_rate", "quantized_linear", "training", "generation")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, metavar="KIND")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after")
     parser.add_argument("--tiny", action="store_true", help="tiny models: a dry run")
@@ -102,10 +104,20 @@ def measurements() -> Iterator[Measurement]:
     for model in MODELS:
         yield Measurement("agreement", {"model": model}, partial(measure_agreement, model))
     yield Measurement("matrix_rate", {}, measure_matrix_rate)
+    for packed in packed_cases():
+        yield Measurement("quantized_linear", asdict(packed), partial(measure_packed, packed))
     for training in training_cases():
         yield Measurement("training", asdict(training), partial(measure_training, training))
     for answers in generation_cases():
         yield Measurement("generation", asdict(answers), partial(measure_generation, answers))
+
+
+def packed_cases() -> Iterator[PackedCase]:
+    """The layers' linears of ChatGLM2-6B: unpacked, then multiplied with 1, 16 and 2048 inputs."""
+    for rows, columns in ((4096, 4096), (4608, 4096), (2 * 13696, 4096), (4096, 13696)):
+        for bits in BITS:
+            for inputs in (None, 1, 16, 2048):
+                yield PackedCase(rows, columns, bits, inputs)
 
 
 def training_cases() -> Iterator[TrainingCase]:

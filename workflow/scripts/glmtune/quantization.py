@@ -1,8 +1,9 @@
-"""Weights in 8 or 4 bits, in the official packed layout, computed with in plain PyTorch.
+"""Weights in 8 or 4 bits, in the official packed layout, and linears that compute with them.
 
 A row w of a weight becomes whole numbers q with w ≈ q * scale: scale = max|w| / (2^(bits-1) - 1),
 kept in fp16, and q = round(w / scale). With 4 bits, two neighbouring columns share a byte, the even
-one in the upper half, both as two's complement. Only the linears of the layers are quantised.
+one in the upper half, both as two's complement. Only the linears of the layers are quantised. A
+linear unpacks its weight each time it is used (`unpacking.py`) and multiplies as any other does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glmtune.families.precision import working_dtype
+from glmtune.unpacking import choose_unpacker, wanted_unpacker
 
 BITS = (4, 8)
 
@@ -32,21 +34,18 @@ def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
     return (pack_int4(numbers) if bits == 4 else numbers), scale
 
 
-def dequantize(packed: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """The fp16 weight (n, m) of a packed one."""
-    numbers = unpack_int4(packed) if bits == 4 else packed
-    return numbers.half() * scale.half()[:, None]
+def dequantize(
+    packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
+) -> torch.Tensor:
+    """The weight (n, m) of a packed one: rounded to fp16, then to `dtype`."""
+    unpack = choose_unpacker(packed.device, bits, dtype, wanted_unpacker())
+    return unpack(packed, scale, bits, dtype)
 
 
 def pack_int4(numbers: torch.Tensor) -> torch.Tensor:
     """Two columns to a byte. [[1, -1]] -> [[0x1F]] = [[31]]."""
     even, odd = numbers[:, 0::2], numbers[:, 1::2]
     return (even << 4) | (odd & 15)
-
-
-def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
-    """A byte to two columns. [[31]] -> [[1, -1]]."""
-    return torch.stack((packed >> 4, (packed << 4) >> 4), dim=-1).flatten(-2)
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -58,13 +57,13 @@ class _PackedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         context.save_for_backward(packed, scale)
         context.bits = bits
-        return F.linear(x, dequantize(packed, scale, bits).to(x.dtype))
+        return F.linear(x, dequantize(packed, scale, bits, x.dtype))
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         packed, scale = context.saved_tensors
         gradient = gradients[0]
-        weight = dequantize(packed, scale, context.bits).to(gradient.dtype)
+        weight = dequantize(packed, scale, context.bits, gradient.dtype)
         return gradient @ weight, None, None, None
 
 

@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import torch
+import torch.utils.deterministic
 
 
 def seed_everything(seed: int, threads: int) -> None:
@@ -18,3 +19,5 @@ def seed_everything(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would write over every fresh tensor, to make a read of unwritten memory repeat itself too.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,260 @@
+"""Who unpacks packed weights: the same bits from each, and one message where one cannot."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from glmtune import unpacking_cpm_kernels, unpacking_triton
+from glmtune.code_inputs import SCRIPTS
+from glmtune.errors import ParamsError, ResourceError, run_script
+from glmtune.quantization import BITS, QuantizedLinear, dequantize, quantize
+from glmtune.unpacking import (
+    OPENERS,
+    VARIABLE,
+    check_bits,
+    choose_unpacker,
+    unpack_with_torch,
+)
+from glmtune.unpacking_cpm_kernels import architectures
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Rows and columns around the 1024 columns that a program of the kernel writes.
+SHAPES = ((1, 2), (5, 1022), (3, 1024), (7, 2050))
+
+# Triton's interpreter cuts off what a GPU rounds to nearest when it makes bfloat16. So scales that
+# are powers of two there: every product is then a bfloat16.
+IN_THE_INTERPRETER = """
+import sys
+import torch
+from glmtune.quantization import quantize
+from glmtune.unpacking import unpack_with_torch
+from glmtune.unpacking_triton import unpack_with_triton
+
+for shape in {shapes}:
+    for bits in {bits}:
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        weight[0] = 0
+        packed, scales = quantize(weight, bits)
+        powers = torch.exp2(-torch.arange(shape[0])).half()
+        for dtype in {dtypes}:
+            scale = powers if dtype == torch.bfloat16 else scales
+            expected = unpack_with_torch(packed, scale, bits, dtype)
+            found = unpack_with_triton(packed, scale, bits, dtype)
+            print(shape, bits, dtype, torch.equal(found, expected))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_chosen_yet() -> Iterator[None]:
+    choose_unpacker.cache_clear()
+    yield
+    choose_unpacker.cache_clear()
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_gives_the_bits_of_pytorch_in_tritons_interpreter() -> None:
+    code = IN_THE_INTERPRETER.format(shapes=SHAPES, bits=BITS, dtypes=DTYPES)
+    environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == len(SHAPES) * len(BITS) * len(DTYPES), done.stderr.decode()
+    assert [line for line in lines if not line.endswith("True")] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", BITS)
+def test_the_kernel_gives_the_bits_of_pytorch_on_a_gpu(bits: int, dtype: torch.dtype) -> None:
+    unpack = choose_unpacker(CUDA, bits, dtype, "triton")
+    for shape in (*SHAPES, (513, 4096)):
+        packed, scale = quantize(torch.randn(shape, device=CUDA), bits)
+        expected = unpack_with_torch(packed, scale, bits, dtype)
+        assert torch.equal(unpack(packed, scale, bits, dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", BITS)
+def test_a_weight_is_rounded_to_fp16_in_every_type(bits: int, dtype: torch.dtype) -> None:
+    packed, scale = quantize(torch.randn(9, 64), bits)
+    rounded = dequantize(packed, scale, bits)
+    assert rounded.dtype == torch.float16
+    assert torch.equal(dequantize(packed, scale, bits, dtype), rounded.to(dtype))
+
+
+def test_pytorch_unpacks_on_the_cpu() -> None:
+    assert choose_unpacker(CPU, 4, torch.float32) is unpack_with_torch
+
+
+def test_where_triton_fails_pytorch_unpacks_and_one_line_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no C compiler\nset CC")
+
+    monkeypatch.setitem(OPENERS, "triton", fail)
+    for _ in range(2):
+        assert choose_unpacker(CUDA, 4, torch.float16) is unpack_with_torch
+    assert capsys.readouterr().out == (
+        "packed weights: unpacked by PyTorch, without Triton: RuntimeError: no C compiler\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "needed"),
+    [((6, 1), torch.float16, "7.0"), ((7, 5), torch.bfloat16, "8.0")],
+    ids=["Pascal", "bfloat16 on Turing"],
+)
+def test_triton_is_not_tried_on_a_gpu_too_old_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    needed: str,
+) -> None:
+    monkeypatch.setattr(unpacking_triton, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_unpacker(CUDA, 4, dtype) is unpack_with_torch
+    found = ".".join(map(str, capability))
+    expected = f"found compute capability {found}; expected {needed} or higher for {dtype}"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_kernel_that_gives_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unrounded(packed, scale, bits, dtype):  # type: ignore[no-untyped-def]
+        return (packed * scale.to(dtype)[:, None]).to(dtype)
+
+    monkeypatch.setitem(OPENERS, "triton", lambda *_: unrounded)
+    assert choose_unpacker(CPU, 8, torch.float16, "triton") is unrounded
+    with pytest.raises(ResourceError, match="found other bits than PyTorch's for 8-bit weights"):
+        choose_unpacker(CPU, 8, torch.float32, "triton")
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ParamsError) as refused:
+        choose_unpacker(CPU, 4, torch.float16, "cuda")
+    assert str(refused.value) == (
+        "GLMTUNE_QUANTIZATION_KERNEL: found 'cuda'; expected auto or one of torch, triton, "
+        "cpm_kernels"
+    )
+
+
+@pytest.mark.parametrize("wanted", ["triton", "cpm_kernels"])
+def test_a_linear_uses_what_the_variable_asks_for_or_ends_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
+    linear = QuantizedLinear(4, 2, bits=8, bias=False)
+    monkeypatch.setenv(VARIABLE, wanted)
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: linear(torch.ones(1, 4)))
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert f"{VARIABLE}={wanted}: found device cpu; expected a CUDA GPU" in message
+    assert message.count("\n") == 1
+
+
+@pytest.fixture
+def cpm_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like the installed package, with code for 7.5 and 8.6; importing it fails."""
+    kernels = tmp_path / "cpm_kernels" / "kernels" / "cuda"
+    kernels.mkdir(parents=True)
+    (tmp_path / "pkg_resources.py").touch()
+    (tmp_path / "cpm_kernels" / "__init__.py").write_text("raise RuntimeError('no driver')")
+    (kernels / "gemm.fatbin").write_bytes(fatbin((2, 75), (2, 86)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return tmp_path
+
+
+def fatbin(*entries: tuple[int, int]) -> bytes:
+    """A file of (kind, architecture) with 24 bytes of code each, laid out as nvcc does it."""
+    body = b""
+    for kind, architecture in entries:
+        header = struct.pack("<HHIQ", kind, 0x101, 64, 24) + bytes(12)
+        body += (header + struct.pack("<I", architecture)).ljust(64, b"\0") + bytes(24)
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+def refusal(bits: int = 8, device: torch.device = CUDA) -> str:
+    with pytest.raises(ResourceError) as refused:
+        choose_unpacker(device, bits, torch.float16, "cpm_kernels")
+    return str(refused.value)
+
+
+def test_cpm_kernels_is_refused_on_a_gpu_that_it_has_no_code_for(cpm_kernels: Path) -> None:
+    assert refusal() == (
+        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: found a GPU of compute capability 9.0; expected "
+        "one that its machine code (7.5, 8.6) runs on; or unset the variable: what works here is "
+        "used then, with the same results"
+    )
+
+
+def test_cpm_kernels_is_refused_for_4_bits(cpm_kernels: Path) -> None:
+    assert "found 4 bits; expected 8" in refusal(bits=4)
+
+
+def test_cpm_kernels_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking_cpm_kernels, "find_spec", lambda name: None)
+    assert "not installed" in refusal()
+    assert "pip install -e '.[cpm-kernels]'" in refusal()
+
+
+def test_cpm_kernels_is_refused_without_pkg_resources(
+    cpm_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(name: str) -> object:
+        return None if name == "pkg_resources" else find_spec(name)
+
+    monkeypatch.setattr(unpacking_cpm_kernels, "find_spec", without)
+    assert "pip install 'setuptools<81'" in refusal()
+
+
+def test_an_import_of_cpm_kernels_that_fails_is_a_refusal_in_a_line(
+    cpm_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = unpacking_cpm_kernels.unpack_with_cpm_kernels
+    monkeypatch.setitem(OPENERS, "cpm_kernels", lambda *_: opener)
+    assert "RuntimeError: no driver" in refusal(device=CPU)
+
+
+def test_cpm_kernels_is_called_as_its_signature_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gemm_scale_x(batch, n, m, mat, scale_x, out, stream):  # type: ignore[no-untyped-def]
+        def array(address: int, kind: str) -> np.ndarray:
+            size = np.dtype(kind).itemsize * batch * n * (1 if address == scale_x else m)
+            return np.frombuffer((ctypes.c_char * size).from_address(address), kind)
+
+        scale = array(scale_x, "f2").astype("f4").repeat(m)
+        array(out, "f2")[:] = array(mat, "i4") * scale
+
+    gemm = SimpleNamespace(gemm_scale_x=gemm_scale_x)
+    for name in ("cpm_kernels", "cpm_kernels.kernels", "cpm_kernels.kernels.gemm"):
+        monkeypatch.setitem(sys.modules, name, gemm)
+    stream = SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    unpack = unpacking_cpm_kernels.unpack_with_cpm_kernels
+    for dtype in DTYPES:
+        check_bits(unpack, CPU, 8, dtype)
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 6), (8, 9)])
+def test_cpm_kernels_runs_on_gpus_of_the_same_major_version(
+    cpm_kernels: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    opened = OPENERS["cpm_kernels"](CUDA, 8, torch.float16)
+    assert opened is unpacking_cpm_kernels.unpack_with_cpm_kernels
+
+
+def test_only_machine_code_counts_and_not_ptx() -> None:
+    assert architectures(fatbin((2, 61), (1, 70), (2, 86))) == [(6, 1), (8, 6)]

@@ -1,0 +1,72 @@
+"""How fast a training was: tokens a second, operations, and the share of the card's peak (MFU)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+# Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
+PEAK_TFLOPS = {
+    r"B200": 2250,
+    r"H200|H800|H100.*SXM|H100 80GB HBM3": 989,
+    r"H100 NVL": 835,
+    r"H100 PCIe": 756,
+    r"H20\b": 148,
+    r"A100|A800": 312,
+    r"L40S": 362,
+    r"\bA30\b": 165,
+    r"\bA40\b": 150,
+    r"\bA10\b": 125,
+    r"\bL4\b": 121,
+    r"RTX 4090$": 165,
+    r"RTX 3090$": 71,
+    r"V100": 125,
+    r"\bT4\b": 65,
+}
+
+
+def describe_pace(
+    model: Any, tokens: int, seconds: float, *, mean_length: float, target_share: float
+) -> dict[str, float | None]:
+    """The figures of a training of `tokens` tokens, padding not counted, in `seconds`.
+
+    `mfu` is None on the CPU and on a card whose peak is not known here.
+    """
+    if tokens == 0:  # everything had been trained before
+        return {}
+    rate = tokens / seconds
+    operations = rate * operations_per_token(model, mean_length, target_share)
+    peak = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return {
+        "tokens": tokens,
+        "training_seconds": round(seconds, 2),
+        "tokens_per_second": round(rate, 1),
+        "tflops_per_second": round(operations / 1e12, 4),
+        "mfu": None if peak is None else round(operations / (peak * 1e12), 4),
+    }
+
+
+def card_peak(name: str) -> float | None:
+    """TFLOP/s in 16 bits of a card by the name that CUDA gives it; None if it is not known."""
+    return next((peak for card, peak in PEAK_TFLOPS.items() if re.search(card, name)), None)
+
+
+def operations_per_token(model: Any, length: float, target_share: float) -> float:
+    """Floating-point operations a token, forward and backward; recomputed ones do not count.
+
+    A multiply-add is two. A trained weight takes part in three products, a frozen one in two. Rows
+    are `length` tokens long, of which `target_share` have a target and so pass the output layer.
+    """
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    linears = sum(
+        2 * (3 if linear.weight.requires_grad else 2) * linear.in_features * linear.out_features
+        for linear in core.transformer.layers.modules()
+        if isinstance(linear, torch.nn.Linear)
+    )
+    head = core.get_output_embeddings().weight
+    linears += 2 * (3 if head.requires_grad else 2) * head.numel() * target_share
+    prefix = core.transformer.prefix_encoder
+    seen = length + (0 if prefix is None else prefix.pre_seq_len)
+    return linears + 3 * 4 * seen * core.config.hidden_size * core.config.num_layers

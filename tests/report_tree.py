@@ -65,6 +65,9 @@ def write_training(results: Path, model: str, method: str) -> None:
     manifest = {
         "method": method,
         "base": {"sha256": "b" * 64},
+        "steps": 100,
+        "best_step": None,
+        "notes": [],
         "train_loss": 1.23456,
         "dev_loss": 1.5 if method == "lora" else 2.5,
         "trainable_parameters": 12_288,
@@ -72,8 +75,9 @@ def write_training(results: Path, model: str, method: str) -> None:
         "settings": {"lr": 0.02, "method": method},
     }
     write_json(results / f"training/{model}/{method}.json", manifest)
-    curve = "".join(f"{step},{3 - step / 50},0.01\n" for step in range(10, 101, 10))
-    write_text(results / f"curves/{model}/{method}.csv", "step,loss,learning_rate\n" + curve)
+    curve = "".join(f"{step},{3 - step / 50},0.01,\n" for step in range(10, 101, 10))
+    head = "step,loss,learning_rate,dev_loss\n"
+    write_text(results / f"curves/{model}/{method}.csv", head + curve)
 
 
 def write_probe(results: Path, model: str, method: str, adverts: int) -> None:

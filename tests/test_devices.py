@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import GENERATIONS, SETTINGS, TUNINGS
-from test_training import rows as rows  # a fixture
 from tiny_models import tiny_model
+from tiny_training import GENERATIONS, SETTINGS, TUNINGS
+from tiny_training import rows as rows  # a fixture
 
 from glmtune.devices import choose_device
 from glmtune.seeding import seed_everything

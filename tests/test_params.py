@@ -115,6 +115,24 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "chatglm3-base-tuning",
         ),
         ("quantization_bit", 3, "quantization_bit: found 3; expected one of null, 8, 4"),
+        (
+            "training.optimizer",
+            "sgd",
+            'training.optimizer: found "sgd"; expected one of "adamw", "adamw_8bit", '
+            '"paged_adamw_8bit", "adafactor"',
+        ),
+        (
+            "training.early_stopping_patience",
+            3,
+            "training.early_stopping_patience: found 3, but eval_steps is null; "
+            "give eval_steps the number of steps between two dev losses",
+        ),
+        (
+            "methods.full",
+            {"lr": 1e-3, "keep_best": True},
+            "methods.full.keep_best: found true, but eval_steps is null; "
+            "give eval_steps the number of steps between two dev losses",
+        ),
         ("generation.top_p", 1.2, "generation.top_p: found 1.2; expected at most 1"),
         ("generation.do_sample", 1, "generation.do_sample: found 1; expected true or false"),
         ("models", {}, "models: found {}; expected at least one entry"),
@@ -209,8 +227,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     with pytest.raises(ParamsError) as caught:
         read_params(file)
     found = str(caught.value).splitlines()
-    known = "alpha, batch_size, dropout, gradient_accumulation_steps, gradient_checkpointing, "
-    known += "logging_steps, lr, lr_scheduler, max_grad_norm, max_steps, method, rank, "
+    known = "alpha, batch_size, dropout, early_stopping_patience, eval_steps, "
+    known += "gradient_accumulation_steps, gradient_checkpointing, keep_best, logging_steps, lr, "
+    known += "lr_scheduler, max_grad_norm, max_steps, method, optimizer, rank, "
     known += "save_steps, target_modules, warmup_ratio, weight_decay"
     assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: data, dataset, ")
     assert found[0].endswith("Did you mean 'seed'?")

@@ -216,11 +216,18 @@ def test_untuned_models_alone_make_a_report(tree: Path, tmp_path: Path) -> None:
 
 def test_provenance_names_data_models_machine_commit_and_parameters(tree: Path) -> None:
     text = render_markdown(read(tree)).split("## What was run")[1]
-    assert "| chatglm-6b | lora | finetune_model | 1 min 15 s | 812 MiB |" in text
+    assert "| chatglm-6b | lora | finetune_model | 1 min 15 s | – | – | 812 MiB |" in text
     assert "All steps:" in text
     for fact in ("e" * 64, "f" * 64, "d" * 64, "CPU, 2 cores", "torch: 2.13.0", "abc1234"):
         assert fact in text
     assert '- chatglm-6b / lora: `{"lr": 0.02, "method": "lora"}`' in text
+
+
+def test_a_training_s_pace_stands_beside_its_time(copy: Path) -> None:
+    facts = {"tokens_per_second": 12345.6, "mfu": 0.41, "estimated_memory_mib": 790}
+    change(copy / "results/runtime/finetune_model/chatglm-6b/lora.json", **facts)
+    rows = table_rows(render_markdown(read(copy)), "Tokens/s")
+    assert ["1 min 15 s", "12,346", "41 %", "812 MiB (790)"] in [row[3:] for row in rows]
 
 
 def test_different_machines_are_told_apart(copy: Path) -> None:

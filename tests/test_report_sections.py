@@ -25,7 +25,8 @@ from report_tree import (
 from glmtune.files import read_json, write_jsonl
 from glmtune.protocols import PROTOCOLS
 from glmtune.report import write_report
-from glmtune.report.loss_band import BANDS
+from glmtune.report.figures import COLOURS, draw_losses
+from glmtune.report.training_notes import BANDS
 from glmtune.report.writing import headline, render_markdown
 from glmtune.tuning import METHODS
 
@@ -247,3 +248,31 @@ def test_a_loss_unlike_published_ones_is_noted_for_6b_models_on_adgen(
     assert (line in text) is noted
     if loss == 6.73 and noted:
         assert f"{line} 6.73 is outside 3.1 to 4.2; published runs of ptuning on ADGEN" in text
+
+
+def test_what_a_training_warned_of_stands_beside_its_curve(copy: Path) -> None:
+    training = copy / "results/training/chatglm-6b/ptuning.json"
+    change(training, notes=["lr 2 is outside 0.001 to 0.05"])
+    text = section(render_markdown(read(copy, RUNS[:2])), "Loss curves")
+    assert "- chatglm-6b / ptuning: lr 2 is outside 0.001 to 0.05." in text
+
+
+def test_an_early_end_and_the_best_weights_are_said(copy: Path) -> None:
+    training = copy / "results/training/chatglm-6b/ptuning.json"
+    change(training, steps=60, best_step=40, settings={"max_steps": 100})
+    text = section(render_markdown(read(copy, RUNS[:2])), "Loss curves")
+    assert "ptuning: stopped after 60 of 100 steps: the dev loss no longer fell." in text
+    assert "ptuning: its weights are those of step 40, of the lowest dev loss." in text
+
+
+def test_dev_losses_are_a_second_line_in_the_colour_of_the_method(copy: Path) -> None:
+    plain = draw_losses(read(copy, RUNS[:2]))
+    curve = "step,loss,learning_rate,dev_loss\n10,2.8,0.01,\n20,2.6,0.01,2.9\n30,2.4,0.01,2.7\n"
+    (copy / "results/curves/chatglm-6b/ptuning.csv").write_text(curve, encoding="utf-8")
+    report = read(copy, RUNS[:2])
+    assert report.runs[1].curve == [(10, 2.8), (20, 2.6), (30, 2.4)]
+    assert report.runs[1].dev_curve == [(20, 2.9), (30, 2.7)]
+    colour = COLOURS[0].lower()
+    assert draw_losses(report).lower().count(f"stroke: {colour}") > plain.lower().count(
+        f"stroke: {colour}"
+    )

@@ -1,92 +1,26 @@
-"""Training: what changes, that it repeats itself, that it goes on where it was killed."""
+"""Training: what changes, that it repeats itself, what it refuses, how fast it says it was."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import prompt, tiny_model
-from transformers import TrainerCallback
+from tiny_models import tiny_model
+from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune, weights
+from tiny_training import rows as rows  # a fixture
 
 from glmtune.errors import ResourceError
-from glmtune.families.family import IGNORED, Example
-from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import StopOnBadLoss, TrainingOutcome, mean_loss, train
-from glmtune.tuning import METHODS
+from glmtune.families.family import IGNORED
+from glmtune.tokenized import TokenizedRows
+from glmtune.trainer import mean_loss
+from glmtune.training import require_optimizer
+from glmtune.training_callbacks import StopOnBadLoss
 
-GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TRAINED = {"ptuning": "prefix_encoder.", "lora": "lora_", "full": ""}
-TUNINGS = tuple(name for name in METHODS if name != "none")
-SETTINGS: dict[str, Any] = {
-    "seed": 5,
-    "lr": 1e-2,
-    "max_steps": 4,
-    "batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "lr_scheduler": "linear",
-    "warmup_ratio": 0.25,
-    "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "save_steps": 2,
-    "pre_seq_len": 3,
-    "prefix_projection": False,
-    "prefix_dropout": 0.1,
-    "rank": 2,
-    "alpha": 4,
-    "dropout": 0.1,
-    "target_modules": ["query_key_value"],
-}
-
-
-@pytest.fixture
-def rows() -> TokenizedRows:
-    """Rows of different lengths."""
-    random = np.random.default_rng(0)
-    examples = []
-    for _ in range(24):
-        question = prompt([int(i) for i in random.integers(5, 60, random.integers(2, 9))])
-        answer = [int(i) for i in random.integers(5, 60, random.integers(1, 7))]
-        examples.append(Example(question + answer, [IGNORED] * len(question) + answer))
-    return from_examples(examples)
-
-
-def tune(
-    generation: str,
-    method: str,
-    rows: TokenizedRows,
-    work: Path,
-    *callbacks: TrainerCallback,
-    **changes: Any,
-) -> tuple[Any, TrainingOutcome]:
-    settings = SETTINGS | changes
-    seed_everything(settings["seed"], threads=1)
-    model = METHODS[method].prepare(tiny_model(generation), settings)
-    outcome = train(
-        model.train(), rows, rows, settings, pad_token_id=3, work=work, callbacks=callbacks
-    )
-    return model, outcome
-
-
-def losses(outcome: TrainingOutcome) -> list[float]:
-    return [point["loss"] for point in outcome.curve]
-
-
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_equal_bits(first: Any, second: Any) -> None:
-    first, second = weights(first), weights(second)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -135,75 +69,6 @@ def test_full_fine_tuning_changes_every_layer(rows: TokenizedRows, tmp_path: Pat
     model, outcome = tune("chatglm2-6b", "full", rows, tmp_path)
     assert outcome.trainable_parameters == outcome.total_parameters
     assert all(not torch.equal(before[name], tensor) for name, tensor in weights(model).items())
-
-
-class Kill(TrainerCallback):
-    """Kills a training after a step; after the last one: when everything has been saved."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step < args.max_steps:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-
-def assert_a_killed_one_ends_the_same(
-    generation: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
-) -> None:
-    whole, curve = tune(generation, method, rows, folder / "whole", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        tune(generation, method, rows, folder / "killed", Kill(kill), **changes)
-    assert list((folder / "killed").glob("checkpoint-*"))
-    resumed, same = tune(generation, method, rows, folder / "killed", **changes)
-    assert_equal_bits(whole, resumed)
-    assert curve == same
-
-
-@pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("method", TUNINGS)
-def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
-) -> None:
-    assert_a_killed_one_ends_the_same(generation, method, rows, tmp_path, kill=3)
-
-
-@pytest.mark.parametrize(
-    ("kill", "changes"),
-    [
-        (4, {}),
-        (4, {"lr_scheduler": "constant"}),
-        (5, {"max_steps": 6, "batch_size": 8}),
-        (5, {"max_steps": 6, "batch_size": 2, "gradient_accumulation_steps": 3}),
-        (5, {"max_steps": 6, "logging_steps": 2, "save_steps": 3}),
-    ],
-    ids=[
-        "killed after the last step",
-        "killed after the last step of a constant rate",
-        "resumed in another epoch",
-        "resumed with accumulation",
-        "saved and logged out of step",
-    ],
-)
-def test_it_does_not_matter_where_a_training_was_killed(
-    kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
-) -> None:
-    assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
-
-
-def test_a_half_written_checkpoint_is_not_resumed_from(
-    rows: TokenizedRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole")
-    half = tmp_path / "killed" / "checkpoint-3"
-    half.mkdir(parents=True)
-    (half / "trainable.safetensors").write_bytes(b"cut off")
-    resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "killed")
-    assert "checkpoint-3 is incomplete" in capsys.readouterr().err
-    assert_equal_bits(whole, resumed)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -284,6 +149,24 @@ def test_a_training_shorter_than_the_logging_interval_has_one_point(
 ) -> None:
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, max_steps=3, logging_steps=50)
     assert [point["step"] for point in outcome.curve] == [3]
+
+
+# --- optimizers and figures -----------------------------------------------------------------------
+
+
+def test_an_optimizer_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match=r"optimizer: found adamw_8bit, which needs .*\[8bit\]"):
+        require_optimizer({"optimizer": "adamw_8bit"})
+    require_optimizer({"optimizer": "adamw"})
+
+
+def test_the_pace_counts_tokens_without_padding(rows: TokenizedRows, tmp_path: Path) -> None:
+    """24 rows in 3 steps of 4 x 2 are an epoch, whatever they are padded to."""
+    changes = {"max_steps": 3, "gradient_accumulation_steps": 2}
+    _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, **changes)
+    assert outcome.pace.tokens == len(rows.input_ids)
+    assert outcome.pace.seconds > 0
 
 
 def test_a_checkpoint_holds_the_trained_weights_and_not_the_base(

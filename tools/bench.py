@@ -287,7 +287,7 @@ def _train(
     seed_everything(SEED, threads)
     model = get_method("ptuning").prepare(random_model(sizes), settings)
     if settings["gradient_checkpointing"]:
-        model._loss_and_logits = MethodType(_loss_of_all_logits, model)
+        model._loss = MethodType(_loss_of_all_logits, model)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as work:
         outcome = train(
@@ -303,7 +303,7 @@ def _train(
 
 
 def _loss_of_all_logits(
-    model: Any, hidden: torch.Tensor, labels: torch.Tensor, _: Any, num_items: Any
+    model: Any, hidden: torch.Tensor, labels: torch.Tensor, num_items: Any, _: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As the official forward does: logits of every position in fp32, then those with a target."""
     logits = model.get_output_embeddings()(hidden).float()

@@ -8,7 +8,7 @@ from typing import Any
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.quantization import quantize_model
 from glmtune.sources import model_folder, read_location
-from glmtune.weights import build_model, load_model, parse_dtype
+from glmtune.weights import build_model, load_model, parse_dtype, read_model_config
 
 
 def open_model(
@@ -33,6 +33,11 @@ def open_model(
             parameter.data = parameter.data.to(parse_dtype(dtype))
     packed: Any = model
     return packed.to(device)
+
+
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """The config.json values of the model that `open_model` opens."""
+    return read_location(folder).get("random") or read_model_config(model_folder(folder))
 
 
 def _open(folder: Path, dtype: str, device: str) -> ChatGLMCausalLM:

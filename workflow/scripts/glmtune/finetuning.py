@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glmtune.base_model import open_model
+from glmtune.base_model import open_model, read_base_config
 from glmtune.devices import choose_device
 from glmtune.files import hash_folder, read_json, write_json, write_text
+from glmtune.memory_estimate import (
+    check_memory,
+    estimate_memory,
+    explained_when_full,
+    free_memory,
+    largest_batch,
+)
 from glmtune.provenance import recorded_runtime
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import read_tokenized
-from glmtune.training import TrainingOutcome, train
-from glmtune.tuning import get_method
+from glmtune.throughput import describe_pace
+from glmtune.tokenized import TokenizedRows, read_tokenized
+from glmtune.training import TrainingOutcome, require_optimizer, train
+from glmtune.tuning import TuningMethod, get_method
+
+# Fewer parameters are a miniature or a test, whose learning rates are its own.
+LARGE = 1e9
 
 
 def finetune(
@@ -33,7 +45,12 @@ def finetune(
     method = get_method(settings["method"])
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
-    with recorded_runtime(done / "runtime.json") as figures:
+    require_optimizer(settings)
+    rows = read_tokenized(data / "train.safetensors")
+    batch = largest_batch(rows, settings["batch_size"])
+    estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
+    print(check_memory(estimate, free_memory(place), settings))
+    with recorded_runtime(done / "runtime.json") as figures, explained_when_full(settings):
         seed_everything(settings["seed"], settings["torch_threads"])
         base_model = open_model(
             model_folder,
@@ -42,9 +59,12 @@ def finetune(
             quantization_bit=settings["quantization_bit"],
         )
         model = method.prepare(base_model, settings)
+        notes = _lr_notes(model, method, settings["lr"])
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
         outcome = train(
             model.train(),
-            read_tokenized(data / "train.safetensors"),
+            rows,
             read_tokenized(data / "dev.safetensors"),
             settings,
             pad_token_id=read_json(data / "manifest.json")["pad_token_id"],
@@ -54,13 +74,44 @@ def finetune(
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
+        figures |= {"estimated_memory_mib": round(estimate.total / 2**20)}
+        figures |= _pace(model, rows, outcome)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
     base = read_json(model_manifest)
-    write_json(done / "manifest.json", _manifest(done, base, settings, outcome))
+    write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
+
+
+def _lr_notes(model: Any, method: TuningMethod, lr: float) -> list[str]:
+    """What is unusual about the learning rate of a large model; nothing for small ones."""
+    if sum(p.numel() for p in model.parameters()) < LARGE or method.usual_lr is None:
+        return []
+    low, high = method.usual_lr
+    if low <= lr <= high:
+        return []
+    risk = "it will hardly learn" if lr < low else "it may diverge, or forget what it knew"
+    return [
+        f"lr {lr:g} is outside {low:g} to {high:g}, where published {method.title} of 6B models "
+        f"is: {risk}"
+    ]
+
+
+def _pace(model: Any, rows: TokenizedRows, outcome: TrainingOutcome) -> dict[str, Any]:
+    tokens = len(rows.input_ids)
+    return describe_pace(
+        model,
+        outcome.pace.tokens,
+        outcome.pace.seconds,
+        mean_length=tokens / len(rows),
+        target_share=int(rows.targets_of_rows().sum()) / tokens,
+    )
 
 
 def _manifest(
-    done: Path, base: Mapping[str, Any], settings: Mapping[str, Any], outcome: TrainingOutcome
+    done: Path,
+    base: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    outcome: TrainingOutcome,
+    notes: list[str],
 ) -> dict[str, Any]:
     """What identifies a checkpoint: nothing in it differs between two runs of the same thing."""
     return {
@@ -68,16 +119,20 @@ def _manifest(
         "base": base,
         "settings": settings,
         "checkpoint": hash_folder(done / "checkpoint"),
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
         "train_loss": outcome.train_loss,
         "dev_loss": outcome.dev_loss,
         "trainable_parameters": outcome.trainable_parameters,
         "total_parameters": outcome.total_parameters,
+        "notes": notes,
     }
 
 
 def _as_csv(curve: list[dict[str, float]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["step", "loss", "learning_rate"], lineterminator="\n")
+    columns = ["step", "loss", "learning_rate", "dev_loss"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(curve)
     return text.getvalue()

@@ -133,6 +133,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
                     f"trains every weight and packed weights cannot be trained; set it to null "
                     f"or remove methods.{name}"
                 )
+    yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
     if isinstance(protocol, str) and protocol not in PROTOCOLS:
         yield f"protocol: found {show(protocol)}; expected one of {', '.join(PROTOCOLS)}"
@@ -156,6 +157,24 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
             and literal + general > 1
         ):
             yield "miniature: literal_share and general_share together exceed 1"
+
+
+def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is decided by dev losses needs them to be measured."""
+    sections: dict[str, Any] = {"training": values.get("training")}
+    methods = values.get("methods")
+    if isinstance(methods, dict):
+        sections |= {f"methods.{name}": entry for name, entry in methods.items()}
+    shared = sections["training"] if isinstance(sections["training"], dict) else {}
+    for section, entry in sections.items():
+        if not isinstance(entry, dict) or (shared | entry).get("eval_steps") is not None:
+            continue
+        for key in ("keep_best", "early_stopping_patience"):
+            if entry.get(key):
+                yield (
+                    f"{section}.{key}: found {show(entry[key])}, but eval_steps is null; give "
+                    "eval_steps the number of steps between two dev losses"
+                )
 
 
 def _schema_mistakes(value: Any, schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from glmtune.errors import DataError
-from glmtune.families.family import Example
+from glmtune.families.family import IGNORED, Example
 from glmtune.files import atomic_path
 
 # In the order of the file: the widest first, so that every column is aligned.
@@ -48,6 +48,11 @@ class TokenizedRows:
             raise IndexError(index)
         row = slice(self.offsets[index], self.offsets[index + 1])
         return self.input_ids[row], self.labels[row]
+
+    def targets_of_rows(self) -> np.ndarray:
+        """How many tokens of each row are trained on: (rows,)."""
+        so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED)))
+        return np.diff(so_far[self.offsets])
 
 
 def from_examples(examples: Iterable[Example]) -> TokenizedRows:

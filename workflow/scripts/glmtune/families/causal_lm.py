@@ -168,6 +168,10 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         """The sizes of a P-Tuning v2 prefix for this model."""
         raise NotImplementedError
 
+    def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
+        """The shape of position_ids for so many rows of this length."""
+        return (rows, length)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of variance 1 / hidden size: 0.02 at 6B, and it suits a miniature."""
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -189,13 +193,14 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
+        skip_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (b, s, vocabulary) of token ids (b, s), and the loss if there are labels (b, s).
 
-        While training with labels only the loss is computed, from the positions that have a
-        target: the logits of a prompt at 130,000 words would be most of the memory.
+        With `skip_logits`, which is so by default in training, only the loss is computed, from the
+        positions that have a target: logits at 130,000 words would be most of the memory.
         """
         if kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds: not supported; pass input_ids")
@@ -209,7 +214,13 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         hidden = self.transformer(
             input_ids, attention_mask, position_ids, past_key_values, recorded
         )
-        loss, logits = self._loss_and_logits(hidden, labels, logits_to_keep, num_items_in_batch)
+        loss: torch.Tensor | None = None
+        logits: torch.Tensor | None = None
+        if labels is None:
+            logits = self._logits(hidden, logits_to_keep)
+        else:
+            skip_logits = self.training if skip_logits is None else skip_logits
+            loss, logits = self._loss(hidden, labels, num_items_in_batch, skip_logits)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -217,23 +228,23 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
             hidden_states=None if recorded is None else (*recorded, hidden),
         )
 
-    def _loss_and_logits(
+    def _logits(self, hidden: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+        positions = slice(-kept, None) if isinstance(kept, int) else kept
+        # One matrix product for the batch: with gaps between rows torch makes one of each.
+        return self.get_output_embeddings()(hidden[:, positions].contiguous())
+
+    def _loss(
         self,
         hidden: torch.Tensor,
-        labels: torch.Tensor | None,
-        logits_to_keep: int | torch.Tensor,
+        labels: torch.Tensor,
         num_items: torch.Tensor | int | None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        skip_logits: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and the logits of all positions unless they are skipped."""
         head = self.get_output_embeddings()
-        if labels is None:
-            kept = (
-                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            )
-            # One matrix product for the batch: with gaps between rows torch makes one of each.
-            return None, head(hidden[:, kept].contiguous())
         targets = labels[:, 1:].to(hidden.device)
         chosen = targets != IGNORED_LABEL
-        if self.training:
+        if skip_logits:
             return mean_target_loss(hidden[:, :-1][chosen], head, targets[chosen], num_items), None
         logits = head(hidden)
         total = F.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="sum")

@@ -280,6 +280,10 @@ class ChatGLMForConditionalGeneration(ChatGLMCausalLM):
             projected_from=config.hidden_size,
         )
 
+    def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
+        """Two positions for each token: in the prompt, and in the answer."""
+        return (rows, 2, length)
+
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
     ) -> torch.Tensor:

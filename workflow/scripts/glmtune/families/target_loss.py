@@ -27,10 +27,9 @@ def mean_target_loss(
 
     `num_items` is what transformers' Trainer counts over all batches of one optimizer step.
     """
-    if _is_plain(head) and working_dtype(hidden) is not torch.float16:
+    if _goes_in_parts(head, working_dtype(hidden)):
         total = _SummedLoss.apply(hidden, head.weight, targets)
     else:
-        # In fp16 gradients are only safe behind the loss scale; an adapter has to be called.
         total = F.cross_entropy(head(hidden).float(), targets, reduction="sum")
     return total / count_items(targets, num_items)
 
@@ -42,9 +41,24 @@ def count_items(targets: torch.Tensor, num_items: torch.Tensor | int | None) -> 
     return num_items.to(targets.device) if isinstance(num_items, torch.Tensor) else num_items
 
 
-def _is_plain(head: nn.Module) -> bool:
-    """Whether the head is a matrix and nothing else: no bias, no adapter."""
-    return type(head) is nn.Linear and head.bias is None
+def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:
+    """The memory that `mean_target_loss` takes for so many targets, computing in `dtype`."""
+    words, hidden = head.get_parameter("weight").shape
+    if not _goes_in_parts(head, dtype):
+        # Logits, the same in fp32, their logarithms, and the gradient of each.
+        return targets * words * 2 * (dtype.itemsize + 4 + 4)
+    at_once = min(targets, ROWS_AT_ONCE)
+    own_type = 0 if dtype is torch.float32 else dtype.itemsize
+    # Logits in both types, the exponentials, and states with their gradient.
+    return at_once * words * (4 + 4 + own_type) + targets * hidden * 2 * dtype.itemsize
+
+
+def _goes_in_parts(head: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether the head is a matrix and nothing else: an adapter on it has to be called.
+
+    In fp16 gradients are only safe behind the loss scale, which comes after the loss.
+    """
+    return type(head) is nn.Linear and head.bias is None and dtype is not torch.float16
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -65,6 +79,8 @@ class _SummedLoss(torch.autograd.Function):
             chosen = targets[part, None]
             normalizer = logits.logsumexp(dim=-1, keepdim=True)
             total += (normalizer - logits.gather(-1, chosen)).sum()
+            if not any(context.needs_input_grad):
+                continue
             gradient = logits.sub_(normalizer).exp_()  # the logits are not needed any more
             gradient.scatter_add_(-1, chosen, torch.full_like(normalizer, -1.0))
             gradient = gradient.to(dtype)

@@ -39,6 +39,9 @@ class Run:
     probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained
+    dev_curve: list[
+        tuple[int, float]
+    ]  # the same of dev losses, where they were measured on the way
     runtimes: dict[str, dict[str, Any]]  # step of the workflow -> seconds, memory, versions
 
     @property

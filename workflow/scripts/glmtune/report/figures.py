@@ -60,5 +60,7 @@ def _draw_panel(
         for index, curve in enumerate(run.curve for run in entry.runs if run.curve):
             label = name if index == 0 else None  # the seeds of a method look the same
             panel.plot(*zip(*curve, strict=True), color=colours[name], label=label, linewidth=1.2)
+        for curve in (run.dev_curve for run in entry.runs if run.dev_curve):
+            panel.plot(*zip(*curve, strict=True), ".--", color=colours[name], linewidth=0.8)
     if panel.lines:
         panel.legend(frameon=False)

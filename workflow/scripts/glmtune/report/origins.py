@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from glmtune.report.contents import Report, Run
 from glmtune.report.markdown import code, plain, table, yaml_block
-from glmtune.report.tables import NOTHING, format_seconds
+from glmtune.report.tables import NOTHING, format_seconds, percent_of
 
 ENVIRONMENT = ("hardware", "device", "dtype", "versions", "git_commit")
 
@@ -17,7 +19,8 @@ def provenance(report: Report) -> str:
         [
             "## What was run",
             "A result is reused while nothing that decides it changes; its times, machine and "
-            "versions are those of the run that computed it.",
+            "versions are those of the run that computed it. Tokens are those of the rows, without "
+            "padding; MFU is the share of the card's peak, where that is known.",
             _runtime_table(report),
             "### Environment",
             _environments(report),
@@ -33,19 +36,33 @@ def provenance(report: Report) -> str:
 
 def _runtime_table(report: Report) -> str:
     rows = [_runtime_row(run, step) for run in report.runs for step in run.runtimes]
-    return table(["Model", "Method", "Step", "Time", "Peak memory"], rows, text_columns=3)
+    head = ["Model", "Method", "Step", "Time", "Tokens/s", "MFU", "Peak memory (estimated)"]
+    return table(head, rows, text_columns=3)
 
 
 def _runtime_row(run: Run, step: str) -> list[str]:
     facts = run.runtimes[step]
-    seconds, memory = facts.get("seconds"), facts.get("peak_memory_mib")
+    shows: dict[str, Callable[[float], str]] = {
+        "seconds": format_seconds,
+        "tokens_per_second": "{:,.0f}".format,
+        "mfu": percent_of,
+    }
+    values = [(facts.get(key), show) for key, show in shows.items()]
     return [
         run.model,
         run.method,
         step,
-        NOTHING if seconds is None else format_seconds(seconds),
-        NOTHING if memory is None else f"{memory:,.0f} MiB",
+        *(NOTHING if value is None else show(value) for value, show in values),
+        _memory(facts),
     ]
+
+
+def _memory(facts: Mapping[str, Any]) -> str:
+    """Example: "812 MiB (790)"."""
+    peak, estimate = (facts.get(f"{kind}_memory_mib") for kind in ("peak", "estimated"))
+    if peak is None:
+        return NOTHING
+    return f"{peak:,.0f} MiB" + ("" if estimate is None else f" ({estimate:,.0f})")
 
 
 def _environments(report: Report) -> str:

@@ -53,7 +53,10 @@ TOKEN_KEYS = (
     *(f"splits.{split}.{k}" for split in SPLITS for k in TOKEN_FACTS),
 )
 MODEL_KEYS = ("generation", "source")
-TRAINING_KEYS = ("settings", "train_loss", "dev_loss", "trainable_parameters", "total_parameters")
+TRAINING_KEYS = (
+    *("settings", "steps", "best_step", "train_loss", "dev_loss", "notes"),
+    *("trainable_parameters", "total_parameters"),
+)
 SCORE_KEYS = ("rows", *METRICS)
 RUNTIME_KEYS = ("seconds",)
 # Which step writes what stands in a folder.
@@ -126,7 +129,8 @@ def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) 
         answers={row["prompt"]: row for row in answers},
         probe=_read_rows(path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(training, TRAINING_KEYS) if is_trained else {},
-        curve=_read_curve(path("curves", ".csv")) if is_trained else [],
+        curve=_read_curve(path("curves", ".csv"), "loss") if is_trained else [],
+        dev_curve=_read_curve(path("curves", ".csv"), "dev_loss") if is_trained else [],
         runtimes={
             step: _read_object(path(f"runtime/{step}", ".json"), RUNTIME_KEYS) for step in steps
         },
@@ -229,12 +233,13 @@ def _require(value: Any, keys: Sequence[str], where: str) -> None:
             inner = inner[part]
 
 
-def _read_curve(path: Path) -> list[tuple[int, float]]:
+def _read_curve(path: Path, column: str) -> list[tuple[int, float]]:
+    """(step, value) of a column, as far as it has one."""
     _require_file(path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             header, *rows = csv.reader(lines)
-        step, loss = header.index("step"), header.index("loss")
-        return [(int(row[step]), float(row[loss])) for row in rows]
+        step, value = header.index("step"), header.index(column)
+        return [(int(row[step]), float(row[value])) for row in rows if row[value]]
     except (IndexError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not a loss curve ({error}); delete it and run again") from None

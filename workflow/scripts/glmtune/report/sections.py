@@ -14,11 +14,11 @@ from glmtune.report.contents import Report
 from glmtune.report.data_card import data_section, kind_of
 from glmtune.report.definitions import definitions
 from glmtune.report.forgetting import forgetting
-from glmtune.report.loss_band import loss_notes
 from glmtune.report.markdown import code, plain, table
 from glmtune.report.origins import provenance
 from glmtune.report.seeds import seed_table
 from glmtune.report.tables import fairer_columns, percent_of, run_table, score_columns, text_columns
+from glmtune.report.training_notes import training_notes
 from glmtune.significance import CONFIDENCE
 
 MODEL_NOTES = {
@@ -136,11 +136,12 @@ def _answer_table(report: Report, prompt: str) -> str:
 
 
 def loss_curves(report: Report) -> str:
-    """The picture of the training losses, and which are unusual."""
+    """The picture of the losses, and what is unusual about a training."""
     if not any(run.curve for run in report.runs):
         return "## Loss curves\n\nNo run was trained."
     picture = "![Training loss over steps, one panel a model](plots/loss.svg)"
-    return "\n\n".join(["## Loss curves", picture, *filter(None, ["\n".join(loss_notes(report))])])
+    notes = "\n".join(training_notes(report))
+    return "\n\n".join(["## Loss curves", picture, *([notes] if notes else [])])
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (

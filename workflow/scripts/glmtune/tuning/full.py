@@ -29,4 +29,13 @@ def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
     return open_model(checkpoint, **where)
 
 
-FULL = TuningMethod("full", "full fine-tuning", _prepare, _save, _restore, trains_base=True)
+# ChatGLM-6B's ds_train_finetune.sh: 1e-4; ChatGLM3's finetune_demo: 5e-5.
+FULL = TuningMethod(
+    "full",
+    "full fine-tuning",
+    _prepare,
+    _save,
+    _restore,
+    usual_lr=(1e-6, 2e-4),
+    trains_base=True,
+)

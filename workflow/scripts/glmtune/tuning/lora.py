@@ -63,4 +63,5 @@ def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
     return model.eval()
 
 
-LORA = TuningMethod("lora", "LoRA", _prepare, _save, _restore)
+# From 5e-5 (ChatGLM3's finetune_demo) to 1e-3 (ChatGLM-6B on AdvertiseGen).
+LORA = TuningMethod("lora", "LoRA", _prepare, _save, _restore, usual_lr=(2e-5, 2e-3))

@@ -27,6 +27,8 @@ class TuningMethod:
     prepare: Callable[[PreTrainedModel, Settings], PreTrainedModel]
     save: Callable[[PreTrainedModel, Path, Path], None]
     restore: Callable[..., PreTrainedModel]
+    usual_lr: tuple[float, float] | None = None
+    """The learning rates at which published trainings of 6B models are, with some room."""
     trains_base: bool = False
     """The base model itself is trained, so it is opened in float32, not in the half precision that
     suffices for frozen weights and would round what the training starts from."""

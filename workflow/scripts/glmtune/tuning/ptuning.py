@@ -36,4 +36,5 @@ def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
     return model.eval()
 
 
-PTUNING = TuningMethod("ptuning", "P-Tuning v2", _prepare, _save, _restore)
+# THUDM's train.sh: 2e-2, for ChatGLM-6B and ChatGLM2-6B.
+PTUNING = TuningMethod("ptuning", "P-Tuning v2", _prepare, _save, _restore, usual_lr=(1e-3, 5e-2))

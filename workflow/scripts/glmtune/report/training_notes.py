@@ -1,10 +1,11 @@
-"""Whether a training loss on ADGEN is where published runs of the 6B models ended."""
+"""What is worth saying of single trainings: unusual rates and losses, ends before the last step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from glmtune.report.contents import Report, Run, finite
+from glmtune.report.markdown import plain
 
 SIX_BILLION = 5e9  # parameters, from which on a model counts as one of the 6B models
 
@@ -27,7 +28,31 @@ BANDS = {
 }
 
 
-def loss_notes(report: Report) -> list[str]:
+def training_notes(report: Report) -> list[str]:
+    """A line for everything that is worth saying of a training."""
+    notes = [
+        f"- {run.name}: {plain(note)}."
+        for run in report.runs
+        for note in (*run.training.get("notes", ()), *_end(run))
+    ]
+    return notes + _loss_notes(report)
+
+
+def _end(run: Run) -> list[str]:
+    """Where a training ended, if not with the weights of its last step."""
+    if not run.is_trained:
+        return []
+    steps, planned = run.training["steps"], run.training["settings"].get("max_steps")
+    best = run.training["best_step"]
+    notes = []
+    if planned is not None and steps < planned:
+        notes.append(f"stopped after {steps} of {planned} steps: the dev loss no longer fell")
+    if best is not None and best != steps:
+        notes.append(f"its weights are those of step {best}, of the lowest dev loss")
+    return notes
+
+
+def _loss_notes(report: Report) -> list[str]:
     """A line for each run whose loss is elsewhere; nothing for other models and data.
 
     Random weights have learnt nothing: their loss is elsewhere, and that is no news.
@@ -39,10 +64,10 @@ def loss_notes(report: Report) -> list[str]:
         for model, manifest in report.models.items()
         if manifest["source"] != "random" and (report.parameters_of(model) or 0) >= SIX_BILLION
     }
-    return [note for run in report.runs if run.model in large for note in _notes(run)]
+    return [note for run in report.runs if run.model in large for note in _loss_note(run)]
 
 
-def _notes(run: Run) -> list[str]:
+def _loss_note(run: Run) -> list[str]:
     loss, band = finite(run.training.get("train_loss")), BANDS.get(run.tuning)
     if loss is None or band is None or band.low <= loss <= band.high:
         return []

@@ -1,0 +1,101 @@
+"""One tuning as a step of the workflow: what it says, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_model
+from tiny_training import SETTINGS
+from tiny_training import rows as rows  # a fixture
+
+from glmtune import finetuning
+from glmtune.errors import ResourceError
+from glmtune.files import read_json, write_json
+from glmtune.tokenized import TokenizedRows, tokenized_file
+from glmtune.weights import save_model
+
+STEP: dict[str, Any] = SETTINGS | {
+    **{"method": "lora", "torch_threads": 1, "quantization_bit": None, "optimizer": "adamw"},
+    **{"eval_steps": 2, "keep_best": True, "early_stopping_patience": None},
+}
+
+
+@pytest.fixture
+def folder(rows: TokenizedRows, tmp_path: Path) -> Path:
+    """A model and tokenised data, as the steps before leave them."""
+    save_model(tiny_model("chatglm2-6b"), tmp_path / "model")
+    write_json(tmp_path / "model.json", {"source": "folder"})
+    for split in ("train", "dev"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        with tokenized_file(tmp_path / f"data/{split}.safetensors") as append:
+            append(rows)
+    write_json(tmp_path / "data/manifest.json", {"pad_token_id": 3})
+    return tmp_path
+
+
+def run(folder: Path, **changes: Any) -> Path:
+    done = folder / "done"
+    done.mkdir()
+    finetuning.finetune(
+        folder / "model",
+        folder / "model.json",
+        folder / "data",
+        STEP | changes,
+        done,
+        folder / "work",
+    )
+    return done
+
+
+def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(folder)
+    runtime, manifest = (read_json(done / f"{name}.json") for name in ("runtime", "manifest"))
+    assert runtime["tokens_per_second"] > 0
+    assert runtime["mfu"] is None
+    assert runtime["estimated_memory_mib"] >= 0
+    assert not set(runtime) & set(manifest)
+    assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
+    assert "memory: about" in capsys.readouterr().out
+
+
+def test_the_curve_has_an_empty_cell_where_nothing_was_measured(folder: Path) -> None:
+    head, *lines = (run(folder) / "curve.csv").read_text().splitlines()
+    assert head == "step,loss,learning_rate,dev_loss"
+    assert [line.endswith(",") for line in lines] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("lr", "risk"), [(1e-6, "hardly learn"), (0.1, "may diverge"), (1e-4, None)]
+)
+def test_an_unusual_rate_of_a_large_model_is_warned_of(
+    lr: float,
+    risk: str | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(finetuning, "LARGE", 1)
+    manifest = json.loads((run(folder, lr=lr, keep_best=False) / "manifest.json").read_text())
+    warning = capsys.readouterr().err
+    if risk is None:
+        assert manifest["notes"] == []
+        assert "warning" not in warning
+    else:
+        (note,) = manifest["notes"]
+        assert f"lr {lr:g} is outside 2e-05 to 0.002" in note
+        assert risk in note
+        assert f"warning: {note}" in warning
+
+
+def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "free_memory", lambda place: 1000.0)
+    monkeypatch.setattr(finetuning, "open_model", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ResourceError, match=r"memory: about .* are free; in params.yaml"):
+        run(folder)

@@ -1,0 +1,155 @@
+"""The memory that is told before a training, against what one really keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_config
+from tiny_training import GENERATIONS, SETTINGS, TUNINGS
+from tiny_training import rows as rows  # a fixture
+
+from glmtune.devices import Place
+from glmtune.errors import ResourceError
+from glmtune.families import FAMILIES
+from glmtune.memory_estimate import (
+    BatchShape,
+    MemoryEstimate,
+    check_memory,
+    estimate_memory,
+    explained_when_full,
+    largest_batch,
+)
+from glmtune.tokenized import TokenizedRows
+from glmtune.tuning import METHODS
+from glmtune.weights import build_model
+
+CPU = Place("cpu", "float32", "")
+HALF = Place("cpu", "bfloat16", "")  # as on a card, with the CPU's kernels
+BATCH = BatchShape(rows=3, length=12, targets=5)
+KNOBS: dict[str, Any] = {"method": "lora", "quantization_bit": None, "optimizer": "adamw"}
+# THUDM's train.sh, apart from the batch.
+REAL = SETTINGS | KNOBS | {"pre_seq_len": 128, "rank": 8}
+
+
+def estimate(generation: str, method: str, layers: int = 2, **changes: Any) -> MemoryEstimate:
+    settings = SETTINGS | KNOBS | {"method": method} | changes
+    config = tiny_config(generation) | {"num_layers": layers}
+    return estimate_memory(config, METHODS[method], settings, BATCH, CPU)
+
+
+def real(generation: str, method: str, batch: BatchShape, **changes: Any) -> MemoryEstimate:
+    """Of the 6B configuration."""
+    config = FAMILIES[generation].real_config
+    return estimate_memory(config, METHODS[method], REAL | changes, batch, HALF)
+
+
+def bytes_kept(model: Any, base: Any) -> int:
+    """What autograd keeps of a forward pass with real numbers."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no other gets its place
+        return tensor
+
+    ids = torch.zeros(BATCH.rows, BATCH.length, dtype=torch.long)
+    positions = torch.zeros(base.position_shape(*ids.shape), dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        base.transformer(ids, None, positions, None, None)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
+def test_every_part_is_what_a_real_training_keeps(generation: str, method: str) -> None:
+    base = build_model(tiny_config(generation) | {"num_layers": 5}, seed=1)
+    model: Any = METHODS[method].prepare(base, SETTINGS | {"method": method}).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = estimate(generation, method, layers=5)
+    of_a_layer = found.activations - estimate(generation, method, layers=4).activations
+    assert found.activations - of_a_layer == bytes_kept(model, base)
+    assert found.weights == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert found.gradients == sum(p.nbytes for p in trained)
+    optimizer = torch.optim.AdamW(trained)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert found.optimizer == sum(moment.nbytes for moment in moments)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_recomputing_activations_needs_less_of_them(generation: str) -> None:
+    plain = estimate(generation, "lora", layers=8)
+    saving = estimate(generation, "lora", layers=8, gradient_checkpointing=True)
+    assert saving.activations < plain.activations / 2
+    assert saving.fixed == plain.fixed
+
+
+def test_packed_weights_need_less_and_are_unpacked_one_at_a_time() -> None:
+    batch = BatchShape(4, 193, 129)
+    plain, packed = (real("chatglm2-6b", "lora", batch, quantization_bit=b) for b in (None, 4))
+    assert packed.weights < plain.weights / 3
+    assert 0 < packed.unpacking < 1e9
+    assert plain.unpacking == 0
+
+
+def test_eight_bit_moments_are_a_quarter() -> None:
+    plain, small = (estimate("chatglm-6b", "full", optimizer=o) for o in ("adamw", "adamw_8bit"))
+    assert small.optimizer == plain.optimizer / 4
+
+
+def test_published_figures_are_near() -> None:
+    """THUDM: 6.7 GB for ChatGLM-6B in 4 bits, 1 row at a time; user's logs: 5.3 GB."""
+    one_row = BatchShape(1, 128, 64)
+    assert 4.5e9 < real("chatglm-6b", "ptuning", one_row, quantization_bit=4).total < 6.7e9
+    # All weights in fp32 with gradients and moments: 16 bytes each.
+    assert real("chatglm-6b", "full", one_row).fixed == pytest.approx(16 * 6.17e9, rel=0.01)
+
+
+def test_a_model_of_one_layer_has_an_estimate_too() -> None:
+    one, two = (estimate("chatglm2-6b", "lora", layers=n) for n in (1, 2))
+    assert 0 < one.activations < two.activations
+
+
+def test_the_largest_batch_is_made_of_the_longest_row(rows: TokenizedRows) -> None:
+    lengths = [len(rows[i][0]) for i in range(len(rows))]
+    targets = [int((rows[i][1] != -100).sum()) for i in range(len(rows))]
+    assert largest_batch(rows, 4) == BatchShape(4, max(lengths), max(targets))
+
+
+FULL = MemoryEstimate(25e9, 25e9, 50e9, 16e9, 1e9, 0)
+
+
+def test_what_cannot_fit_is_refused_with_the_way_out() -> None:
+    settings = SETTINGS | KNOBS | {"method": "full"}
+    with pytest.raises(ResourceError) as caught:
+        check_memory(FULL, 24e9, settings)
+    message = str(caught.value)
+    assert message.startswith("memory: about 117 GB (weights 25, gradients 25, optimizer 50, ")
+    assert "; 24 GB are free; in params.yaml, " in message
+    assert "lora or ptuning instead of full" in message
+    assert "batch_size" not in message  # no smaller batch would help
+
+
+def test_what_may_not_fit_is_warned_of_and_begun() -> None:
+    settings = SETTINGS | KNOBS | {"batch_size": 4, "gradient_accumulation_steps": 4}
+    line = check_memory(MemoryEstimate(12e9, 0, 0, 16e9, 1e9, 0), 24e9, settings)
+    assert line.startswith("warning: memory: about 29 GB")
+    assert "batch_size 4 -> 2 with gradient_accumulation_steps 4 -> 8" in line
+    assert "gradient_checkpointing: true; quantization_bit: 4" in line
+    assert check_memory(MemoryEstimate(12e9, 0, 0, 0, 0, 0), 24e9, settings).startswith("memory:")
+
+
+def test_a_full_gpu_is_explained_with_what_is_left_to_lower() -> None:
+    settings = SETTINGS | KNOBS | {"batch_size": 1, "gradient_checkpointing": True}
+    with pytest.raises(ResourceError) as caught, explained_when_full(settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+    assert str(caught.value) == (
+        "CUDA out of memory; in params.yaml, lower it by: quantization_bit: 4; "
+        "a card with more memory"
+    )

@@ -1,0 +1,148 @@
+"""A killed training goes on from its last checkpoint and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tqdm.auto
+from test_dev_losses import TOO_FAST
+from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune
+from tiny_training import rows as rows  # a fixture
+from transformers import TrainerCallback
+
+from glmtune.tokenized import TokenizedRows
+
+
+class Kill(TrainerCallback):
+    """Kills a training after a step; after the last one: when everything has been saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step < args.max_steps:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def assert_a_killed_one_ends_the_same(
+    generation: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
+) -> None:
+    whole, curve = tune(generation, method, rows, folder / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        tune(generation, method, rows, folder / "killed", Kill(kill), **changes)
+    assert list((folder / "killed").glob("checkpoint-*"))
+    resumed, same = tune(generation, method, rows, folder / "killed", **changes)
+    assert_equal_bits(whole, resumed)
+    assert curve == same
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
+def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    assert_a_killed_one_ends_the_same(generation, method, rows, tmp_path, kill=3)
+
+
+@pytest.mark.parametrize(
+    ("kill", "changes"),
+    [
+        (4, {}),
+        (4, {"lr_scheduler": "constant"}),
+        (5, {"max_steps": 6, "batch_size": 8}),
+        (5, {"max_steps": 6, "batch_size": 2, "gradient_accumulation_steps": 3}),
+        (5, {"max_steps": 6, "logging_steps": 2, "save_steps": 3}),
+    ],
+    ids=[
+        "killed after the last step",
+        "killed after the last step of a constant rate",
+        "resumed in another epoch",
+        "resumed with accumulation",
+        "saved and logged out of step",
+    ],
+)
+def test_it_does_not_matter_where_a_training_was_killed(
+    kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
+) -> None:
+    assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(
+    rows: TokenizedRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole")
+    half = tmp_path / "killed" / "checkpoint-3"
+    half.mkdir(parents=True)
+    (half / "trainable.safetensors").write_bytes(b"cut off")
+    resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "killed")
+    assert "checkpoint-3 is incomplete" in capsys.readouterr().err
+    assert_equal_bits(whole, resumed)
+
+
+@pytest.mark.parametrize(("kill", "patience"), [(3, 1), (4, 1), (7, 2), (9, 2)])
+def test_a_killed_one_stops_where_it_would_have(
+    kill: int, patience: int, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    changes = {**TOO_FAST, "early_stopping_patience": patience, "keep_best": True, "save_steps": 2}
+    assert_a_killed_one_ends_the_same("chatglm2-6b", "full", rows, tmp_path, kill, **changes)
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit", "paged_adamw_8bit"])
+def test_every_optimizer_learns_and_resumes(
+    optimizer: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    if "8bit" in optimizer:
+        pytest.importorskip("bitsandbytes")
+    changes = {"optimizer": optimizer, "max_steps": 8}
+    _, outcome = tune("chatglm2-6b", "full", rows, tmp_path / "learns", **changes)
+    assert losses(outcome)[-1] < losses(outcome)[0]
+    assert_a_killed_one_ends_the_same(
+        "chatglm2-6b", "full", rows, tmp_path, kill=5, optimizer=optimizer, max_steps=8
+    )
+
+
+def kill_after(seconds: float, training: Any) -> bool:
+    """Run `training` in a process that is killed (SIGKILL) after so long; whether it was."""
+    child = os.fork()
+    if child == 0:
+        # Otherwise progress bars share a lock with this process, and it might die holding it.
+        for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
+            bar.set_lock(threading.RLock())
+        try:
+            training()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("method", TUNINGS)
+def test_kill_9_at_any_moment_loses_nothing(
+    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    changes = {"max_steps": 12, "save_steps": 1}
+    start = time.perf_counter()
+    whole, curve = tune(generation, method, rows, tmp_path / "whole", **changes)
+    duration = time.perf_counter() - start
+    moments = [random.uniform(0, duration) for _ in range(3)]
+
+    def training() -> None:
+        tune(generation, method, rows, tmp_path / "killed", **changes)
+
+    killed = [kill_after(moment, training) for moment in moments]
+    resumed, same = tune(generation, method, rows, tmp_path / "killed", **changes)
+    assert_equal_bits(whole, resumed)
+    assert curve == same, f"killed after {moments} s of {duration}: {killed}"

@@ -1,0 +1,64 @@
+"""The pace of a training: operations by hand, and cards by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny_models import tiny_model
+from tiny_training import SETTINGS
+
+from glmtune.throughput import card_peak, describe_pace, operations_per_token
+from glmtune.tuning import METHODS
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("Tesla T4", 65),
+        ("NVIDIA H20", 148),
+        ("a card of tomorrow", None),
+    ],
+)
+def test_a_card_s_peak_is_found_by_its_name_or_not_guessed(name: str, peak: float | None) -> None:
+    assert card_peak(name) == peak
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    """Two layers of hidden 32: qkv 32x64, dense 32x32, MLP 32x80 and 40x32; 80 words."""
+    model: Any = tiny_model("chatglm2-6b")
+    linears = 2 * (32 * model.transformer.layers[0].self_attention.query_key_value.out_features)
+    linears += 2 * (32 * 32 + 32 * 80 + 40 * 32)
+    attention = 3 * 4 * 10 * 32 * 2  # rows of 10 tokens
+    METHODS["full"].prepare(model, SETTINGS)
+    expected = 6 * linears + 6 * 32 * 80 * 0.5 + attention
+    assert operations_per_token(model, 10, 0.5) == expected
+
+
+def test_frozen_weights_take_part_in_two_products_of_three() -> None:
+    full = METHODS["full"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    prefix = METHODS["ptuning"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    lora = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    every, frozen, low_rank = (operations_per_token(m, 0, 0.5) for m in (full, prefix, lora))
+    seen = 3 * 4 * SETTINGS["pre_seq_len"] * 32 * 2  # a prefix is looked at by every token
+    assert frozen - seen == pytest.approx(every * 2 / 3)
+    assert frozen - seen < low_rank < every
+
+
+def test_the_figures_of_a_pace() -> None:
+    model = METHODS["lora"].prepare(tiny_model("chatglm-6b"), SETTINGS)
+    pace = describe_pace(model, 1000, 2.0, mean_length=10, target_share=0.5)
+    assert (pace["tokens_per_second"], pace["training_seconds"]) == (500.0, 2.0)
+    assert pace["mfu"] is None  # a CPU
+
+
+def test_a_training_that_was_done_before_has_no_pace() -> None:
+    assert describe_pace(tiny_model("chatglm-6b"), 0, 0.1, mean_length=10, target_share=0.5) == {}

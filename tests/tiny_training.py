@@ -1,0 +1,85 @@
+"""Trainings of tiny models, for the tests of training and of resuming it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import prompt, tiny_model
+from transformers import TrainerCallback
+
+from glmtune.families.family import IGNORED, Example
+from glmtune.seeding import seed_everything
+from glmtune.tokenized import TokenizedRows, from_examples
+from glmtune.training import TrainingOutcome, train
+from glmtune.tuning import METHODS
+
+GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
+TUNINGS = tuple(name for name in METHODS if name != "none")
+SETTINGS: dict[str, Any] = {
+    "seed": 5,
+    "lr": 1e-2,
+    "max_steps": 4,
+    "batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "lr_scheduler": "linear",
+    "warmup_ratio": 0.25,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "pre_seq_len": 3,
+    "prefix_projection": False,
+    "prefix_dropout": 0.1,
+    "rank": 2,
+    "alpha": 4,
+    "dropout": 0.1,
+    "target_modules": ["query_key_value"],
+}
+
+
+@pytest.fixture
+def rows() -> TokenizedRows:
+    """Rows of different lengths."""
+    random = np.random.default_rng(0)
+    examples = []
+    for _ in range(24):
+        question = prompt([int(i) for i in random.integers(5, 60, random.integers(2, 9))])
+        answer = [int(i) for i in random.integers(5, 60, random.integers(1, 7))]
+        examples.append(Example(question + answer, [IGNORED] * len(question) + answer))
+    return from_examples(examples)
+
+
+def tune(
+    generation: str,
+    method: str,
+    rows: TokenizedRows,
+    work: Path,
+    *callbacks: TrainerCallback,
+    **changes: Any,
+) -> tuple[Any, TrainingOutcome]:
+    settings = SETTINGS | changes
+    seed_everything(settings["seed"], threads=1)
+    model = METHODS[method].prepare(tiny_model(generation), settings)
+    outcome = train(
+        model.train(), rows, rows, settings, pad_token_id=3, work=work, callbacks=callbacks
+    )
+    return model, outcome
+
+
+def losses(outcome: TrainingOutcome) -> list[float]:
+    return [point["loss"] for point in outcome.curve]
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal_bits(first: Any, second: Any) -> None:
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []

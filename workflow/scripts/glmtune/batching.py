@@ -1,0 +1,80 @@
+"""Tokenised rows as batches: padded on the right to the longest row, similar lengths together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from glmtune.families.family import IGNORED
+from glmtune.tokenized import TokenizedRows
+
+
+class RowDataset(Dataset[dict[str, Any]]):
+    """Rows as the Trainer takes them."""
+
+    def __init__(self, rows: TokenizedRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        input_ids, labels = self.rows[index]
+        return {"input_ids": input_ids, "labels": labels}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads a batch on the right to its longest row, never to a fixed length."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `labels` and `attention_mask`, each (rows, longest)."""
+        length = max(len(row["input_ids"]) for row in rows)
+        shape = (len(rows), length)
+        input_ids = torch.full(shape, self.pad_token_id)
+        labels = torch.full(shape, IGNORED)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        for i, row in enumerate(rows):
+            end = len(row["input_ids"])
+            input_ids[i, :end] = torch.from_numpy(row["input_ids"].astype(np.int64))
+            labels[i, :end] = torch.from_numpy(row["labels"].astype(np.int64))
+            attention_mask[i, :end] = 1
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+
+
+def grouped_by_length(
+    batches: list[dict[str, torch.Tensor]], pad_token_id: int
+) -> list[dict[str, torch.Tensor]]:
+    """The same rows in as many batches of the same sizes, the longest rows first.
+
+    The loss of the step is a mean over all its targets, so it does not matter which rows are
+    padded together.
+    """
+    if len(batches) < 2:
+        return batches
+    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    rows = [
+        {name: batch[name][i, :length] for name in padding}
+        for batch in batches
+        for i, length in enumerate(batch["attention_mask"].sum(dim=1).tolist())
+    ]
+    longest_first = iter(sorted(rows, key=lambda row: -len(row["input_ids"])))
+    groups = [list(islice(longest_first, len(batch["input_ids"]))) for batch in batches]
+    return [
+        {
+            name: pad_sequence([row[name] for row in group], batch_first=True, padding_value=value)
+            for name, value in padding.items()
+        }
+        for group in groups
+    ]

@@ -29,6 +29,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def full_disk_under(folder: Path) -> Iterator[None]:
+    """A file system at `folder` that has no room for more than what is in it."""
+    content = folder.rename(folder.with_name("content"))
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    shutil.copytree(content, folder, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(content)
+    used = shutil.disk_usage(folder).used
+    remount = ["mount", "-o", f"remount,size={used}", str(folder)]
+    subprocess.run(remount, check=True)
+    try:
+        yield
+    finally:
+        remount[2] = "remount,size=1g"
+        subprocess.run(remount, check=True)
+
+
+@contextmanager
 def read_only(path: Path) -> Iterator[None]:
     """A file or folder that may not be written: root may write all but what is immutable."""
     is_root = os.geteuid() == 0
@@ -78,6 +97,19 @@ def test_a_full_disk_is_named_and_the_next_run_finishes(
     half = f"results/training/{MODEL}/ptuning.json"
     assert half not in workspace.files() or workspace.files()[half] == before[half]
     assert workspace.snakemake() == ONLY_PTUNING
+
+
+def test_a_full_disk_under_everything_is_named_and_the_next_run_finishes(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    elsewhere = {"GLMTUNE_STORE": str(tmp_path / "store")}
+    workspace.edit("lr", 0.01)
+    with full_disk_under(workspace.path):
+        output = workspace.run("snakemake", ok=False, **elsewhere)
+    assert "free some space" in output
+    assert "Traceback" not in output
+    workspace.run("snakemake", **elsewhere)
+    assert workspace.would_run() == set()
 
 
 def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path) -> None:

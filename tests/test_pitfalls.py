@@ -92,7 +92,7 @@ ELSEWHERE = {
         "test_training.py::test_a_loss_that_is_no_number_stops_with_step_and_cause"
     ),
     "a resumed training starts anew": (
-        "test_training.py::test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one"
+        "test_resuming.py::test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one"
     ),
 }
 

@@ -7,6 +7,7 @@ Takes the place of Snakemake's messages in the terminal; its own, longer account
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 import time
 from collections import Counter, defaultdict
@@ -49,6 +50,8 @@ def show_progress(workflow: Any) -> None:
     """
     from snakemake.logging import logger
 
+    # A log file that a full disk cuts short is no news worth a traceback for each line.
+    logging.raiseExceptions = False
     for handler in list(logger.handlers):
         if handler.get_name() == "DefaultStreamHandler":
             ours = ProgressHandler(workflow.output_settings)

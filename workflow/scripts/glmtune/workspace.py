@@ -180,7 +180,9 @@ def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
     if shutil.which("dvc") is None:
         print("dvc is not on the PATH: this state is not recorded", file=sys.stderr)
         return
-    done = subprocess.run(["dvc", "commit", "-q", "-f"], cwd=workspace, check=False)
+    # Its progress and its errors are shown, its advice about git is not: ours follows.
+    command = ["dvc", "commit", "-f"]
+    done = subprocess.run(command, cwd=workspace, stdout=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         print("recorded in dvc.lock; `git commit` it to compare later runs with this one")
     else:

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,22 +29,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_under(folder: Path) -> Iterator[None]:
-    """A file system at `folder` that has no room for more than what is in it."""
+def full_disk_under(folder: Path) -> Iterator[Callable[[], None]]:
+    """A file system at `folder` without room for more; the function that it yields makes some."""
     content = folder.rename(folder.with_name("content"))
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=False).returncode:
         pytest.skip("mounting a small file system needs root")
-    shutil.copytree(content, folder, symlinks=True, dirs_exist_ok=True)
-    shutil.rmtree(content)
-    used = shutil.disk_usage(folder).used
-    remount = ["mount", "-o", f"remount,size={used}", str(folder)]
-    subprocess.run(remount, check=True)
+
+    def resize(size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
     try:
-        yield
+        shutil.copytree(content, folder, symlinks=True, dirs_exist_ok=True)
+        resize(str(shutil.disk_usage(folder).used))
+        yield lambda: resize("1g")
     finally:
-        remount[2] = "remount,size=1g"
-        subprocess.run(remount, check=True)
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @contextmanager
@@ -104,12 +104,13 @@ def test_a_full_disk_under_everything_is_named_and_the_next_run_finishes(
 ) -> None:
     elsewhere = {"GLMTUNE_STORE": str(tmp_path / "store")}
     workspace.edit("lr", 0.01)
-    with full_disk_under(workspace.path):
+    with full_disk_under(workspace.path) as make_room:
         output = workspace.run("snakemake", ok=False, **elsewhere)
-    assert "free some space" in output
-    assert "Traceback" not in output
-    workspace.run("snakemake", **elsewhere)
-    assert workspace.would_run() == set()
+        assert "free some space" in output
+        assert "Traceback" not in output
+        make_room()
+        workspace.run("snakemake", **elsewhere)
+        assert workspace.would_run() == set()
 
 
 def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path) -> None:

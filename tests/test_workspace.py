@@ -233,7 +233,7 @@ def test_outside_dvc_the_finished_state_is_recorded(
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     workspace.record_in_dvc(tmp_path, {})
-    assert (tmp_path / "called").read_text() == "commit -q -f\n"
+    assert (tmp_path / "called").read_text() == "commit -f\n"
     assert said in "".join(capsys.readouterr())
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import tiny_model
 
+from glmtune import weights
 from glmtune.base_model import open_model
-from glmtune.quantization import BITS
-from glmtune.weights import save_model
+from glmtune.errors import ParamsError, WeightsError
+from glmtune.quantization import BITS, quantize, quantize_model
+from glmtune.weights import load_model, save_model
 
 
 @pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
@@ -31,3 +34,44 @@ def test_packed_weights_do_not_depend_on_the_precision_of_the_device(
     kept = {*packed, *(f"{name}_scale" for name in packed)}
     others = {tensor.dtype for name, tensor in opened.items() if name not in kept}
     assert others == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("bits", BITS)
+def test_packing_while_reading_gives_what_packing_the_whole_model_gives(
+    generation: str, bits: int, tmp_path: Path
+) -> None:
+    model = tiny_model(generation).half()
+    save_model(model, tmp_path)
+    read = load_model(tmp_path, quantization_bit=bits)
+    quantize_model(model, bits)
+    expected = model.state_dict()
+    assert read.config.quantization_bit == bits
+    for name, tensor in read.state_dict().items():
+        assert torch.equal(tensor.to(expected[name].dtype), expected[name]), name
+
+
+def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose RAM holds the packed model need not hold the whole one."""
+    save_model(tiny_model("chatglm2-6b").half(), tmp_path)
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def watch(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert not any(reference() is not None for reference in alive[:-1])
+        alive.append(weakref.ref(weight))
+        return quantize(weight, bits)
+
+    monkeypatch.setattr(weights, "quantize", watch)
+    load_model(tmp_path, quantization_bit=4)
+    assert len(alive) == 8
+
+
+def test_a_packed_checkpoint_is_not_packed_otherwise(tmp_path: Path) -> None:
+    model = tiny_model("chatglm2-6b").half()
+    quantize_model(model, 4)
+    save_model(model, tmp_path)
+    assert load_model(tmp_path, quantization_bit=4).config.quantization_bit == 4
+    with pytest.raises(WeightsError, match="packed in 4 bits; found quantization_bit 8; set it to"):
+        load_model(tmp_path, quantization_bit=8)
+    with pytest.raises(ParamsError, match="quantization_bit: found 3; expected None, 8 or 4"):
+        load_model(tmp_path, quantization_bit=3)

@@ -146,3 +146,4 @@ def test_kill_9_at_any_moment_loses_nothing(
     resumed, same = tune(generation, method, rows, tmp_path / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same, f"killed after {moments} s of {duration}: {killed}"
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-12"]

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.families.causal_lm import ChatGLMCausalLM
+from glmtune.model_config import read_model_config
 from glmtune.quantization import quantize_model
 from glmtune.sources import model_folder, read_location
-from glmtune.weights import build_model, load_model, parse_dtype, read_model_config
+from glmtune.weights import build_model, load_model, parse_dtype
 
 
 def open_model(
@@ -22,17 +23,11 @@ def open_model(
 
     `quantization_bit` 8 or 4 holds its linear layers in the official packed format.
     """
-    if quantization_bit is None:
-        return _open(folder, dtype, device)
-    # Not through bfloat16: the official bytes come from fp16, and up to 7 % of them would differ.
-    # Not on the GPU: a model that fits there packed need not fit unpacked.
-    model = _open(folder, "float32" if dtype == "float32" else "float16", "cpu")
-    quantize_model(model, quantization_bit, device)
-    for parameter in model.parameters():
-        if parameter.is_floating_point():  # scales are buffers and stay in fp16
-            parameter.data = parameter.data.to(parse_dtype(dtype))
-    packed: Any = model
-    return packed.to(device)
+    location = read_location(folder)
+    if "random" in location:
+        return _random_model(location, dtype, device, quantization_bit)
+    where: Any = {"dtype": dtype, "device": device, "quantization_bit": quantization_bit}
+    return load_model(model_folder(folder), **where)
 
 
 def read_base_config(folder: Path) -> dict[str, Any]:
@@ -40,8 +35,19 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     return read_location(folder).get("random") or read_model_config(model_folder(folder))
 
 
-def _open(folder: Path, dtype: str, device: str) -> ChatGLMCausalLM:
-    location = read_location(folder)
-    if "random" in location:
-        return build_model(location["random"], seed=location["seed"], dtype=dtype, device=device)
-    return load_model(model_folder(folder), dtype=dtype, device=device)
+def _random_model(
+    location: dict[str, Any], dtype: str, device: str, bits: int | None
+) -> ChatGLMCausalLM:
+    """A model of random weights, the same at every opening."""
+    config, seed = location["random"], location["seed"]
+    if bits is None:
+        return build_model(config, seed=seed, dtype=dtype, device=device)
+    # Not through bfloat16: the official bytes come from fp16, and up to 7 % of them would differ.
+    # Not on the GPU: a model that fits there packed need not fit unpacked.
+    whole = "float32" if dtype == "float32" else "float16"
+    model: Any = build_model(config, seed=seed, dtype=whole, device="cpu")
+    quantize_model(model, bits, device)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # scales are buffers and stay in fp16
+            parameter.data = parameter.data.to(parse_dtype(dtype))
+    return model.to(device)

@@ -23,12 +23,13 @@ from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.merging import merge_adapter
+from glmtune.model_config import config_values, read_model_config
 from glmtune.prefix import read_prefix, write_prefix
 from glmtune.sources import copy_vocabulary, model_folder, open_tokenizer, read_location
 from glmtune.tokenizer import detect_generation
 from glmtune.transformers_format import glm_config, glm_state, write_fast_tokenizer
 from glmtune.vocabulary import read_vocabulary
-from glmtune.weights import build_model, config_values, read_model_config, save_model
+from glmtune.weights import build_model, save_model
 
 # Of the base model's config.json: code that is not exported, and what the export itself decides.
 DROPPED_CONFIG_KEYS = ("auto_map", "pre_seq_len", "prefix_projection", "transformers_version")

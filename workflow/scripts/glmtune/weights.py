@@ -6,7 +6,6 @@ tensors are not exactly those that its config.json needs.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,17 @@ import torch
 from transformers import PreTrainedModel
 
 from glmtune.adapters import load_adapter
-from glmtune.checkpoint import read_config, read_weights, write_weights
+from glmtune.checkpoint import read_weights, write_weights
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.causal_lm import ChatGLMCausalLM
-from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
-from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
 from glmtune.files import write_json
-from glmtune.prefix import INFO_FILE, PREFIX_KEY, install_prefix, load_prefix
-from glmtune.quantization import BITS, prepare_quantized
+from glmtune.model_config import config_values, make_config, model_class_of, read_model_config
+from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
+from glmtune.quantization import BITS, prepare_quantized, quantize
 
-ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
-    ChatGLMForConditionalGeneration,
-    ChatGLM2ForConditionalGeneration,
-)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Computed, not learned; the official loaders ignore them too.
 IGNORED_KEYS = re.compile(r"rotary_(pos_)?emb\.inv_freq$")
-# What configs of published models hold beside the architecture: code to run (never), paths, the
-# library's version, and sizes of a prefix, which are read from its tensors.
-DROPPED_CONFIG_KEYS = (
-    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
-    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
-)
-# A file that only they have, what they are, the option that takes them.
-TUNED_PARTS = {
-    "adapter_config.json": ("a PEFT adapter", "adapter"),
-    INFO_FILE: ("a P-Tuning v2 prefix", "prefix"),
-}
 SHOWN_KEYS = 5
 
 
@@ -52,19 +35,25 @@ def load_model(
     adapter: Path | str | None = None,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    quantization_bit: int | None = None,
     generation: str | None = None,
 ) -> ChatGLMCausalLM:
     """The model in the folder `path`, official or ours, in eval mode.
 
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
+    `quantization_bit` 8 or 4 packs the linears of the layers in the official format, one by one as
+    they are read: neither RAM nor the GPU ever holds the whole model unpacked.
     `generation` names what is expected, such as "chatglm2-6b"; None takes what config.json says.
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
     folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
     values = read_model_config(folder)
-    model_class = _model_class(values, generation, source=str(folder / "config.json"))
-    model = _empty_model(model_class, _config(model_class, values, str(folder / "config.json")))
-    own_prefix = _fill(model, folder, torch_dtype, torch_device)
+    model_class = model_class_of(values, generation, source=str(folder / "config.json"))
+    config = make_config(model_class, values, str(folder / "config.json"))
+    packs = 0 if config.quantization_bit else quantization_bit
+    config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
+    model = _empty_model(model_class, config)
+    own_prefix = _fill(model, folder, torch_dtype, torch_device, packs or 0)
     if prefix is not None:
         load_prefix(model, prefix)
     elif own_prefix:
@@ -89,8 +78,8 @@ def build_model(
     The same `seed` gives the same weights on one kind of device; None draws from torch's generator
     as the caller seeded it.
     """
-    model_class = _model_class(config, generation, source)
-    values = _config(model_class, config | {"quantization_bit": 0}, source)
+    model_class = model_class_of(config, generation, source)
+    values = make_config(model_class, config | {"quantization_bit": 0}, source)
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     # Named, because fork_rng warns about a machine with several GPUs otherwise.
     gpus = [torch_device] if torch_device.type == "cuda" else []
@@ -134,21 +123,6 @@ def save_model(model: PreTrainedModel, folder: Path | str) -> None:
     write_json(folder / "config.json", config_values(model))
 
 
-def config_values(model: PreTrainedModel) -> dict[str, Any]:
-    """config.json of `model` under official names; `load_model` and `build_model` take it."""
-    config: Any = model.config
-    own = type(config).__annotations__
-    names = [field.name for field in dataclasses.fields(config) if field.name in own]
-    values = {name: getattr(config, name) for name in names}
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    return {
-        **{name: value for name, value in values.items() if value is not None},
-        "architectures": [type(model).__name__],
-        "model_type": config.model_type,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-    }
-
-
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """float32, float16 or bfloat16 by name or as torch's own."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
@@ -171,72 +145,16 @@ def parse_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder; WeightsError for a part of a model given as the model."""
-    if not (folder / "config.json").is_file():
-        for marker, (what, role) in TUNED_PARTS.items():
-            if (folder / marker).is_file():
-                raise WeightsError(
-                    f"{folder}: {what}, not a model; give the folder of its base model and this "
-                    f"one as {role}"
-                )
-    return read_config(folder)
-
-
-def _model_class(
-    values: dict[str, Any], generation: str | None, source: str
-) -> type[ChatGLMCausalLM]:
-    """The class for config.json values, which must be of `generation` if that is given."""
-    found = _architecture(values)
-    if found is None:
+def _bits(stored: int, wanted: int | None, folder: Path) -> int:
+    """In how many bits to hold the linears, 0 for whole; `stored` is how the files hold them."""
+    if wanted not in (None, *BITS):
+        raise ParamsError(f"quantization_bit: found {wanted!r}; expected None, 8 or 4")
+    if stored and wanted not in (None, stored):
         raise WeightsError(
-            f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
-            "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
-            "a model of one of these generations"
+            f"{folder}: its weights are packed in {stored} bits; found quantization_bit {wanted}; "
+            f"set it to {stored} or leave it out"
         )
-    if generation is not None:
-        from glmtune.families import get_family
-
-        family = get_family(generation)
-        expected = _architecture(family.real_config)
-        if found is not expected:
-            keys = " and ".join(expected.config_class.marks) if expected else "other keys"
-            raise WeightsError(
-                f"{source}: a model of another generation; expected {family.title}: its config "
-                f"has {keys}"
-            )
-    return found
-
-
-def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
-    """The class whose keys are among config.json's, if it is one class."""
-    found = [a for a in ARCHITECTURES if any(mark in values for mark in a.config_class.marks)]
-    return found[0] if len(found) == 1 else None
-
-
-def _config(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> Any:
-    """The configuration object; raises WeightsError for values that the architecture lacks."""
-    config_class = model_class.config_class
-    for name in config_class.sizes:
-        value = values.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise WeightsError(f"{source}: {name}: found {value!r}; expected a positive integer")
-    for name, expected in config_class.fixed.items():
-        if values.get(name, expected) is not expected:
-            raise WeightsError(
-                f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
-                "as in all published models"
-            )
-    if (values.get("quantization_bit") or 0) not in (0, *BITS):
-        raise WeightsError(
-            f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
-        )
-    kept = {
-        name: value
-        for name, value in values.items()
-        if name not in DROPPED_CONFIG_KEYS and value is not None
-    }
-    return config_class(**kept)
+    return stored or wanted or 0
 
 
 def _empty_model(model_class: type[ChatGLMCausalLM], config: Any) -> ChatGLMCausalLM:
@@ -249,9 +167,12 @@ def _empty_model(model_class: type[ChatGLMCausalLM], config: Any) -> ChatGLMCaus
 
 
 def _fill(
-    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device
+    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device, packs: int
 ) -> dict[str, torch.Tensor]:
-    """Give `model` the weights in `folder`; returns those of a prefix stored among them."""
+    """Give `model` the weights in `folder`; returns those of a prefix stored among them.
+
+    Whole weights of packed linears are packed into `packs` bits; 0: the files hold them packed.
+    """
     expected = model.state_dict()
     loaded: dict[str, torch.Tensor] = {}
     prefix: dict[str, torch.Tensor] = {}
@@ -262,6 +183,9 @@ def _fill(
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
+        elif _is_to_be_packed(name, tensor, expected, packs):
+            packed, scale = quantize(tensor.to(device), packs)
+            loaded |= {name: packed, f"{name}_scale": scale}
         elif tensor.shape != expected[name].shape:
             found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
             misshaped[name] = f"{name} is {found}, not {needed}"
@@ -283,6 +207,16 @@ def _fill(
     model.load_state_dict(loaded, strict=False, assign=True)
     model.tie_weights()
     return prefix
+
+
+def _is_to_be_packed(
+    name: str, tensor: torch.Tensor, expected: dict[str, torch.Tensor], bits: int
+) -> bool:
+    """Whether a file holds a weight whole that the model holds packed in `bits`."""
+    if not bits or f"{name}_scale" not in expected or not tensor.is_floating_point():
+        return False
+    rows, packed_columns = expected[name].shape
+    return tensor.shape == (rows, packed_columns * 8 // bits)
 
 
 def _tied_names(model: PreTrainedModel) -> list[str]:

@@ -1,0 +1,116 @@
+"""config.json: which architecture it describes, and its values under their official names."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from glmtune.checkpoint import read_config
+from glmtune.errors import WeightsError
+from glmtune.families.causal_lm import ChatGLMCausalLM
+from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
+from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
+from glmtune.prefix import INFO_FILE
+from glmtune.quantization import BITS
+
+ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
+    ChatGLMForConditionalGeneration,
+    ChatGLM2ForConditionalGeneration,
+)
+# What configs of published models hold beside the architecture: code to run (never), paths, the
+# library's version, and sizes of a prefix, which are read from its tensors.
+DROPPED_CONFIG_KEYS = (
+    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
+    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
+)
+# A file that only they have, what they are, the option that takes them.
+TUNED_PARTS = {
+    "adapter_config.json": ("a PEFT adapter", "adapter"),
+    INFO_FILE: ("a P-Tuning v2 prefix", "prefix"),
+}
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder; WeightsError for a part of a model given as the model."""
+    if not (folder / "config.json").is_file():
+        for marker, (what, role) in TUNED_PARTS.items():
+            if (folder / marker).is_file():
+                raise WeightsError(
+                    f"{folder}: {what}, not a model; give the folder of its base model and this "
+                    f"one as {role}"
+                )
+    return read_config(folder)
+
+
+def model_class_of(
+    values: dict[str, Any], generation: str | None, source: str
+) -> type[ChatGLMCausalLM]:
+    """The class for config.json values, which must be of `generation` if that is given."""
+    found = _architecture(values)
+    if found is None:
+        raise WeightsError(
+            f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
+            "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
+            "a model of one of these generations"
+        )
+    if generation is not None:
+        from glmtune.families import get_family
+
+        family = get_family(generation)
+        expected = _architecture(family.real_config)
+        if found is not expected:
+            keys = " and ".join(expected.config_class.marks) if expected else "other keys"
+            raise WeightsError(
+                f"{source}: a model of another generation; expected {family.title}: its config "
+                f"has {keys}"
+            )
+    return found
+
+
+def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
+    """The class whose keys are among config.json's, if it is one class."""
+    found = [a for a in ARCHITECTURES if any(mark in values for mark in a.config_class.marks)]
+    return found[0] if len(found) == 1 else None
+
+
+def make_config(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> Any:
+    """The configuration object; raises WeightsError for values that the architecture lacks."""
+    config_class = model_class.config_class
+    for name in config_class.sizes:
+        value = values.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise WeightsError(f"{source}: {name}: found {value!r}; expected a positive integer")
+    for name, expected in config_class.fixed.items():
+        if values.get(name, expected) is not expected:
+            raise WeightsError(
+                f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
+                "as in all published models"
+            )
+    if (values.get("quantization_bit") or 0) not in (0, *BITS):
+        raise WeightsError(
+            f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
+        )
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name not in DROPPED_CONFIG_KEYS and value is not None
+    }
+    return config_class(**kept)
+
+
+def config_values(model: PreTrainedModel) -> dict[str, Any]:
+    """config.json of `model` under official names; `load_model` and `build_model` take it."""
+    config: Any = model.config
+    own = type(config).__annotations__
+    names = [field.name for field in dataclasses.fields(config) if field.name in own]
+    values = {name: getattr(config, name) for name in names}
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return {
+        **{name: value for name, value in values.items() if value is not None},
+        "architectures": [type(model).__name__],
+        "model_type": config.model_type,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }

@@ -15,6 +15,7 @@ from glmtune.families import FAMILIES
 from glmtune.quantization import (
     BITS,
     QuantizedLinear,
+    count_parameters,
     dequantize,
     pack_int4,
     quantize,
@@ -82,3 +83,11 @@ def test_lora_trains_on_packed_weights(generation: str) -> None:
     for name, tensor in tuned.state_dict().items():
         plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
         assert plain not in before or torch.equal(before[plain], tensor)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_packed_weight_counts_as_whole(bits: int) -> None:
+    model = tiny_model("chatglm-6b")
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    quantize_model(model, bits)
+    assert count_parameters(model) == whole

@@ -20,6 +20,7 @@ from glmtune.memory_estimate import (
     largest_batch,
 )
 from glmtune.provenance import recorded_runtime
+from glmtune.quantization import count_parameters
 from glmtune.seeding import seed_everything
 from glmtune.throughput import describe_pace
 from glmtune.tokenized import TokenizedRows, read_tokenized
@@ -83,7 +84,7 @@ def finetune(
 
 def _lr_notes(model: Any, method: TuningMethod, lr: float) -> list[str]:
     """What is unusual about the learning rate of a large model; nothing for small ones."""
-    if sum(p.numel() for p in model.parameters()) < LARGE or method.usual_lr is None:
+    if count_parameters(model) < LARGE or method.usual_lr is None:
         return []
     low, high = method.usual_lr
     if low <= lr <= high:

@@ -112,6 +112,13 @@ def quantize_model(
     model.config.quantization_bit = bits
 
 
+def count_parameters(model: nn.Module) -> int:
+    """The parameters of a model, a packed weight counted as whole."""
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    packed = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    return stored + sum(m.in_features * m.out_features - m.weight.numel() for m in packed)
+
+
 def prepare_quantized(model: PreTrainedModel, bits: int) -> None:
     """Give a model without weights the layout of a quantised checkpoint."""
     for parent, name, linear in _linears(model):

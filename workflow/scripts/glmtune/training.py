@@ -24,6 +24,7 @@ from transformers import (
 
 from glmtune.batching import Collator, RowDataset
 from glmtune.errors import ResourceError
+from glmtune.quantization import count_parameters
 from glmtune.tokenized import TokenizedRows
 from glmtune.trainer import ResumableTrainer, last_checkpoint
 from glmtune.training_callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
@@ -109,7 +110,7 @@ def train(
         steps=trainer.state.global_step,
         best_step=best_step,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total_parameters=sum(p.numel() for p in model.parameters()),
+        total_parameters=count_parameters(model),
         pace=pace,
     )
 

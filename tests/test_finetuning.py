@@ -57,7 +57,7 @@ def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
     runtime, manifest = (read_json(done / f"{name}.json") for name in ("runtime", "manifest"))
     assert runtime["tokens_per_second"] > 0
     assert runtime["mfu"] is None
-    assert runtime["estimated_memory_mib"] >= 0
+    assert runtime["estimated_memory_mib"] > 50  # the libraries count on the CPU, as in the peak
     assert not set(runtime) & set(manifest)
     assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
     assert "memory: about" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from glmtune.memory_estimate import (
     explained_when_full,
     free_memory,
     largest_batch,
+    used_memory,
 )
 from glmtune.provenance import recorded_runtime
 from glmtune.quantization import count_parameters
@@ -51,6 +52,7 @@ def finetune(
     batch = largest_batch(rows, settings["batch_size"])
     estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
     print(check_memory(estimate, free_memory(place), settings))
+    expected_peak = used_memory(place) + estimate.total
     with recorded_runtime(done / "runtime.json") as figures, explained_when_full(settings):
         seed_everything(settings["seed"], settings["torch_threads"])
         base_model = open_model(
@@ -75,7 +77,7 @@ def finetune(
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
-        figures |= {"estimated_memory_mib": round(estimate.total / 2**20)}
+        figures |= {"estimated_memory_mib": round(expected_peak / 2**20)}
         figures |= _pace(model, rows, outcome)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
     base = read_json(model_manifest)

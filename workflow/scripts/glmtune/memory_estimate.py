@@ -168,6 +168,15 @@ def free_memory(place: Place) -> float:
     return float(torch.cuda.mem_get_info()[0])
 
 
+def used_memory(place: Place) -> float:
+    """Bytes that this process has on `place` already: on the CPU, the libraries."""
+    if place.device == "cpu":
+        import psutil
+
+        return float(psutil.Process().memory_info().rss)
+    return float(torch.cuda.memory_allocated())
+
+
 def _measure(
     config: Mapping[str, Any],
     layers: int,

@@ -36,6 +36,7 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
+VALUES_AT_ONCE = 2**24
 # Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
 CHECKPOINTING = next(
     name
@@ -149,9 +150,15 @@ def _refuse_unchanged(
 
 
 def _magnitudes(model: PreTrainedModel) -> dict[str, float]:
-    """A number for each trained weight that a training changes."""
+    """A number for each trained weight that a training changes.
+
+    Part by part: at the end of a training there may be no room for a copy of the embeddings.
+    """
     return {
-        name: float(weight.detach().double().abs().sum())
+        name: sum(
+            float(part.abs().sum(dtype=torch.float64))
+            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
+        )
         for name, weight in model.named_parameters()
         if weight.requires_grad
     }

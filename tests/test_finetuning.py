@@ -12,8 +12,9 @@ from tiny_training import SETTINGS
 from tiny_training import rows as rows  # a fixture
 
 from glmtune import finetuning
-from glmtune.errors import ResourceError
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import read_json, write_json
+from glmtune.quantization import quantize_model
 from glmtune.tokenized import TokenizedRows, tokenized_file
 from glmtune.weights import save_model
 
@@ -38,7 +39,7 @@ def folder(rows: TokenizedRows, tmp_path: Path) -> Path:
 
 def run(folder: Path, **changes: Any) -> Path:
     done = folder / "done"
-    done.mkdir()
+    done.mkdir(exist_ok=True)
     finetuning.finetune(
         folder / "model",
         folder / "model.json",
@@ -60,7 +61,7 @@ def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
     assert runtime["estimated_memory_mib"] > 50  # the libraries count on the CPU, as in the peak
     assert not set(runtime) & set(manifest)
     assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
-    assert "memory: about" in capsys.readouterr().out
+    assert "memory: about" in capsys.readouterr().err
 
 
 def test_the_curve_has_an_empty_cell_where_nothing_was_measured(folder: Path) -> None:
@@ -99,3 +100,20 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
     monkeypatch.setattr(finetuning, "open_model", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(ResourceError, match=r"memory: about .* are free; in params.yaml"):
         run(folder)
+
+
+def test_an_estimate_that_fails_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finetuning, "estimate_memory", lambda *_: 1 / 0)
+    assert read_json(run(folder) / "runtime.json")["estimated_memory_mib"] is None
+    assert "memory: not estimated (ZeroDivisionError: " in capsys.readouterr().err
+
+
+def test_every_weight_of_a_packed_model_cannot_be_trained(folder: Path) -> None:
+    model = tiny_model("chatglm2-6b").half()
+    quantize_model(model, 4)
+    save_model(model, folder / "model")
+    with pytest.raises(ParamsError, match=r"full trains every weight, .* packed in 4 bits, which"):
+        run(folder, method="full")
+    assert (run(folder) / "checkpoint").is_dir()  # LoRA can

@@ -98,9 +98,56 @@ def test_packed_weights_need_less_and_are_unpacked_one_at_a_time() -> None:
     assert plain.unpacking == 0
 
 
-def test_eight_bit_moments_are_a_quarter() -> None:
-    plain, small = (estimate("chatglm-6b", "full", optimizer=o) for o in ("adamw", "adamw_8bit"))
-    assert small.optimizer == plain.optimizer / 4
+def test_eight_bit_moments_leave_those_of_embeddings_whole() -> None:
+    """As transformers has it; a direct prefix is an embedding."""
+    plain, small = (estimate("chatglm2-6b", "full", optimizer=o) for o in ("adamw", "adamw_8bit"))
+    embeddings = 80 * 32
+    assert small.optimizer == (plain.optimizer - 8 * embeddings) / 4 + 8 * embeddings
+    prefixes = [estimate("chatglm2-6b", "ptuning", optimizer=o) for o in ("adamw", "adamw_8bit")]
+    assert prefixes[0].optimizer == prefixes[1].optimizer
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_prefix_stays_while_activations_are_recomputed(generation: str) -> None:
+    short, long = (
+        estimate(generation, "ptuning", layers=8, gradient_checkpointing=True, pre_seq_len=n)
+        for n in (1, 101)
+    )
+    config = tiny_config(generation)
+    groups = config.get("multi_query_group_num", config["num_attention_heads"])
+    of_a_position = 8 * 2 * groups * 8 * 4  # layers, keys and values, dims, float32
+    assert long.activations - short.activations >= BATCH.rows * 100 * of_a_position
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_inputs_of_recomputed_layers_count_in_their_own_type(generation: str) -> None:
+    """Full fine-tuning keeps its residual path in float32 under autocast."""
+    settings = SETTINGS | KNOBS | {"method": "full", "gradient_checkpointing": True}
+    deep, deeper = (
+        estimate_memory(
+            tiny_config(generation) | {"num_layers": n}, METHODS["full"], settings, BATCH, HALF
+        )
+        for n in (9, 10)
+    )
+    assert deeper.activations - deep.activations == BATCH.rows * BATCH.length * 32 * 4
+
+
+def test_a_gpu_keeps_the_norms_of_chatglm_6b_in_float32() -> None:
+    settings = SETTINGS | KNOBS
+    config = tiny_config("chatglm-6b")
+    cpu, cuda = (
+        estimate_memory(config, METHODS["lora"], settings, BATCH, Place(device, "bfloat16", ""))
+        for device in ("cpu", "cuda")
+    )
+    assert cuda.activations > cpu.activations
+
+
+@pytest.mark.parametrize("name", ["auto", "torch", "triton", "cpm_kernels"])
+def test_the_unpacker_of_the_user_is_not_tried_on_shapes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLMTUNE_QUANTIZATION_KERNEL", name)
+    assert estimate("chatglm2-6b", "lora", quantization_bit=8).total > 0
 
 
 def test_published_figures_are_near() -> None:
@@ -143,6 +190,12 @@ def test_what_may_not_fit_is_warned_of_and_begun() -> None:
     assert "batch_size 4 -> 2 with gradient_accumulation_steps 4 -> 8" in line
     assert "gradient_checkpointing: true; quantization_bit: 4" in line
     assert check_memory(MemoryEstimate(12e9, 0, 0, 0, 0, 0), 24e9, settings).startswith("memory:")
+
+
+def test_a_smaller_batch_is_the_same_step() -> None:
+    settings = SETTINGS | KNOBS | {"batch_size": 9, "gradient_accumulation_steps": 2}
+    line = check_memory(MemoryEstimate(1e9, 0, 0, 9e9, 0, 0), 2e9, settings)
+    assert "batch_size 9 -> 3 with gradient_accumulation_steps 2 -> 6" in line
 
 
 def test_a_full_gpu_is_explained_with_what_is_left_to_lower() -> None:

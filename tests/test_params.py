@@ -212,6 +212,17 @@ def test_a_mistake_is_one_line_with_key_finding_and_choice(
     assert mistakes_with(values, key, value) == [message]
 
 
+def test_a_method_that_takes_away_the_dev_losses_is_told_what_needed_them(
+    values: dict[str, Any],
+) -> None:
+    values["training"] |= {"eval_steps": 50, "keep_best": True}
+    lora = values["methods"]["lora"] | {"eval_steps": None}
+    assert mistakes_with(values, "methods.lora", lora) == [
+        "methods.lora.keep_best: found true, but eval_steps is null; "
+        "give eval_steps the number of steps between two dev losses"
+    ]
+
+
 def test_an_unknown_key_is_answered_with_the_nearest(values: dict[str, Any]) -> None:
     (mistake,) = mistakes_with(values, "lrr", 1)
     assert mistake.startswith("unknown key 'lrr'; known keys: data, dataset, ")

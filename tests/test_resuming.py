@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import tqdm.auto
+from safetensors.torch import load_file, save_file
 from test_dev_losses import TOO_FAST
 from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.tokenized import TokenizedRows
+from glmtune.trainer import mean_loss
 
 
 class Kill(TrainerCallback):
@@ -95,6 +98,21 @@ def test_a_killed_one_stops_where_it_would_have(
 ) -> None:
     changes = {**TOO_FAST, "early_stopping_patience": patience, "keep_best": True, "save_steps": 2}
     assert_a_killed_one_ends_the_same("chatglm2-6b", "full", rows, tmp_path, kill, **changes)
+
+
+def test_the_best_weights_are_those_that_this_run_measured(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    """A killed run left better ones of a step that this one, on another machine, never had."""
+    changes = {**TOO_FAST, "keep_best": True, "save_steps": 2, "max_steps": 4}
+    with pytest.raises(KeyboardInterrupt):
+        tune("chatglm2-6b", "full", rows, tmp_path, Kill(3), **changes)
+    best = tmp_path / "best.safetensors"
+    poisoned = {name: torch.zeros_like(tensor) for name, tensor in load_file(best).items()}
+    save_file(poisoned, best)
+    model, outcome = tune("chatglm2-6b", "full", rows, tmp_path, **changes)
+    assert outcome.best_step == 2
+    assert mean_loss(model, rows, 4, pad_token_id=3) == pytest.approx(outcome.dev_loss, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")

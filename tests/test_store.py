@@ -64,7 +64,7 @@ def test_the_key_is_made_of_settings_inputs_code_and_versions(
     keys.add(key({"lr": 0.1}))
     monkeypatch.setattr(store, "hash_code", lambda script: "other code")
     keys.add(key({"lr": 0.1}))
-    monkeypatch.setattr(store.importlib.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(store, "installed_versions", lambda names: dict.fromkeys(names, "0"))
     keys.add(key({"lr": 0.1}))
     assert len(keys) == 5
 

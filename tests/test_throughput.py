@@ -25,6 +25,11 @@ from glmtune.tuning import METHODS
         ("NVIDIA GeForce RTX 4090 D", None),
         ("Tesla T4", 65),
         ("NVIDIA H20", 148),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", None),
+        ("NVIDIA H200 NVL", None),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("Tesla V100-PCIE-16GB", None),
         ("a card of tomorrow", None),
     ],
 )

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "lr_scheduler": "linear",
     "warmup_ratio": 0.25,
     "weight_decay": 0.01,
+    "optimizer": "adamw",
     "max_grad_norm": 1.0,
     "gradient_checkpointing": False,
     "logging_steps": 1,

@@ -280,7 +280,7 @@ def _train(
         **{"seed": SEED, "lr": 2e-2, "max_steps": sizes.steps + 1, "logging_steps": 1},
         **{"gradient_accumulation_steps": 1, "gradient_checkpointing": False},
         **{"lr_scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0},
-        **{"max_grad_norm": 1.0, "save_steps": 1000},
+        **{"max_grad_norm": 1.0, "optimizer": "adamw", "save_steps": 1000},
         **{"pre_seq_len": sizes.pre_seq_len, "prefix_projection": False, "prefix_dropout": 0.0},
         **changes,
     }

@@ -42,7 +42,13 @@ TINY = {
 # The settings of THUDM's train.sh and of usual LoRA; the data sets every length.
 SETTINGS: dict[str, Any] = {
     **{"seed": 42, "lr": 1e-4, "lr_scheduler": "constant", "warmup_ratio": 0.0},
-    **{"weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": 1000, "save_steps": 1000},
+    **{
+        "weight_decay": 0.0,
+        "optimizer": "adamw",
+        "max_grad_norm": 1.0,
+        "logging_steps": 1000,
+        "save_steps": 1000,
+    },
     **{"pre_seq_len": 128, "prefix_projection": False, "prefix_dropout": 0.1},
     **{"rank": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["query_key_value"]},
 }

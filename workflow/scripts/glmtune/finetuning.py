@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.base_model import open_model, read_base_config
-from glmtune.devices import choose_device
+from glmtune.devices import Place, choose_device
+from glmtune.errors import ParamsError, UserError
 from glmtune.files import hash_folder, read_json, write_json, write_text
 from glmtune.memory_estimate import (
     check_memory,
@@ -23,6 +24,7 @@ from glmtune.memory_estimate import (
 from glmtune.provenance import recorded_runtime
 from glmtune.quantization import count_parameters
 from glmtune.seeding import seed_everything
+from glmtune.sources import model_folder as resolve_folder
 from glmtune.throughput import describe_pace
 from glmtune.tokenized import TokenizedRows, read_tokenized
 from glmtune.training import TrainingOutcome, require_optimizer, train
@@ -49,11 +51,9 @@ def finetune(
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     require_optimizer(settings)
     rows = read_tokenized(data / "train.safetensors")
-    batch = largest_batch(rows, settings["batch_size"])
-    estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
-    print(check_memory(estimate, free_memory(place), settings))
-    expected_peak = used_memory(place) + estimate.total
-    with recorded_runtime(done / "runtime.json") as figures, explained_when_full(settings):
+    held = _as_held(settings, method, model_folder)
+    expected_peak = _tell_memory(model_folder, method, held, rows, place)
+    with recorded_runtime(done / "runtime.json") as figures, explained_when_full(held):
         seed_everything(settings["seed"], settings["torch_threads"])
         base_model = open_model(
             model_folder,
@@ -77,11 +77,48 @@ def finetune(
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
-        figures |= {"estimated_memory_mib": round(expected_peak / 2**20)}
+        figures |= {"estimated_memory_mib": expected_peak}
         figures |= _pace(model, rows, outcome)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
     base = read_json(model_manifest)
     write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
+
+
+def _as_held(
+    settings: Mapping[str, Any], method: TuningMethod, model_folder: Path
+) -> dict[str, Any]:
+    """The settings, with the bits that the model's files are packed in if nothing else is asked."""
+    stored = read_base_config(model_folder).get("quantization_bit") or None
+    if stored and method.trains_base:
+        raise ParamsError(
+            f"methods: {method.name} trains every weight, but the model's files "
+            f"({resolve_folder(model_folder)}) are packed in {stored} bits, which cannot be "
+            f"trained; give it a checkpoint that is not packed, or remove {method.name}"
+        )
+    return {**settings, "quantization_bit": settings["quantization_bit"] or stored}
+
+
+def _tell_memory(
+    model_folder: Path,
+    method: TuningMethod,
+    settings: Mapping[str, Any],
+    rows: TokenizedRows,
+    place: Place,
+) -> int | None:
+    """Print how much memory is needed, refuse what cannot fit; the expected peak in MiB.
+
+    An estimate is advice: one that fails for another reason says so and stops nothing.
+    """
+    batch = largest_batch(rows, settings["batch_size"])
+    try:
+        estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
+    except UserError:
+        raise
+    except Exception as error:
+        print(f"memory: not estimated ({type(error).__name__}: {error})", file=sys.stderr)
+        return None
+    print(check_memory(estimate, free_memory(place), settings), file=sys.stderr)
+    return round((used_memory(place) + estimate.total) / 2**20)
 
 
 def _lr_notes(model: Any, method: TuningMethod, lr: float) -> list[str]:

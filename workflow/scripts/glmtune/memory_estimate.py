@@ -3,14 +3,15 @@
 The forward pass is run on fake tensors, which have shapes and no contents, while autograd's saved
 tensors are counted: what a layer keeps for its backward pass is measured, not guessed. Three layers
 are enough: each further one keeps what the third did. The CPU's kernels stand for the GPU's: both
-keep queries, keys, values and results of attention, and not its weights.
+keep queries, keys, values and results of attention, and not its weights. Norms are computed in
+float32 on the GPU only, which is imitated.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
@@ -28,8 +31,9 @@ from glmtune.tokenized import TokenizedRows
 from glmtune.tuning.method import TuningMethod
 from glmtune.weights import build_model, parse_dtype
 
-# AdamW's two moments in fp32, or in 8 bits; Adafactor keeps sums of rows and columns only.
-MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 0}
+# AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor
+# keeps sums of rows and columns only.
+MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 0, "adafactor": 0}
 # Unpacked to 16 bits, and what stands beside it while it is unpacked.
 UNPACKING_BYTES = 6
 MEASURED_LAYERS = 3
@@ -69,7 +73,7 @@ class MemoryEstimate:
     def __str__(self) -> str:
         parts = [(part.name, getattr(self, part.name)) for part in fields(self)]
         shown = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts if size >= 1e6)
-        return f"{_gigabytes(self.total)} GB ({shown})"
+        return f"{_gigabytes(self.total)} GB" + (f" ({shown})" if shown else "")
 
 
 def largest_batch(rows: TokenizedRows, batch_size: int) -> BatchShape:
@@ -99,11 +103,12 @@ def estimate_memory(
     whole = {key: deep[key] + (layers - measured) * layer[key] for key in deep}
     kept = whole["activations"]
     if settings["gradient_checkpointing"]:
-        kept = layers * whole["hidden"] + layer["activations"]
+        # Each layer's input, one layer as it is recomputed, and the prefix, which all layers share.
+        kept = layers * whole["hidden"] + layer["activations"] + whole["prefix"]
     return MemoryEstimate(
         weights=whole["weights"],
         gradients=4 * whole["trained"],
-        optimizer=MOMENT_BYTES[settings.get("optimizer", "adamw")] * whole["trained"],
+        optimizer=whole["moments"],
         # With the gradients of a layer, which are as large as what it keeps.
         activations=kept + layer["activations"],
         logits=whole["logits"],
@@ -139,16 +144,17 @@ def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
     size, steps = settings["batch_size"], settings["gradient_accumulation_steps"]
     ways = []
     if batch_helps and size > 1:
+        smaller = max(part for part in range(1, size) if size % part == 0)
         ways.append(
-            f"batch_size {size} -> {size // 2} with gradient_accumulation_steps {steps} -> "
-            f"{steps * size // (size // 2)}"
+            f"batch_size {size} -> {smaller} with gradient_accumulation_steps {steps} -> "
+            f"{steps * size // smaller}"
         )
     if batch_helps and not settings["gradient_checkpointing"]:
         ways.append("gradient_checkpointing: true")
     if settings["method"] == "full":
-        ways += ["optimizer: adamw_8bit"] if settings.get("optimizer") == "adamw" else []
+        ways += ["optimizer: adamw_8bit"] if settings["optimizer"] == "adamw" else []
         ways.append("the methods lora or ptuning instead of full")
-    elif settings.get("quantization_bit") != 4:
+    elif settings["quantization_bit"] is None:
         ways.append("quantization_bit: 4")
     ways.append("a card with more memory")
     return f"in params.yaml, lower it by: {'; '.join(ways)}"
@@ -186,23 +192,24 @@ def _measure(
     place: Place,
 ) -> dict[str, float]:
     """Bytes of a model with so many layers, the same in all but that."""
-    bits = settings["quantization_bit"] or config.get("quantization_bit")
     dtype = "float32" if method.trains_base else place.dtype
     base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
-    if bits:
-        prepare_quantized(base, bits)
+    if settings["quantization_bit"]:
+        prepare_quantized(base, settings["quantization_bit"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT on weights without contents
         model = method.prepare(base, settings).train()
     weights = [*model.parameters(), *model.buffers()]
-    hidden, kept = _forward(base, batch, place)
-    head = base.get_output_embeddings()
     packed = [m.in_features * m.out_features for m in model.modules() if _is_packed(m)]
+    hidden, activations, prefix = _run(base, batch, place)
+    head = base.get_output_embeddings()
     return {
         "weights": sum(weight.numel() * weight.element_size() for weight in weights),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "activations": kept,
-        "hidden": hidden.numel() * parse_dtype(place.dtype).itemsize,
+        "moments": _bytes_of_moments(model, settings["optimizer"]),
+        "activations": activations,
+        "prefix": prefix,
+        "hidden": hidden.numel() * hidden.element_size(),
         "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(place.dtype)),
         "packed": max(packed, default=0),
     }
@@ -212,24 +219,66 @@ def _is_packed(module: nn.Module) -> bool:
     return isinstance(module, QuantizedLinear)
 
 
-def _forward(base: Any, batch: BatchShape, place: Place) -> tuple[torch.Tensor, float]:
-    """The last hidden states, and the bytes that autograd keeps of a forward pass."""
-    mode = FakeTensorMode()
-    _make_fake(base, mode)
-    own = {_storage(t) for t in (*base.parameters(), *base.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
+def _bytes_of_moments(model: nn.Module, optimizer: str) -> float:
+    """What the optimizer keeps; transformers leaves the moments of embeddings in fp32."""
+    sizes: dict[int, float] = {}
+    for module in model.modules():
+        in_full = "8bit" in optimizer and isinstance(module, nn.Embedding)
+        each = MOMENT_BYTES["adamw" if in_full else optimizer]
+        for weight in module.parameters(recurse=False):
+            if weight.requires_grad:  # a tied one is met twice
+                sizes[id(weight)] = max(sizes.get(id(weight), 0), each * weight.numel())
+    return sum(sizes.values())
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor.untyped_storage()
+
+class _Kept:
+    """The memory behind tensors, each piece once and that of weights not at all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
+        self.pieces: dict[int, torch.UntypedStorage] = {}
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        if _storage(tensor) not in self.own:
+            self.pieces[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
-    in_half = torch.autocast("cpu", parse_dtype(place.dtype), enabled=place.dtype != "float32")
-    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), in_half:
+    def bytes(self) -> float:
+        return float(sum(piece.nbytes() for piece in self.pieces.values()))
+
+
+class _NormsInFloat32(TorchFunctionMode):
+    """What autocast does on CUDA and not on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.layer_norm, F.rms_norm):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(*(a.float() if isinstance(a, torch.Tensor) else a for a in args))
+
+
+def _run(base: Any, batch: BatchShape, place: Place) -> tuple[torch.Tensor, float, float]:
+    """The last hidden states, and the bytes that a forward pass and a prefix alone keep."""
+    mode = FakeTensorMode()
+    _make_fake(base, mode)
+    dtype = parse_dtype(place.dtype)
+    activations, prefix = _Kept(base), _Kept(base)
+    in_half = torch.autocast("cpu", dtype, enabled=place.dtype != "float32")
+    is_cuda_in_half = place.device == "cuda" and place.dtype != "float32"
+    norms = _NormsInFloat32() if is_cuda_in_half else nullcontext()
+    with mode, norms, in_half:
         zeros = partial(torch.zeros, dtype=torch.long)
         positions = zeros(base.position_shape(batch.rows, batch.length))
-        hidden = base.transformer(zeros((batch.rows, batch.length)), None, positions, None, None)
-    return hidden, float(sum(storage.nbytes() for storage in kept.values()))
+        ids = zeros((batch.rows, batch.length))
+        with torch.autograd.graph.saved_tensors_hooks(activations.add, lambda tensor: tensor):
+            hidden = base.transformer(ids, None, positions, None, None)
+        encoder = base.transformer.prefix_encoder
+        if encoder is not None:
+            with torch.autograd.graph.saved_tensors_hooks(prefix.add, lambda tensor: tensor):
+                for key, value in encoder(batch.rows, dtype):
+                    prefix.add(key)
+                    prefix.add(value)
+    return hidden, activations.bytes(), prefix.bytes()
 
 
 def _storage(tensor: torch.Tensor) -> int:

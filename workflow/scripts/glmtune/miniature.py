@@ -27,6 +27,7 @@ SCHEDULE = {
     # A shorter memory than the default; 0.95 was measured to be worse.
     "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
+    "optimizer": "adamw",
     "gradient_checkpointing": False,
     "logging_steps": 50,
     "save_steps": 300,

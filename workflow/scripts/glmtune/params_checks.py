@@ -25,6 +25,8 @@ GENERATIONS = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # What is appended to a method's name for its further seeds.
 SEED_SUFFIX = ".seed-"
+# What is decided by dev losses, and whether they are measured.
+DEV_LOSS_KEYS = {"eval_steps", "keep_best", "early_stopping_patience"}
 # The method that trains nothing, and the one that trains every weight.
 UNTUNED, EVERY_WEIGHT = "none", "full"
 
@@ -167,12 +169,15 @@ def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
         sections |= {f"methods.{name}": entry for name, entry in methods.items()}
     shared = sections["training"] if isinstance(sections["training"], dict) else {}
     for section, entry in sections.items():
-        if not isinstance(entry, dict) or (shared | entry).get("eval_steps") is not None:
+        merged = shared | entry if isinstance(entry, dict) else {}
+        if merged.get("eval_steps") is not None or not isinstance(entry, dict):
             continue
+        if section != "training" and not entry.keys() & DEV_LOSS_KEYS:
+            continue  # said of `training` already
         for key in ("keep_best", "early_stopping_patience"):
-            if entry.get(key):
+            if merged.get(key):
                 yield (
-                    f"{section}.{key}: found {show(entry[key])}, but eval_steps is null; give "
+                    f"{section}.{key}: found {show(merged[key])}, but eval_steps is null; give "
                     "eval_steps the number of steps between two dev losses"
                 )
 

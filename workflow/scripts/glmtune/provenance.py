@@ -12,14 +12,17 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from glmtune.files import write_json
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "snakemake", "dvc")
+PACKAGES = (
+    *("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes"),
+    *("snakemake", "dvc"),
+)
 
 
 @contextmanager
@@ -32,16 +35,19 @@ def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
         "seconds": round(time.perf_counter() - start, 2),
         "peak_memory_mib": round(_peak_memory_mib()),
         "hardware": describe_hardware(),
-        "versions": {"python": platform.python_version(), **package_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
         "git_commit": git_commit(),
     }
     write_json(path, runtime | figures)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide results, without importing them."""
-    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those packages that are installed, without importing them."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe_hardware() -> str:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glmtune.families.precision import working_dtype
-from glmtune.unpacking import choose_unpacker, wanted_unpacker
+from glmtune.unpacking import choose_unpacker, unpack_with_torch, wanted_unpacker
 
 BITS = (4, 8)
 
@@ -38,6 +39,8 @@ def dequantize(
     packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
 ) -> torch.Tensor:
     """The weight (n, m) of a packed one: rounded to fp16, then to `dtype`."""
+    if isinstance(packed, FakeTensor):  # shapes alone: there are no bits to compare
+        return unpack_with_torch(packed, scale, bits, dtype)
     unpack = choose_unpacker(packed.device, bits, dtype, wanted_unpacker())
     return unpack(packed, scale, bits, dtype)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -30,9 +29,10 @@ from typing import Any
 from glmtune.code_inputs import hash_code
 from glmtune.errors import ResourceError
 from glmtune.files import atomic_path, hash_folder, read_json, sha256_of, write_json
+from glmtune.provenance import installed_versions
 
 # Packages whose version can change a number.
-DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece")
+DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def entry_for(
         "settings": settings,
         "inputs": {name: sha256_of(path) for name, path in inputs.items()},
         "code": hash_code(script),
-        "versions": {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES},
+        "versions": installed_versions(DECIDING_PACKAGES),
         "python": ".".join(map(str, sys.version_info[:2])),
     }
     text = json.dumps(identity, ensure_ascii=False, sort_keys=True)

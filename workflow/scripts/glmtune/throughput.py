@@ -9,8 +9,8 @@ import torch
 
 # Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
 PEAK_TFLOPS = {
-    r"B200": 2250,
-    r"H200|H800|H100.*SXM|H100 80GB HBM3": 989,
+    r"\bB200\b": 2250,
+    r"H200$|H800$|H100.*SXM|H100 80GB HBM3": 989,
     r"H100 NVL": 835,
     r"H100 PCIe": 756,
     r"H20\b": 148,
@@ -22,7 +22,7 @@ PEAK_TFLOPS = {
     r"\bL4\b": 121,
     r"RTX 4090$": 165,
     r"RTX 3090$": 71,
-    r"V100": 125,
+    r"V100-SXM": 125,
     r"\bT4\b": 65,
 }
 

@@ -93,22 +93,23 @@ class ResumableTrainer(Trainer):
         folder = Path(output_dir or self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_weights(folder / WEIGHTS)
+        _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._read_weights(Path(resume_from_checkpoint) / WEIGHTS)
+        checkpoint = Path(resume_from_checkpoint)
+        self._read_weights(checkpoint / WEIGHTS)
+        # What a killed run has kept since then may not be the best of this one.
+        _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
 
     def _write_weights(self, file: Path) -> None:
         with atomic_path(file) as temporary:
-            save_file(self._trained_weights(), temporary)
+            save_file(trainable_state(self._model), temporary)
 
     def _read_weights(self, file: Path) -> None:
         saved = load_file(file)
         with torch.no_grad():
-            for name, weight in self._trained_weights().items():
+            for name, weight in trainable_state(self._model).items():
                 weight.copy_(saved[name])
-
-    def _trained_weights(self) -> dict[str, torch.Tensor]:
-        return {name: p.data for name, p in self._model.named_parameters() if p.requires_grad}
 
     @property
     def _model(self) -> PreTrainedModel:
@@ -123,6 +124,20 @@ class ResumableTrainer(Trainer):
     def _pad_token_id(self) -> int:
         collator: Any = self.data_collator
         return collator.pad_token_id
+
+
+def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """`{name: tensor}` of the weights in training."""
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make `target` what `source` is, which may be nothing."""
+    if not source.is_file():
+        target.unlink(missing_ok=True)
+        return
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -26,7 +26,7 @@ from glmtune.batching import Collator, RowDataset
 from glmtune.errors import ResourceError
 from glmtune.quantization import count_parameters
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import ResumableTrainer, last_checkpoint
+from glmtune.trainer import ResumableTrainer, last_checkpoint, trainable_state
 from glmtune.training_callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
@@ -110,7 +110,7 @@ def train(
         curve=curve,
         steps=trainer.state.global_step,
         best_step=best_step,
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trainable_parameters=sum(p.numel() for p in trainable_state(model).values()),
         total_parameters=count_parameters(model),
         pace=pace,
     )
@@ -122,7 +122,7 @@ def require_optimizer(settings: Mapping[str, Any]) -> None:
     if "8bit" in name and importlib.util.find_spec("bitsandbytes") is None:
         raise ResourceError(
             f"params.yaml: optimizer: found {name}, which needs the package bitsandbytes; install "
-            "it (pip install '.[8bit]') or choose adamw or adafactor"
+            "it (pip install -e '.[8bit]') or choose adamw or adafactor"
         )
 
 
@@ -144,8 +144,8 @@ def _refuse_unchanged(
     if _magnitudes(model) == before:
         raise ResourceError(
             f"{settings['max_steps']} steps changed no trained weight: lr is {settings['lr']}, too "
-            "small for the weights' precision, or no row has a target; raise lr, or look at the "
-            "target_tokens of data/tokenized"
+            "small for the weights' precision, no row has a target, or every step overflowed in "
+            "float16; raise lr, or look at the target_tokens of data/tokenized and at the curve"
         )
 
 
@@ -159,8 +159,7 @@ def _magnitudes(model: PreTrainedModel) -> dict[str, float]:
             float(part.abs().sum(dtype=torch.float64))
             for part in weight.detach().flatten().split(VALUES_AT_ONCE)
         )
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
+        for name, weight in trainable_state(model).items()
     }
 
 
@@ -180,7 +179,7 @@ def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingA
         warmup_steps=settings["warmup_ratio"],
         weight_decay=settings["weight_decay"],
         adam_beta2=settings.get("adam_beta2", 0.999),
-        optim=OPTIMIZERS[settings.get("optimizer", "adamw")],
+        optim=OPTIMIZERS[settings["optimizer"]],
         max_grad_norm=settings["max_grad_norm"],
         **recomputing,
         bf16=dtype == "bfloat16",

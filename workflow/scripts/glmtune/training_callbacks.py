@@ -18,17 +18,21 @@ class StopOnBadLoss(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Raise ResourceError with the step and the usual causes."""
-        loss = (logs or {}).get("loss", (logs or {}).get(DEV_LOSS))
-        if loss is None or (math.isfinite(loss) and loss != 0):
+        name = "dev loss" if DEV_LOSS in (logs or {}) else "loss"
+        loss = (logs or {}).get(DEV_LOSS if name == "dev loss" else "loss")
+        if loss is None or (math.isfinite(loss) and (loss != 0 or name == "dev loss")):
             return
         cause = f"a learning rate that is too high (here {args.learning_rate}) or half precision"
         fix = "lower lr"
         if loss == 0:
             cause = "rows without a target, or half precision in which the loss vanishes"
             fix = "raise max_target_tokens, or lower lr"
+        elif name == "dev loss":
+            cause = f"dev rows without a target, or {cause}"
+            fix = "look at the target_tokens of data/tokenized, or lower lr"
         raise ResourceError(
-            f"the loss is {loss} at step {state.global_step}: the usual causes are {cause}; {fix}; "
-            "the last checkpoint is kept"
+            f"the {name} is {loss} at step {state.global_step}: the usual causes are {cause}; "
+            f"{fix}; the last checkpoint is kept"
         )
 
 

@@ -94,12 +94,6 @@ def build_model(
             torch.set_default_dtype(before)
 
 
-def attach_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """Put the PEFT adapter in `folder` into `model`, and return it in eval mode."""
-    load_adapter(model, Path(folder))
-    return model.eval()
-
-
 def save_model(model: PreTrainedModel, folder: Path | str) -> None:
     """Write config.json and model.safetensors, under official names and without a prefix.
 

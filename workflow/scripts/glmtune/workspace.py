@@ -88,14 +88,15 @@ def mark_as_running(workspace: Path) -> TextIO:
     try:
         file.parent.mkdir(exist_ok=True)
         mark = file.open("w", encoding="utf-8")
+        with suppress(OSError):  # a disk without such marks: no lock counts as stale there
+            fcntl.flock(mark, fcntl.LOCK_SH)
+        mark.write(socket.gethostname())
+        mark.flush()
     except OSError as error:
         raise ResourceError(
-            f"{file}: cannot be written ({error.strerror}); a run needs a folder that it may write"
+            f"{file}: cannot be written ({error.strerror}); a run needs a folder that it may "
+            "write, and some free space"
         ) from None
-    with suppress(OSError):  # a disk without such marks: no lock counts as stale there
-        fcntl.flock(mark, fcntl.LOCK_SH)
-    mark.write(socket.gethostname())
-    mark.flush()
     return mark
 
 

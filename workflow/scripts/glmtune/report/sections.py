@@ -139,7 +139,7 @@ def loss_curves(report: Report) -> str:
     """The picture of the losses, and what is unusual about a training."""
     if not any(run.curve for run in report.runs):
         return "## Loss curves\n\nNo run was trained."
-    picture = "![Training loss over steps, one panel a model](plots/loss.svg)"
+    picture = "![Training loss over steps (dashed: dev loss), one panel a model](plots/loss.svg)"
     notes = "\n".join(training_notes(report))
     return "\n\n".join(["## Loss curves", picture, *([notes] if notes else [])])
 

@@ -38,8 +38,3 @@ def freeze(model: PreTrainedModel) -> None:
     """Take every weight out of training."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-
-
-def trainable_state(model: PreTrainedModel) -> dict[str, Any]:
-    """`{name: tensor}` of the weights in training."""
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

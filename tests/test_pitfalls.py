@@ -272,7 +272,12 @@ def test_a_trained_adapter_has_an_effect_after_saving(generation: str, tmp_path:
     rows = from_examples([Example(row, row) for row in ROWS])
     settings = SETTINGS | {
         **{"seed": 1, "lr": 1e-2, "max_steps": 2, "batch_size": 2, "lr_scheduler": "constant"},
-        **{"gradient_accumulation_steps": 1, "warmup_ratio": 0.0, "weight_decay": 0.0},
+        **{
+            "gradient_accumulation_steps": 1,
+            "warmup_ratio": 0.0,
+            "weight_decay": 0.0,
+            "optimizer": "adamw",
+        },
         **{"max_grad_norm": 1.0, "gradient_checkpointing": True, "logging_steps": 1},
         "save_steps": 10,
     }

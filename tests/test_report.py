@@ -166,7 +166,10 @@ def test_the_page_needs_no_other_file_and_no_script(tree: Path, tmp_path: Path) 
     assert page.rows == sum(
         line.startswith("|") and "| ---" not in line for line in markdown.splitlines()
     )
-    assert "![Training loss over steps, one panel a model](plots/loss.svg)" in markdown
+    assert (
+        "![Training loss over steps (dashed: dev loss), one panel a model](plots/loss.svg)"
+        in markdown
+    )
 
 
 def test_rendering_twice_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:

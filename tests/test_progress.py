@@ -59,6 +59,16 @@ def test_a_step_is_announced_and_ends_with_its_time(handler: ProgressHandler) ->
     ]
 
 
+def test_on_a_terminal_a_line_takes_the_place_of_another_steps_bar(
+    handler: ProgressHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler.stream, "isatty", lambda: True)
+    stream: Any = handler.stream
+    stream.write(" 50%|#####     | 8/16")
+    send(handler, None, "Nothing to be done")
+    assert stream.getvalue().endswith("8/16\r\x1b[KNothing to be done\n")
+
+
 def test_the_time_left_is_known_from_earlier_runs(handler: ProgressHandler, tmp_path: Path) -> None:
     for model, seconds in (("a", 100), ("b", 200)):
         file = tmp_path / "benchmarks" / "finetune_model" / model / "lora.tsv"

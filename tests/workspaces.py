@@ -139,7 +139,7 @@ def jobs_in(output: str) -> set[str]:
     jobs = set()
     for line in output.splitlines():
         for pattern, rule in MESSAGES.items():
-            found = re.match(rf"▶ {pattern}", line)
+            found = re.search(rf"▶ {pattern}", line)  # perhaps behind another step's progress bar
             if found:
                 jobs.add(" ".join([rule, *found.groups()]))
     return jobs

@@ -40,6 +40,8 @@ REFUSALS = {
     "dvc unprotect)",
 }
 LINES_OF_A_FAILED_LOG, LONGEST_REASON = 20, 160
+# Takes away the progress bar of another step, which leaves the cursor behind it.
+CLEARED = "\r\x1b[K"
 
 
 def show_progress(workflow: Any) -> None:
@@ -158,8 +160,9 @@ class ProgressHandler(Handler):
 
     def _print(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
+        text = text.encode(encoding, "replace").decode(encoding)
         with suppress(BrokenPipeError):  # nobody reads any more (`| head`): no reason to stop
-            print(text.encode(encoding, "replace").decode(encoding), file=self.stream, flush=True)
+            print(CLEARED * self.stream.isatty() + text, file=self.stream, flush=True)
 
     def close(self) -> None:
         """Repeat at the end what failed and why: the last lines are the ones that are read."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from glmtune import unpacking_cpm_kernels, unpacking_triton
+from glmtune import unpacking, unpacking_cpm_kernels, unpacking_triton
 from glmtune.code_inputs import SCRIPTS
 from glmtune.errors import ParamsError, ResourceError, run_script
 from glmtune.quantization import BITS, QuantizedLinear, dequantize, quantize
@@ -61,6 +61,17 @@ def _nothing_chosen_yet() -> Iterator[None]:
     choose_unpacker.cache_clear()
     yield
     choose_unpacker.cache_clear()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("at_once", [1, 3 * 64, 5 * 64 + 1])
+def test_a_matrix_is_unpacked_alike_in_parts_and_whole(
+    monkeypatch: pytest.MonkeyPatch, bits: int, at_once: int
+) -> None:
+    packed, scale = quantize(torch.randn(7, 64, generator=torch.Generator().manual_seed(1)), bits)
+    whole = unpack_with_torch(packed, scale, bits, torch.float32)
+    monkeypatch.setattr(unpacking, "VALUES_AT_ONCE", at_once)
+    assert torch.equal(unpack_with_torch(packed, scale, bits, torch.float32), whole)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glmtune.families.precision import working_dtype
-from glmtune.unpacking import choose_unpacker, unpack_with_torch, wanted_unpacker
+from glmtune.unpacking import choose_unpacker, wanted_unpacker
 
 BITS = (4, 8)
 
@@ -39,8 +39,8 @@ def dequantize(
     packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
 ) -> torch.Tensor:
     """The weight (n, m) of a packed one: rounded to fp16, then to `dtype`."""
-    if isinstance(packed, FakeTensor):  # shapes alone: there are no bits to compare
-        return unpack_with_torch(packed, scale, bits, dtype)
+    if isinstance(packed, FakeTensor):  # a shape alone: there are no bits to unpack
+        return packed.new_empty((packed.shape[0], packed.shape[1] * 8 // bits), dtype=dtype)
     unpack = choose_unpacker(packed.device, bits, dtype, wanted_unpacker())
     return unpack(packed, scale, bits, dtype)
 

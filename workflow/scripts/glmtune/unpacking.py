@@ -20,6 +20,9 @@ from glmtune.unpacking_triton import open_triton
 # (packed (n, m * bits / 8), scale (n), bits, dtype) -> weight (n, m)
 Unpacker = Callable[[torch.Tensor, torch.Tensor, int, torch.dtype], torch.Tensor]
 
+# What a CPU unpacks at a time: it stays in the cache, which is twice as fast.
+VALUES_AT_ONCE = 2**18
+
 # The environment variable that asks for one by name.
 VARIABLE = "GLMTUNE_QUANTIZATION_KERNEL"
 
@@ -33,8 +36,14 @@ def unpack_with_torch(
     packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """The weight (n, m) of a packed one, on any device: what the other unpackers are held to."""
-    numbers = unpack_int4(packed) if bits == 4 else packed
-    return (numbers.half() * scale.half()[:, None]).to(dtype)
+    rows, columns = packed.shape[0], packed.shape[1] * 8 // bits
+    weight = torch.empty(rows, columns, dtype=dtype, device=packed.device)
+    rows_at_once = max(VALUES_AT_ONCE // columns, 1) if packed.device.type == "cpu" else rows
+    for start in range(0, rows, rows_at_once):
+        part = slice(start, start + rows_at_once)
+        numbers = unpack_int4(packed[part]) if bits == 4 else packed[part]
+        weight[part] = numbers.half() * scale[part, None].half()
+    return weight
 
 
 # name -> how to get the unpacker for (device, bits, dtype); any exception says that there is none.

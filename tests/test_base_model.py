@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_config, tiny_model
 
 from glmtune import weights
 from glmtune.base_model import open_model
 from glmtune.errors import ParamsError, WeightsError
+from glmtune.files import write_json
 from glmtune.quantization import BITS, quantize, quantize_model
 from glmtune.weights import load_model, save_model
 
@@ -64,6 +65,16 @@ def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(weights, "quantize", watch)
     load_model(tmp_path, quantization_bit=4)
     assert len(alive) == 8
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_packed_random_model_is_the_same_in_every_precision(tmp_path: Path, bits: int) -> None:
+    location = {"random": tiny_config("chatglm2-6b"), "seed": 7}
+    write_json(tmp_path / "location.json", location)
+    in_full = open_model(tmp_path, quantization_bit=bits).state_dict()
+    in_half = open_model(tmp_path, quantization_bit=bits, dtype="bfloat16").state_dict()
+    for name, tensor in in_half.items():
+        assert torch.equal(in_full[name].to(tensor.dtype), tensor), name
 
 
 def test_a_packed_checkpoint_is_not_packed_otherwise(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tiny_training import rows as rows  # a fixture
 from glmtune.devices import choose_device
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows
+from glmtune.trainer import mean_loss
 from glmtune.training import TrainingOutcome, train
 from glmtune.tuning import METHODS
 
@@ -31,15 +32,27 @@ def tune(
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("method", TUNINGS)
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_half_precision_trains_float32_weights_to_about_the_same_loss(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    generation: str, method: str, half: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     _, exact = tune(generation, method, rows, tmp_path / "1", "float32")
-    model, mixed = tune(generation, method, rows, tmp_path / "2", "bfloat16")
+    model, mixed = tune(generation, method, rows, tmp_path / "2", half)
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     assert trained == {torch.float32}
     assert mixed.train_loss == pytest.approx(exact.train_loss, rel=0.02)
     assert mixed.dev_loss == pytest.approx(exact.dev_loss, rel=0.02)
+
+
+def test_the_dev_loss_is_computed_in_the_type_that_is_trained_in(rows: TokenizedRows) -> None:
+    model: Any = tiny_model("chatglm2-6b")
+    types = set()
+    dense = model.transformer.layers[0].self_attention.dense
+    dense.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    for dtype in ("bfloat16", "float16", "float32"):
+        mean_loss(model, rows, 8, pad_token_id=3, dtype=dtype)
+        assert types == {getattr(torch, dtype)}
+        types.clear()
 
 
 @pytest.mark.parametrize(

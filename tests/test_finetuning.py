@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def test_an_unusual_rate_of_a_large_model_is_warned_of(
         assert f"lr {lr:g} is outside 2e-05 to 0.002" in note
         assert risk in note
         assert f"warning: {note}" in warning
+
+
+def test_fewer_rows_than_a_step_takes_are_pointed_out(folder: Path) -> None:
+    done = run(folder, batch_size=20, gradient_accumulation_steps=2)
+    (note,) = read_json(done / "manifest.json")["notes"]
+    assert note == "a step of 20 x 2 rows has only the 24 rows there are"
+
+
+def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
+    first = read_json(run(folder) / "runtime.json")
+    shutil.rmtree(folder / "done")
+    second = read_json(run(folder) / "runtime.json")  # from the checkpoint of the last step
+    assert second["tokens"] == first["tokens"]
+    assert second["training_seconds"] >= first["training_seconds"]
+    assert second["seconds"] > second["training_seconds"]
+    assert "earlier_seconds" not in second
 
 
 def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(

@@ -167,6 +167,7 @@ def test_the_largest_batch_is_made_of_the_longest_row(rows: TokenizedRows) -> No
     lengths = [len(rows[i][0]) for i in range(len(rows))]
     targets = [int((rows[i][1] != -100).sum()) for i in range(len(rows))]
     assert largest_batch(rows, 4) == BatchShape(4, max(lengths), max(targets))
+    assert largest_batch(rows, 10_000).rows == len(rows) == 24
 
 
 FULL = MemoryEstimate(25e9, 25e9, 50e9, 16e9, 1e9, 0)
@@ -198,11 +199,33 @@ def test_a_smaller_batch_is_the_same_step() -> None:
     assert "batch_size 9 -> 3 with gradient_accumulation_steps 2 -> 6" in line
 
 
-def test_a_full_gpu_is_explained_with_what_is_left_to_lower() -> None:
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB of "
+    "which 1.20 GiB is free. Including non-PyTorch memory, …"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError(OUT_OF_MEMORY), "which 1.20 GiB is free"),
+        (RuntimeError("CUDA error: out of memory"), "CUDA error: out of memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+        ),
+    ],
+)
+def test_a_full_gpu_is_explained_with_what_is_left_to_lower(error: Exception, told: str) -> None:
     settings = SETTINGS | KNOBS | {"batch_size": 1, "gradient_checkpointing": True}
     with pytest.raises(ResourceError) as caught, explained_when_full(settings):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
-    assert str(caught.value) == (
-        "CUDA out of memory; in params.yaml, lower it by: quantization_bit: 4; "
-        "a card with more memory"
+        raise error
+    assert str(caught.value).endswith(
+        f"{told}; in params.yaml, lower it by: quantization_bit: 4 (without the method full); or "
+        "use a machine with more memory"
     )
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="illegal"), explained_when_full(SETTINGS | KNOBS):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -115,6 +115,13 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "chatglm3-base-tuning",
         ),
         ("quantization_bit", 3, "quantization_bit: found 3; expected one of null, 8, 4"),
+        ("quantization_bit", 8.0, "quantization_bit: found 8.0; expected a whole number or null"),
+        ("torch_threads", 10**5, "torch_threads: found 100000; expected at most 1024"),
+        (
+            "methods.lora.dropout",
+            1.0,
+            "methods.lora.dropout: found 1.0; expected less than 1",
+        ),
         (
             "training.optimizer",
             "sgd",

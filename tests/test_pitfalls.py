@@ -89,7 +89,7 @@ ELSEWHERE = {
         "test_training.py::test_only_the_method_s_own_weights_are_trained_and_all_of_them"
     ),
     "a loss that is no number trains on": (
-        "test_training.py::test_a_loss_that_is_no_number_stops_with_step_and_cause"
+        "test_training_guards.py::test_a_loss_that_is_no_number_stops_with_step_and_cause"
     ),
     "a resumed training starts anew": (
         "test_resuming.py::test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one"

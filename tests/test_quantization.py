@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import prompt, tiny_model
+from tiny_models import prompt, tiny_config, tiny_model
 
+from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
 from glmtune.quantization import (
     BITS,
@@ -22,9 +23,16 @@ from glmtune.quantization import (
     quantize_model,
 )
 from glmtune.unpacking import unpack_int4
-from glmtune.weights import load_model, save_model
+from glmtune.weights import build_model, load_model, save_model
 
 IDS = torch.tensor([prompt([5, 9, 33])])
+
+
+def test_an_odd_number_of_columns_is_not_packed_in_four_bits() -> None:
+    odd = tiny_config("chatglm2-6b") | {"ffn_hidden_size": 41}
+    with pytest.raises(WeightsError, match="quantization_bit 4: two columns share a byte, .* 41 "):
+        quantize_model(build_model(odd), 4)
+    quantize_model(build_model(odd), 8)
 
 
 def test_four_bits_are_packed_in_pairs() -> None:

@@ -47,6 +47,8 @@ def assert_a_killed_one_ends_the_same(
     resumed, same = tune(generation, method, rows, folder / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same
+    assert same.pace.tokens == curve.pace.tokens
+    assert 0 < same.pace.earlier_seconds < same.pace.seconds
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -78,18 +80,6 @@ def test_it_does_not_matter_where_a_training_was_killed(
     kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
 ) -> None:
     assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
-
-
-def test_a_half_written_checkpoint_is_not_resumed_from(
-    rows: TokenizedRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole")
-    half = tmp_path / "killed" / "checkpoint-3"
-    half.mkdir(parents=True)
-    (half / "trainable.safetensors").write_bytes(b"cut off")
-    resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "killed")
-    assert "checkpoint-3 is incomplete" in capsys.readouterr().err
-    assert_equal_bits(whole, resumed)
 
 
 @pytest.mark.parametrize(("kill", "patience"), [(3, 1), (4, 1), (7, 2), (9, 2)])
@@ -155,7 +145,7 @@ def test_kill_9_at_any_moment_loses_nothing(
     start = time.perf_counter()
     whole, curve = tune(generation, method, rows, tmp_path / "whole", **changes)
     duration = time.perf_counter() - start
-    moments = [random.uniform(0, duration) for _ in range(3)]
+    moments = [duration / 2, *(random.uniform(0, duration) for _ in range(2))]
 
     def training() -> None:
         tune(generation, method, rows, tmp_path / "killed", **changes)
@@ -164,4 +154,5 @@ def test_kill_9_at_any_moment_loses_nothing(
     resumed, same = tune(generation, method, rows, tmp_path / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same, f"killed after {moments} s of {duration}: {killed}"
+    assert any(killed)
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-12"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune import load_model, load_tokenizer
@@ -15,7 +16,7 @@ from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.files import write_json
 from glmtune.tuning import METHODS, get_method
-from glmtune.weights import save_model
+from glmtune.weights import build_model, save_model
 
 SETTINGS = {
     "pre_seq_len": 3,
@@ -151,6 +152,25 @@ def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> Non
         torch.testing.assert_close(restored(INPUT).logits, tuned(INPUT).logits)
 
 
+@pytest.mark.parametrize(
+    ("generation", "head"), [("chatglm-6b", "lm_head"), ("chatglm2-6b", "output_layer")]
+)
+def test_lora_on_the_output_layer_comes_back(generation: str, head: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    config = tiny_config(generation) | {"tie_word_embeddings": False}
+    save_model(build_model(config, generation, seed=1), base)
+    settings = SETTINGS | {"target_modules": ["query_key_value", head]}
+    tuned = METHODS["lora"].prepare(load_model(base), settings)
+    disturb(tuned)
+    (tmp_path / "checkpoint").mkdir()
+    METHODS["lora"].save(tuned.eval(), tmp_path / "checkpoint", base)
+    saved = load_file(tmp_path / "checkpoint" / "adapter_model.safetensors")
+    assert all(".lora_" in name for name in saved)
+    restored = METHODS["lora"].restore(base, tmp_path / "checkpoint", **WHERE)
+    with torch.no_grad():
+        torch.testing.assert_close(restored(INPUT).logits, tuned(INPUT).logits)
+
+
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
 def test_a_checkpoint_of_another_size_is_refused_by_name(name: str, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
@@ -197,12 +217,20 @@ def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> Non
     assert all(gradient is not None for gradient in gradients)
 
 
+def test_embeddings_are_not_tuned_by_lora_as_an_output_layer() -> None:
+    """Merged, the adapter would change what the model reads too."""
+    settings = SETTINGS | {"target_modules": ["lm_head"]}
+    with pytest.raises(ParamsError, match="no linear layer lm_head with weights of its own"):
+        METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings)
+
+
 def test_unknown_target_modules_are_answered_with_the_choices() -> None:
     settings = SETTINGS | {"target_modules": ["v_proj", "query_key_value", "q_proj"]}
     with pytest.raises(ParamsError) as caught:
         METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings)
     assert str(caught.value) == (
-        "target_modules: this model has no linear layer q_proj, v_proj; choose from dense, "
+        "target_modules: this model has no linear layer q_proj, v_proj with weights of its own; "
+        "choose from dense, "
         "dense_4h_to_h, dense_h_to_4h, output_layer, query_key_value"
     )
 

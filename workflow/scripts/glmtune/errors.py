@@ -66,14 +66,20 @@ def _explain(error: Exception) -> str | None:
             "the memory (RAM) is full; in params.yaml lower training.batch_size and "
             "generation.batch_size, or run fewer jobs at once (--cores 1)"
         )
-    # torch's class, by name: most steps do not import torch.
-    if type(error).__name__ == "OutOfMemoryError":
+    if is_full_gpu(error):
         return (
             "the GPU's memory is full; in params.yaml lower training.batch_size (and raise "
             "gradient_accumulation_steps as much), set training.gradient_checkpointing to true, "
             "set quantization_bit to 8 or 4, or lower generation.batch_size"
         )
     return None
+
+
+def is_full_gpu(error: BaseException) -> bool:
+    """Whether a GPU's memory is full, by name and words: most steps do not import torch."""
+    in_words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    is_named = type(error).__name__ == "OutOfMemoryError"
+    return is_named or any(words in str(error) for words in in_words)
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -62,7 +62,7 @@ def finetune(
             quantization_bit=settings["quantization_bit"],
         )
         model = method.prepare(base_model, settings)
-        notes = _lr_notes(model, method, settings["lr"])
+        notes = [*_lr_notes(model, method, settings["lr"]), *_step_notes(rows, settings)]
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
         outcome = train(
@@ -78,6 +78,7 @@ def finetune(
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
         figures |= {"estimated_memory_mib": expected_peak}
+        figures |= {"earlier_seconds": outcome.pace.earlier_seconds}
         figures |= _pace(model, rows, outcome)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
     base = read_json(model_manifest)
@@ -135,12 +136,19 @@ def _lr_notes(model: Any, method: TuningMethod, lr: float) -> list[str]:
     ]
 
 
+def _step_notes(rows: TokenizedRows, settings: Mapping[str, Any]) -> list[str]:
+    """That a step cannot have as many rows as it should: an epoch ends before."""
+    size, times = settings["batch_size"], settings["gradient_accumulation_steps"]
+    if len(rows) >= size * times:
+        return []
+    return [f"a step of {size} x {times} rows has only the {len(rows)} rows there are"]
+
+
 def _pace(model: Any, rows: TokenizedRows, outcome: TrainingOutcome) -> dict[str, Any]:
     tokens = len(rows.input_ids)
     return describe_pace(
         model,
-        outcome.pace.tokens,
-        outcome.pace.seconds,
+        outcome.pace,
         mean_length=tokens / len(rows),
         target_share=int(rows.targets_of_rows().sum()) / tokens,
     )

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from glmtune.devices import Place
-from glmtune.errors import ResourceError
+from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.target_loss import bytes_of_loss
 from glmtune.quantization import QuantizedLinear, prepare_quantized
 from glmtune.tokenized import TokenizedRows
@@ -79,7 +79,8 @@ class MemoryEstimate:
 def largest_batch(rows: TokenizedRows, batch_size: int) -> BatchShape:
     """As if the longest row and the one with most targets filled a batch."""
     longest = int(np.diff(rows.offsets).max())
-    return BatchShape(batch_size, longest, int(rows.targets_of_rows().max()))
+    most_targets = int(rows.targets_of_rows().max())
+    return BatchShape(min(batch_size, len(rows)), longest, most_targets)
 
 
 def estimate_memory(
@@ -134,9 +135,11 @@ def explained_when_full(settings: Mapping[str, Any]) -> Iterator[None]:
     """Say what to change when the GPU's memory was not enough after all."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        first_line = str(error).split(". ", 1)[0]
-        raise ResourceError(f"{first_line}; {advice(settings)}") from None
+    except RuntimeError as error:
+        if not is_full_gpu(error):
+            raise
+        told = ". ".join(str(error).split(". ")[:3])  # what was asked for, and what there is
+        raise ResourceError(f"{told}; {advice(settings)}") from None
 
 
 def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
@@ -155,9 +158,8 @@ def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
         ways += ["optimizer: adamw_8bit"] if settings["optimizer"] == "adamw" else []
         ways.append("the methods lora or ptuning instead of full")
     elif settings["quantization_bit"] is None:
-        ways.append("quantization_bit: 4")
-    ways.append("a card with more memory")
-    return f"in params.yaml, lower it by: {'; '.join(ways)}"
+        ways.append("quantization_bit: 4 (without the method full)")
+    return f"in params.yaml, lower it by: {'; '.join(ways)}; or use a machine with more memory"
 
 
 def _gigabytes(size: float) -> str:

@@ -127,13 +127,13 @@ def _name_mistake(key: str, name: str) -> str:
 
 def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
     methods = values.get("methods")
-    if values.get("quantization_bit") in (8, 4) and isinstance(methods, dict):
+    bits = values.get("quantization_bit")
+    if isinstance(bits, int) and bits in (8, 4) and isinstance(methods, dict):
         for name, entry in methods.items():
             if isinstance(entry, dict) and entry.get("method", name) == EVERY_WEIGHT:
                 yield (
-                    f"quantization_bit: found {values['quantization_bit']}, but methods.{name} "
-                    f"trains every weight and packed weights cannot be trained; set it to null "
-                    f"or remove methods.{name}"
+                    f"quantization_bit: found {bits}, but methods.{name} trains every weight and "
+                    f"packed weights cannot be trained; set it to null or remove methods.{name}"
                 )
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
@@ -232,6 +232,8 @@ def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
             yield f"{where}found {found}; expected at most {limit}"
         case "exclusiveMinimum":
             yield f"{where}found {found}; expected more than {limit}"
+        case "exclusiveMaximum":
+            yield f"{where}found {found}; expected less than {limit}"
         case "pattern":
             yield f"{where}found {found}; expected the 40 digits (0-9, a-f) of a commit"
         case "uniqueItems":

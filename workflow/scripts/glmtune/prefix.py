@@ -108,7 +108,10 @@ def attach_prefix(
 ) -> PrefixEncoder:
     """Give `model` a fresh prefix in fp32, whatever the type of the model; freezes nothing."""
     shape = _prefix_shape(model)
-    return _attach(model, PrefixEncoder(shape, pre_seq_len, projection, dropout))
+    # Drawn on the CPU, so that it is the same on every device; of no weights for a model of none.
+    with torch.device("meta" if model.device.type == "meta" else "cpu"):
+        encoder = PrefixEncoder(shape, pre_seq_len, projection, dropout)
+    return _attach(model, encoder)
 
 
 def save_prefix(model: PreTrainedModel, folder: Path | str) -> None:

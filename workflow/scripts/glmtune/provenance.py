@@ -27,12 +27,16 @@ PACKAGES = (
 
 @contextmanager
 def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
-    """Measure the enclosed work and write it to `path`; the yielded dict takes further figures."""
+    """Measure the enclosed work and write it to `path`; the yielded dict takes further figures.
+
+    `earlier_seconds` among them, of killed processes that this one goes on from, count as time too.
+    """
     figures: dict[str, Any] = {}
     start = time.perf_counter()
     yield figures
+    seconds = time.perf_counter() - start + figures.pop("earlier_seconds", 0.0)
     runtime = {
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(seconds, 2),
         "peak_memory_mib": round(_peak_memory_mib()),
         "hardware": describe_hardware(),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from glmtune.errors import WeightsError
 from glmtune.families.precision import working_dtype
 from glmtune.unpacking import choose_unpacker, wanted_unpacker
 
@@ -79,6 +80,11 @@ class QuantizedLinear(nn.Linear):
     def __init__(
         self, in_features: int, out_features: int, *, bits: int, bias: bool, device: Any = None
     ) -> None:
+        if in_features * bits % 8:
+            raise WeightsError(
+                f"quantization_bit {bits}: two columns share a byte, and a linear layer has "
+                f"{in_features} of them; expected an even number; use 8 or none"
+            )
         super().__init__(in_features, out_features, bias=bias, device="meta")
         self.bits = bits
         shape = (out_features, in_features * bits // 8)
@@ -105,8 +111,8 @@ def quantize_model(
     Packed weights are made on `device`, one at a time: it never holds the whole model unpacked.
     """
     for parent, name, linear in _linears(model):
-        packed, scale = quantize(linear.weight.detach().to(device), bits)
         small = _like(linear, bits)
+        packed, scale = quantize(linear.weight.detach().to(device), bits)
         small.weight = nn.Parameter(packed, requires_grad=False)
         small.weight_scale = scale
         if linear.bias is not None:

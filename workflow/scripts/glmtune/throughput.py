@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,38 +11,46 @@ import torch
 # Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
 PEAK_TFLOPS = {
     r"\bB200\b": 2250,
-    r"H200$|H800$|H100.*SXM|H100 80GB HBM3": 989,
-    r"H100 NVL": 835,
+    r"H200$|GH200|H800$|H100.*SXM|H100 80GB HBM3": 989,
+    r"H100 NVL|H200 NVL": 835,
     r"H100 PCIe": 756,
     r"H20\b": 148,
     r"A100|A800": 312,
     r"L40S": 362,
+    r"L40$": 181,
+    r"RTX A6000": 155,
     r"\bA30\b": 165,
     r"\bA40\b": 150,
     r"\bA10\b": 125,
     r"\bL4\b": 121,
     r"RTX 4090$": 165,
+    r"RTX 3090 Ti$": 80,
     r"RTX 3090$": 71,
     r"V100-SXM": 125,
+    r"V100-PCIE": 112,
     r"\bT4\b": 65,
 }
 
 
-def describe_pace(
-    model: Any, tokens: int, seconds: float, *, mean_length: float, target_share: float
-) -> dict[str, float | None]:
-    """The figures of a training of `tokens` tokens, padding not counted, in `seconds`.
+@dataclass(frozen=True)
+class Pace:
+    """What was trained, and in how long, dev losses and checkpoints included."""
 
-    `mfu` is None on the CPU and on a card whose peak is not known here.
-    """
-    if tokens == 0:  # everything had been trained before
-        return {}
-    rate = tokens / seconds
+    tokens: int = 0  # of the rows; padding does not count
+    seconds: float = 0.0
+    earlier_seconds: float = 0.0  # of them, in processes that were killed
+
+
+def describe_pace(
+    model: Any, pace: Pace, *, mean_length: float, target_share: float
+) -> dict[str, float | None]:
+    """The figures of a training; `mfu` is None on the CPU and on a card of unknown peak."""
+    rate = pace.tokens / pace.seconds
     operations = rate * operations_per_token(model, mean_length, target_share)
     peak = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return {
-        "tokens": tokens,
-        "training_seconds": round(seconds, 2),
+        "tokens": pace.tokens,
+        "training_seconds": round(pace.seconds, 2),
         "tokens_per_second": round(rate, 1),
         "tflops_per_second": round(operations / 1e12, 4),
         "mfu": None if peak is None else round(operations / (peak * 1e12), 4),

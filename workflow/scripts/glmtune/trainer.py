@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import sys
+import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,28 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from glmtune.batching import Collator, RowDataset, grouped_by_length
 from glmtune.families.family import IGNORED
-from glmtune.files import atomic_path
+from glmtune.files import atomic_path, read_json, write_json
+from glmtune.throughput import Pace
 from glmtune.tokenized import TokenizedRows
-from glmtune.training_callbacks import DEV_LOSS, WatchDevLoss, dev_losses
+from glmtune.training_callbacks import (
+    DEV_LOSS,
+    WatchDevLoss,
+    dev_losses,
+    explain_divergence,
+    explain_loss,
+)
+from glmtune.training_checkpoints import seal
 from glmtune.weights import parse_dtype
 
-WEIGHTS, BEST_WEIGHTS = "trainable.safetensors", "best.safetensors"
+WEIGHTS, BEST_WEIGHTS, PACE = "trainable.safetensors", "best.safetensors", "pace.json"
+VALUES_AT_ONCE = 2**24
 
 
 class ResumableTrainer(Trainer):
     """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
 
-    tokens = 0
+    earlier = Pace()  # of the processes that were killed
+    tokens, start = 0, 0.0  # of this one
     watch: WatchDevLoss | None = None
     keeps_best = False
 
@@ -39,19 +49,23 @@ class ResumableTrainer(Trainer):
         self.keeps_best = bool(settings.get("keep_best"))
         self.add_callback(self.watch)
 
-    def train_on(self, checkpoint: str | None) -> None:
-        """Train from a checkpoint to the end, or from the start.
+    def train_on(self, checkpoint: Path | None) -> Pace:
+        """Train from a checkpoint to the end, or from the start; what all of it took.
 
         A checkpoint of the last step is the end: the Trainer would take one step more.
         """
-        if checkpoint is not None:
-            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-            has_stalled = self.watch is not None and self.watch.has_stalled(state)
-            if state.global_step >= self.args.max_steps or has_stalled:
-                self._load_from_checkpoint(checkpoint)
-                self.state = state
-                return
-        self.train(resume_from_checkpoint=checkpoint)
+        self.start = time.perf_counter()
+        if checkpoint is None:
+            self.train()
+            return self._pace()
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        has_stalled = self.watch is not None and self.watch.has_stalled(state)
+        if state.global_step >= self.args.max_steps or has_stalled:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        return self._pace()
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         """The batches of one optimizer step, rows of similar length together: less padding."""
@@ -87,19 +101,39 @@ class ResumableTrainer(Trainer):
         """The dev loss of the weights as they are now: those of `step`, or the last ones."""
         measured = dict(dev_losses(self.state))
         step = self.state.global_step if step is None else step
-        return measured[step] if step in measured else self.mean_loss(dev)
+        if step in measured:
+            return measured[step]
+        loss = self.mean_loss(dev)
+        if not math.isfinite(loss):
+            raise explain_loss(self.args, step, loss, is_dev=True)
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # The loss of this step says nothing yet of the weights that it made.
+        if not all(map(math.isfinite, magnitudes(self._model).values())):
+            raise explain_divergence(self.args, self.state.global_step)
+        super()._save_checkpoint(model, trial)
+        seal(self._folder / f"checkpoint-{self.state.global_step}")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_weights(folder / WEIGHTS)
         _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
+        write_json(folder / PACE, asdict(self._pace()))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
         self._read_weights(checkpoint / WEIGHTS)
         # What a killed run has kept since then may not be the best of this one.
         _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
+        before = Pace(**read_json(checkpoint / PACE))
+        self.earlier = Pace(before.tokens, before.seconds, before.seconds)
+
+    def _pace(self) -> Pace:
+        seconds = time.perf_counter() - self.start
+        earlier = self.earlier
+        return Pace(earlier.tokens + self.tokens, earlier.seconds + seconds, earlier.seconds)
 
     def _write_weights(self, file: Path) -> None:
         with atomic_path(file) as temporary:
@@ -131,6 +165,20 @@ def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
+def magnitudes(model: PreTrainedModel) -> dict[str, float]:
+    """A number for each trained weight: training changes it, and it is finite if the weight is.
+
+    Part by part: at the end of a training there may be no room for a copy of the embeddings.
+    """
+    return {
+        name: sum(
+            float(part.abs().sum(dtype=torch.float64))
+            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
+        )
+        for name, weight in trainable_state(model).items()
+    }
+
+
 def _copy(source: Path, target: Path) -> None:
     """Make `target` what `source` is, which may be nothing."""
     if not source.is_file():
@@ -138,19 +186,6 @@ def _copy(source: Path, target: Path) -> None:
         return
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def last_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint below `work`; newer ones that a kill cut off are removed."""
-    folders = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for folder in reversed(folders):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())  # the Trainer writes it last
-            return str(folder)
-        except (OSError, ValueError):
-            print(f"{folder.name} is incomplete: not resumed from", file=sys.stderr)
-            shutil.rmtree(folder)
-    return None
 
 
 def mean_loss(

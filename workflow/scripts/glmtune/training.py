@@ -6,8 +6,6 @@ It trains whatever parameters require gradients and knows nothing about methods 
 from __future__ import annotations
 
 import importlib.util
-import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,9 +23,11 @@ from transformers import (
 from glmtune.batching import Collator, RowDataset
 from glmtune.errors import ResourceError
 from glmtune.quantization import count_parameters
+from glmtune.throughput import Pace
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import ResumableTrainer, last_checkpoint, trainable_state
+from glmtune.trainer import ResumableTrainer, magnitudes, trainable_state
 from glmtune.training_callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
+from glmtune.training_checkpoints import last_checkpoint
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
 OPTIMIZERS = {
@@ -36,21 +36,12 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
-VALUES_AT_ONCE = 2**24
 # Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
 CHECKPOINTING = next(
     name
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in {field.name for field in fields(TrainingArguments)}
 )
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What a process trained, and in how long: dev losses and checkpoints included."""
-
-    tokens: int  # of the rows; padding does not count
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def train(
     `settings` has the keys of params.yaml's `training`, and lr and seed. `dtype` is the type that
     is computed in; trained weights and their optimizer stay in float32 beside it.
     """
-    before = _magnitudes(model)
+    before = magnitudes(model)
     trainer = ResumableTrainer(
         model=model,
         args=_arguments(settings, work, dtype),
@@ -98,9 +89,7 @@ def train(
     trainer.add_callback(ProgressWithLoss())
     if dev is not None and settings.get("eval_steps"):
         trainer.watch_dev_loss(dev, settings)
-    start = time.perf_counter()
-    trainer.train_on(last_checkpoint(work))
-    pace = Pace(trainer.tokens, time.perf_counter() - start)
+    pace = trainer.train_on(last_checkpoint(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
     curve = _curve(trainer.state)
@@ -141,7 +130,7 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 def _refuse_unchanged(
     model: PreTrainedModel, before: Mapping[str, float], settings: Mapping[str, Any]
 ) -> None:
-    if _magnitudes(model) == before:
+    if magnitudes(model) == before:
         raise ResourceError(
             f"{settings['max_steps']} steps changed no trained weight: lr is {settings['lr']}, too "
             "small for the weights' precision, no row has a target, or every step overflowed in "
@@ -149,26 +138,11 @@ def _refuse_unchanged(
         )
 
 
-def _magnitudes(model: PreTrainedModel) -> dict[str, float]:
-    """A number for each trained weight that a training changes.
-
-    Part by part: at the end of a training there may be no room for a copy of the embeddings.
-    """
-    return {
-        name: sum(
-            float(part.abs().sum(dtype=torch.float64))
-            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
-        )
-        for name, weight in trainable_state(model).items()
-    }
-
-
 def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingArguments:
     recomputing = {
         CHECKPOINTING: settings["gradient_checkpointing"],
         f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
     }
-    logging_steps = min(settings["logging_steps"], settings["max_steps"])
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=settings["max_steps"],
@@ -176,7 +150,7 @@ def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingA
         gradient_accumulation_steps=settings["gradient_accumulation_steps"],
         learning_rate=settings["lr"],
         lr_scheduler_type=settings["lr_scheduler"],
-        warmup_steps=settings["warmup_ratio"],
+        warmup_steps=round(settings["warmup_ratio"] * settings["max_steps"]),
         weight_decay=settings["weight_decay"],
         adam_beta2=settings.get("adam_beta2", 0.999),
         optim=OPTIMIZERS[settings["optimizer"]],
@@ -187,11 +161,9 @@ def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingA
         # By default the Trainer writes 0 for a loss that is no number.
         logging_nan_inf_filter=False,
         logging_strategy="steps",
-        logging_steps=logging_steps,
+        logging_steps=settings["logging_steps"],
         save_strategy="steps",
-        # Where it is logged: a checkpoint does not hold the losses since the last line of the log.
-        save_steps=math.ceil(settings["save_steps"] / logging_steps) * logging_steps,
-        save_total_limit=1,
+        save_steps=settings["save_steps"],
         seed=settings["seed"],
         data_seed=settings["seed"],
         use_cpu=not torch.cuda.is_available(),

@@ -3,37 +3,65 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from glmtune.errors import ResourceError
+from glmtune.training_checkpoints import last_checkpoint
 
 # The Trainer's name for the dev loss, in its log and its progress.
 DEV_LOSS = "eval_loss"
+TOO_HIGH = "a learning rate that is too high (here {lr}) or half precision"
 
 
 class StopOnBadLoss(TrainerCallback):
-    """Stops a training whose loss is exactly 0 or no number; its last checkpoint stays."""
+    """Stops a training whose loss is exactly 0 or no number; its last checkpoint stays.
+
+    The loss is looked at wherever it is logged, and so wherever a checkpoint follows. A checkpoint
+    does not hold the losses since the last line of the log: there are none.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for the loss before a checkpoint and at the end."""
+        if state.global_step % args.save_steps == 0 or state.global_step == args.max_steps:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Raise ResourceError with the step and the usual causes."""
-        name = "dev loss" if DEV_LOSS in (logs or {}) else "loss"
-        loss = (logs or {}).get(DEV_LOSS if name == "dev loss" else "loss")
-        if loss is None or (math.isfinite(loss) and (loss != 0 or name == "dev loss")):
-            return
-        cause = f"a learning rate that is too high (here {args.learning_rate}) or half precision"
-        fix = "lower lr"
-        if loss == 0:
-            cause = "rows without a target, or half precision in which the loss vanishes"
-            fix = "raise max_target_tokens, or lower lr"
-        elif name == "dev loss":
-            cause = f"dev rows without a target, or {cause}"
-            fix = "look at the target_tokens of data/tokenized, or lower lr"
-        raise ResourceError(
-            f"the {name} is {loss} at step {state.global_step}: the usual causes are {cause}; "
-            f"{fix}; the last checkpoint is kept"
-        )
+        for name in {"loss", DEV_LOSS} & (logs or {}).keys():
+            loss, is_dev = logs[name], name == DEV_LOSS
+            if not math.isfinite(loss) or (loss == 0 and not is_dev):
+                raise explain_loss(args, state.global_step, loss, is_dev=is_dev)
+
+
+def explain_loss(args: Any, step: int, loss: float, *, is_dev: bool) -> ResourceError:
+    """The error for a loss that no training can go on from."""
+    causes, fix = TOO_HIGH.format(lr=args.learning_rate), "lower lr"
+    if loss == 0:
+        causes = "rows without a target, rows learnt by heart, or half precision that loses it"
+        fix = "look at the target_tokens of data/tokenized, or lower max_steps or lr"
+    elif is_dev:
+        causes = f"dev rows without a target, {causes}"
+        fix = "look at the target_tokens of data/tokenized, or lower lr"
+    name = "dev loss" if is_dev else "loss"
+    return ResourceError(
+        f"the {name} is {loss} at step {step}: the usual causes are {causes}; {fix}{_kept(args)}"
+    )
+
+
+def explain_divergence(args: Any, step: int) -> ResourceError:
+    """The error for weights that are no numbers, while the loss before them was one."""
+    return ResourceError(
+        f"weights are no numbers after step {step}: the usual causes are "
+        f"{TOO_HIGH.format(lr=args.learning_rate)}; lower lr{_kept(args)}"
+    )
+
+
+def _kept(args: Any) -> str:
+    checkpoint = last_checkpoint(Path(args.output_dir))
+    return "" if checkpoint is None else f"; the last good checkpoint is {checkpoint}"
 
 
 class WatchDevLoss(TrainerCallback):

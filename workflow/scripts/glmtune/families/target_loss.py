@@ -35,10 +35,10 @@ def mean_target_loss(
 
 
 def count_items(targets: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor | int:
-    """What a summed loss is divided by."""
-    if num_items is None:
-        return max(targets.numel(), 1)
-    return num_items.to(targets.device) if isinstance(num_items, torch.Tensor) else num_items
+    """What a summed loss is divided by: at least 1, as without targets the sum is 0."""
+    if isinstance(num_items, torch.Tensor):
+        return num_items.to(targets.device).clamp(min=1)
+    return max(targets.numel() if num_items is None else num_items, 1)
 
 
 def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:

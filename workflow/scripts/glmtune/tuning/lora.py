@@ -37,22 +37,26 @@ def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
     return tuned
 
 
-def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+def _check_targets(model: Any, targets: list[str]) -> None:
+    """Refuse what is no linear layer, or the embeddings too: merged, these would change as well."""
+    embeddings = model.get_input_embeddings().weight
     linears = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear) and module.weight is not embeddings
     }
     unknown = sorted(set(targets) - linears)
     if unknown:
         raise ParamsError(
-            f"target_modules: this model has no linear layer {', '.join(unknown)}; "
+            f"target_modules: this model has no linear layer {', '.join(unknown)} with weights of "
+            "its own; "
             f"choose from {', '.join(sorted(linears))}"
         )
 
 
 def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
-    model.save_pretrained(folder)
+    # Beside an adapted output layer PEFT would write the whole of it too.
+    model.save_pretrained(folder, save_embedding_layers=False)
     # PEFT writes a model card about a hub that this run has nothing to do with.
     (folder / "README.md").unlink(missing_ok=True)
 

@@ -1,0 +1,113 @@
+"""What stops a training: losses and weights that are none, and what is left of it then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_model
+from tiny_training import SETTINGS, assert_equal_bits, tune
+from tiny_training import rows as rows  # a fixture
+from transformers import TrainerCallback
+
+from glmtune.errors import ResourceError
+from glmtune.families.family import IGNORED, Example
+from glmtune.seeding import seed_everything
+from glmtune.tokenized import TokenizedRows, from_examples
+from glmtune.training import train
+from glmtune.training_checkpoints import checkpoints_in
+from glmtune.tuning import METHODS
+
+
+class Spoil(TrainerCallback):
+    """Makes a trained weight, or its gradient, no number in one step."""
+
+    def __init__(self, step: int, what: str) -> None:
+        self.step, self.what = step, what
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        weight = next(w for w in kwargs["model"].parameters() if w.requires_grad)
+        if state.global_step == self.step - 1:
+            spoilt = weight.data if self.what == "weight" else weight.grad
+            spoilt.fill_(float("nan"))
+
+
+def without_targets(rows: TokenizedRows) -> TokenizedRows:
+    return from_examples(
+        Example([int(i) for i in rows[i][0]], [IGNORED] * len(rows[i][0])) for i in range(len(rows))
+    )
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_cause(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match=r"the loss is nan at step \d: .* lower lr"):
+        tune("chatglm2-6b", "full", rows, tmp_path, lr=1e30, max_steps=5, max_grad_norm=1e30)
+
+
+def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    """The loss of a step is that of the weights before it."""
+    whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole", max_steps=6)
+    with pytest.raises(ResourceError) as caught:
+        tune("chatglm2-6b", "full", rows, tmp_path / "1", Spoil(4, "gradient"), max_steps=6)
+    message = str(caught.value)
+    kept = tmp_path / "1" / "checkpoint-2"
+    assert "weights are no numbers after step 4: " in message
+    assert message.endswith(f"lower lr; the last good checkpoint is {kept}")
+    assert checkpoints_in(tmp_path / "1") == [kept]
+    resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "1", max_steps=6)
+    assert_equal_bits(whole, resumed)
+
+
+def test_the_last_step_is_looked_at_though_it_is_not_to_be_logged(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match="the loss is nan at step 5"):
+        tune(
+            *("chatglm2-6b", "lora", rows, tmp_path, Spoil(4, "weight")),
+            **{"max_steps": 5, "logging_steps": 3, "save_steps": 100},
+        )
+    assert checkpoints_in(tmp_path) == []
+
+
+def test_rows_without_a_target_are_named_as_the_cause(rows: TokenizedRows, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"the loss is 0.0 at step 1: .* rows without a target"):
+        tune("chatglm2-6b", "ptuning", without_targets(rows), tmp_path)
+
+
+def test_dev_rows_without_a_target_are_named_as_the_cause(
+    rows: TokenizedRows, tmp_path: Path
+) -> None:
+    seed_everything(SETTINGS["seed"], threads=1)
+    model = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    with pytest.raises(ResourceError, match="the dev loss is nan at step 4: .* dev rows without"):
+        train(model, rows, without_targets(rows), SETTINGS, pad_token_id=3, work=tmp_path)
+
+
+def test_a_batch_without_a_target_is_no_reason_to_stop(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    ids = [[int(i) for i in random.integers(5, 60, 6)] for _ in range(8)]
+    some = from_examples(
+        Example(row, [IGNORED] * 6 if i % 4 == 0 else [IGNORED] * 3 + row[3:])
+        for i, row in enumerate(ids)
+    )
+    changes = {"batch_size": 1, "max_steps": 8, "logging_steps": 8, "save_steps": 8}
+    model, outcome = tune("chatglm2-6b", "full", some, tmp_path, **changes)
+    assert 0 < outcome.train_loss < 10
+    assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+
+
+def test_a_training_that_changes_nothing_says_so(rows: TokenizedRows, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"4 steps changed no trained weight: lr is 1e-60"):
+        tune("chatglm2-6b", "full", rows, tmp_path, lr=1e-60, weight_decay=0.0)
+
+
+def test_a_single_step_is_no_warm_up(rows: TokenizedRows, tmp_path: Path) -> None:
+    """The first step of a warm-up has the rate 0."""
+    _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, max_steps=1, warmup_ratio=0.05)
+    assert outcome.curve[0]["learning_rate"] == SETTINGS["lr"]

@@ -43,6 +43,26 @@ def test_a_user_s_mistake_is_its_message_and_exit_code_2(
     )
 
 
+def test_the_message_stands_behind_what_was_printed_before_it() -> None:
+    """In a pipe Python holds printed lines back until the end, errors it does not."""
+    script = (
+        "from glmtune.errors import DataError, run_script\n"
+        "def main():\n"
+        "    print('1 row')\n"
+        "    raise DataError('a row is missing')\n"
+        "run_script(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(SCRIPTS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "1 row\nerror: a row is missing\n"
+
+
 def test_every_kind_of_error_is_in_the_drawing() -> None:
     assert [kind.__name__ for kind in KINDS if f"─ {kind.__name__} " not in errors.__doc__] == []
 

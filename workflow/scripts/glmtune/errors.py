@@ -14,6 +14,7 @@ The form of a message is *file: key or line: what was found; what was expected; 
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 
@@ -41,7 +42,12 @@ class ResourceError(UserError):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; turn what a user can mend into one message and exit code 2."""
+    """Run a script's `main`; turn what a user can mend into one message and exit code 2.
+
+    The message is the last line of the log: what was printed before it is not held back.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         main()
     except Exception as error:

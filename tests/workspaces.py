@@ -163,7 +163,8 @@ def new_workspace(
 
 
 def user_environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GLMTUNE_", "GIT_"))}
+    not_a_user_s = ("DVC_", "GLMTUNE_", "GIT_", "PYTHONUNBUFFERED")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(not_a_user_s)}
     identity = {
         f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME",)
     }

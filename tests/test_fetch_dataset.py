@@ -145,7 +145,7 @@ def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
 def test_a_whole_adgen_is_read_in_little_memory(tmp_path: Path) -> None:
     """114,599 rows of 60 MB take about 55 MB: they are never all in memory."""
-    content, summary = "类型#裙*风格#简约*图案#条纹*裙长#连衣裙", "气质偏向简约，很有韵味。" * 9
+    content, summary = "类型#甲*风格#乙丙*图案#丁戊*裙长#己庚辛", "一二三四五六，七八九十。" * 9
     train, dev = tmp_path / "train.json", tmp_path / "dev.json"
     with train.open("w", encoding="utf-8") as lines:
         for i in range(114_599):

@@ -134,7 +134,7 @@ def test_control_c_leaves_nothing_half_done(workspace: Workspace) -> None:
         start_new_session=True,
     )
     store = workspace.path / ".glmtune" / "store" / "finetune_model"
-    wait_for(lambda: list(store.glob("*/work/checkpoint-*")))
+    wait_for(lambda: list(store.glob("*/*/checkpoint-*")))
     os.killpg(run.pid, signal.SIGINT)  # what a terminal sends to all it started
     run.wait(timeout=60)
     assert not (workspace.path / f"results/training/{MODEL}/ptuning.json").exists()

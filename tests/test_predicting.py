@@ -117,10 +117,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_p
         command(prepared, out, batch_size=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     store = out / "store" / "generate_predictions"
-    wait_for(lambda: any(log.read_bytes().count(b"\n") > 3 for log in store.glob("*/work/*.jsonl")))
+    wait_for(
+        lambda: any(log.read_bytes().count(b"\n") > 3 for log in store.glob("*/*/answers.jsonl"))
+    )
     process.kill()
     process.wait()
-    (log,) = store.glob("*/work/answers.jsonl")
+    (log,) = store.glob("*/*/answers.jsonl")
     answered = log.read_bytes().count(b"\n")
     total = len(ROWS) + 2 + len(probe_rows())
     assert answered < total, "killed too late to show anything"

@@ -16,6 +16,7 @@ from glmtune.families import FAMILIES
 from glmtune.memory_estimate import (
     BatchShape,
     MemoryEstimate,
+    advice,
     check_memory,
     estimate_memory,
     explained_when_full,
@@ -224,6 +225,11 @@ def test_a_full_gpu_is_explained_with_what_is_left_to_lower(error: Exception, to
         f"{told}; in params.yaml, lower it by: quantization_bit: 4 (without the method full); or "
         "use a machine with more memory"
     )
+
+
+def test_where_nothing_is_left_to_lower_more_memory_is() -> None:
+    least = {"batch_size": 1, "gradient_checkpointing": True, "quantization_bit": 4}
+    assert advice(SETTINGS | KNOBS | least) == "use a machine with more memory"
 
 
 def test_another_error_stays_what_it_is() -> None:

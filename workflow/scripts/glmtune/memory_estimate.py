@@ -159,7 +159,8 @@ def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
         ways.append("the methods lora or ptuning instead of full")
     elif settings["quantization_bit"] is None:
         ways.append("quantization_bit: 4 (without the method full)")
-    return f"in params.yaml, lower it by: {'; '.join(ways)}; or use a machine with more memory"
+    in_params = f"in params.yaml, lower it by: {'; '.join(ways)}; or " if ways else ""
+    return f"{in_params}use a machine with more memory"
 
 
 def _gigabytes(size: float) -> str:

@@ -19,10 +19,9 @@ from typing import Any
 
 from glmtune.files import write_json
 
-PACKAGES = (
-    *("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes"),
-    *("snakemake", "dvc"),
-)
+# Packages whose version can change a number, and all that are told of.
+DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
+PACKAGES = (*DECIDING_PACKAGES, "snakemake", "dvc")
 
 
 @contextmanager

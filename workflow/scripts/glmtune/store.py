@@ -29,10 +29,7 @@ from typing import Any
 from glmtune.code_inputs import hash_code
 from glmtune.errors import ResourceError
 from glmtune.files import atomic_path, hash_folder, read_json, sha256_of, write_json
-from glmtune.provenance import installed_versions
-
-# Packages whose version can change a number.
-DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
+from glmtune.provenance import DECIDING_PACKAGES, installed_versions
 
 
 @dataclass(frozen=True)

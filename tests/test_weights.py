@@ -13,7 +13,7 @@ from tiny_adapters import write_adapter
 from tiny_models import (
     GOLDEN_FAMILIES,
     TOLERANCE,
-    golden_difference,
+    golden_error,
     golden_tensors,
     prompt,
     tiny_config,
@@ -64,7 +64,7 @@ def test_half_precision_shards_load_as_the_whole_file(reference: Path, version: 
     for name, tensor in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     tensors = golden_tensors(reference, version, "logits_base")
-    assert golden_difference(model, version, tensors, "batch3") <= TOLERANCE[version]
+    assert golden_error(model, version, tensors, "batch3") <= TOLERANCE[version]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

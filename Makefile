@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SHELL := bash
 # The steps and DVC's child find `python` and `snakemake` of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report test test-slow lint format dag smoke preset bench doctor experiments clean-store
+.PHONY: help env lock report results quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,11 +34,21 @@ report: env  ## Run everything and write results/report.md
 	@echo "Try a parameter:   dvc exp run -S lr=1e-2"
 	@echo "Old -> new:        dvc metrics diff    (compares with the last git commit)"
 
-test: env  ## Run the fast tests and the table "edit -> what reruns"
-	pytest -m "not slow"
+results: env  ## Put the scores of the last default run into README.md
+	python tools/default_results.py --record results
 
-test-slow: env  ## Run the journeys through both engines (minutes)
-	pytest -m slow
+# Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
+quick: env  ## Run the tests of texts, files and parameters, without models
+	time pytest -n auto -m "not slow and not numeric and not workflow"
+
+test: env  ## Run all tests but the slow ones
+	time pytest -n auto -m "not slow"
+
+test-slow: env  ## Run the journeys through both engines, kills and long fuzzing (minutes)
+	time pytest -n auto -m slow
+
+test-cpus: env  ## Run the numeric tests with the kernels of older CPUs (minutes)
+	python tools/test_cpus.py -n auto
 
 lint: env  ## Check style, types and the workflow
 	ruff check
@@ -47,6 +58,7 @@ lint: env  ## Check style, types and the workflow
 	codespell
 	python tools/lint_workflow.py
 	python tools/draw_dag.py --check
+	python tools/default_results.py --check
 
 format: env  ## Put the code into the project's style
 	ruff check --fix

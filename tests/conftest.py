@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before torch is imported. A test's numbers and its CPU time are those of one thread, so that
+# as many tests as there are cores can run beside each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # a failure shows what went wrong, not progress bars
+
 import hypothesis
 import pytest
 from workspaces import Workspace, new_workspace
@@ -16,6 +21,16 @@ SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
 # How long an example takes says nothing about the code: a machine is busy, a first import slow.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)  # before markers select tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of a file in one process of `pytest -n`, and all that share a workspace in one."""
+    for item in items:
+        if "recorded" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.workflow)
+        shares = item.get_closest_marker("workflow") is not None
+        item.add_marker(pytest.mark.xdist_group("workflow" if shares else item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
 from glmtune.weights import build_model, load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 IDS = torch.tensor([prompt([5, 9, 33, 12])])
 # What savers make of the name of a tensor, from the layer's name and A or B.
 NAMES = {

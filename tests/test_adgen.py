@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 from file_server import FileServer, resumable, serving, status, whole
 
 from glmtune.adgen import SOURCES, AdgenFiles, fetch_adgen
@@ -125,11 +126,12 @@ def test_other_names_of_the_columns_are_given_back_the_original_ones(
     assert_fetched(tmp_path, f"{server.url}/a")
 
 
-def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes(reference: Path) -> None:
-    adgen = reference.parent / "adgen"
-    for file in ("dev_first700.json", "train_first4000.json"):
-        rows = (adgen / file).read_bytes().split(b"\n")[:-1]
-        for row in rows:
+def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes() -> None:
+    files = sorted((SHARED / "adgen").glob("*.json"))
+    if not files:
+        pytest.skip("rows of the data set are not beside this checkout")
+    for file in files:
+        for row in file.read_bytes().split(b"\n")[:-1]:
             assert json.dumps(json.loads(row), ensure_ascii=False).encode() == row
 
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from workspaces import ROOT
+
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 def test_both_ways_give_the_same_losses_and_texts(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import glmtune
 from glmtune.families import FAMILIES
 from glmtune.tokenizer import Tokenizer, load_tokenizer
 
+pytestmark = pytest.mark.numeric
+
 TEXTS = ["你好，你是谁？", "我是助手,今天[[训练时间]]。\n第二行。", "[Round 0]\n\n问：答："]
 ANSWERS = {
     "chatglm-6b": ("我是助手,今天[[训练时间]]。\n第二行。", "我是助手，今天2023年。\n第二行。"),

@@ -38,6 +38,7 @@ def as_module(path: Path) -> str:
     return name.removesuffix(".__init__")
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_declares_exactly_the_code_it_imports(step: str) -> None:
     loaded = {name for name in modules_after(step, *COMPUTED_BY.get(step, ())) if "glmtune" in name}

@@ -12,6 +12,8 @@ from glmtune.tokenized import TokenizedRows
 from glmtune.trainer import mean_loss
 from glmtune.training import TrainingOutcome
 
+pytestmark = pytest.mark.numeric
+
 
 def dev_curve(outcome: TrainingOutcome) -> dict[int, float]:
     return {int(p["step"]): p["dev_loss"] for p in outcome.curve if "dev_loss" in p}

@@ -18,6 +18,8 @@ from glmtune.trainer import mean_loss
 from glmtune.training import TrainingOutcome, train
 from glmtune.tuning import METHODS
 
+pytestmark = pytest.mark.numeric
+
 
 def tune(
     generation: str, method: str, rows: TokenizedRows, work: Path, dtype: str

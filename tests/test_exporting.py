@@ -25,6 +25,8 @@ from glmtune.sources import LOCATION
 from glmtune.tokenizer import detect_generation
 from glmtune.weights import load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = sorted(FAMILIES)
 
 

@@ -19,6 +19,8 @@ from glmtune.quantization import quantize_model
 from glmtune.tokenized import TokenizedRows, tokenized_file
 from glmtune.weights import save_model
 
+pytestmark = pytest.mark.numeric
+
 STEP: dict[str, Any] = SETTINGS | {
     **{"method": "lora", "torch_threads": 1, "quantization_bit": None, "optimizer": "adamw"},
     **{"eval_steps": 2, "keep_best": True, "early_stopping_patience": None},

@@ -25,6 +25,8 @@ from glmtune.generation import Prediction, generate_batches, generate_texts, pad
 from glmtune.prefix import attach_prefix
 from glmtune.sampling import Draw, likeliest
 
+pytestmark = pytest.mark.numeric
+
 SETTINGS = {
     "seed": 1,
     "batch_size": 3,

@@ -24,6 +24,8 @@ from tiny_models import GOLDEN_FAMILIES, TOLERANCE, golden_error, golden_tensors
 from glmtune.tokenizer import load_tokenizer
 from glmtune.weights import load_model
 
+pytestmark = pytest.mark.numeric
+
 TOOL = ROOT / "tools" / "golden_fixtures.py"
 CASES = [(kind, v) for kind, comparison in COMPARISONS.items() for v in comparison.tolerance]
 

@@ -25,6 +25,8 @@ from glmtune.merging import TOLERANCE, merge_adapter
 from glmtune.quantization import BITS, quantize_model
 from glmtune.weights import load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = sorted(FAMILIES)
 VERSIONS = sorted(GOLDEN_FAMILIES)
 IDS = torch.tensor([prompt([5, 9, 33, 12])])

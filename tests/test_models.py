@@ -16,6 +16,8 @@ from glmtune.families import FAMILIES
 from glmtune.families.modeling_chatglm import ChatGLMConfig, prompt_positions
 from glmtune.families.target_loss import ROWS_AT_ONCE, mean_target_loss
 
+pytestmark = pytest.mark.numeric
+
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
 GENERATIONS = sorted(FAMILIES)
 PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}

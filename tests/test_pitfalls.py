@@ -28,6 +28,8 @@ from glmtune.training import train
 from glmtune.tuning import METHODS
 from glmtune.weights import load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = sorted(FAMILIES)
 TUNINGS = sorted(name for name in METHODS if name != "none")
 PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}

@@ -18,6 +18,8 @@ from glmtune.general_qa import probe_rows
 from glmtune.tokenizer import load_tokenizer
 from glmtune.weights import build_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 TEXTS = [f"这条{c}色的裙子，{s}大方。" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 ROWS = [{"content": text[:4], "summary": text} for text in TEXTS]
 ROWS[1]["history"] = [  # type: ignore[assignment]

@@ -19,6 +19,8 @@ from glmtune.families import FAMILIES
 from glmtune.prefix import PrefixEncoder, PrefixShape, attach_prefix, load_prefix, save_prefix
 from glmtune.weights import load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = sorted(FAMILIES)
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17])]
 IDS = torch.tensor([ROWS[0]])

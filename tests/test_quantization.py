@@ -25,6 +25,8 @@ from glmtune.quantization import (
 from glmtune.unpacking import unpack_int4
 from glmtune.weights import build_model, load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 IDS = torch.tensor([prompt([5, 9, 33])])
 
 

@@ -21,6 +21,8 @@ from glmtune.tokenized import TokenizedRows
 from glmtune.trainer import mean_loss
 from glmtune.training import require_optimizer
 
+pytestmark = pytest.mark.numeric
+
 TRAINED = {"ptuning": "prefix_encoder.", "lora": "lora_", "full": ""}
 
 

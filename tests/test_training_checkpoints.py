@@ -14,6 +14,8 @@ from tiny_training import rows as rows  # a fixture
 from glmtune.tokenized import TokenizedRows
 from glmtune.training_checkpoints import SEAL, checkpoints_in, last_checkpoint, seal
 
+pytestmark = pytest.mark.numeric
+
 FILES = (
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainable.safetensors"),
     *("trainer_state.json", "pace.json", SEAL),

@@ -21,6 +21,8 @@ from glmtune.training import train
 from glmtune.training_checkpoints import checkpoints_in
 from glmtune.tuning import METHODS
 
+pytestmark = pytest.mark.numeric
+
 
 class Spoil(TrainerCallback):
     """Makes a trained weight, or its gradient, no number in one step."""

@@ -21,6 +21,8 @@ from glmtune.transformers_format import write_fast_tokenizer
 from glmtune.vocabulary import read_vocabulary, train_pieces
 from glmtune.weights import load_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = ["chatglm2-6b", "chatglm3-6b-base"]
 
 

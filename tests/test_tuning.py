@@ -18,6 +18,8 @@ from glmtune.files import write_json
 from glmtune.tuning import METHODS, get_method
 from glmtune.weights import build_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 SETTINGS = {
     "pre_seq_len": 3,
     "prefix_projection": True,

@@ -28,6 +28,8 @@ from glmtune.unpacking import (
 )
 from glmtune.unpacking_cpm_kernels import architectures
 
+pytestmark = pytest.mark.numeric
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Rows and columns around the 1024 columns that a program of the kernel writes.

@@ -27,6 +27,8 @@ from glmtune.tokenizer import load_tokenizer
 from glmtune.tuning import METHODS
 from glmtune.weights import build_model, load_model, save_model
 
+pytestmark = pytest.mark.numeric
+
 GENERATIONS = sorted(FAMILIES)
 VERSIONS = sorted(GOLDEN_FAMILIES)
 IDS = torch.tensor([prompt([5, 9, 33, 12])])

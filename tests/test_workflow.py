@@ -14,6 +14,8 @@ METHODS = ("none", "ptuning", "lora", "full")
 TUNED = METHODS[1:]
 REPORT = {"render_report"}
 
+pytestmark = pytest.mark.workflow
+
 
 def per_method(rule: str, *methods: str) -> set[str]:
     return {f"{rule} {MODEL} {method}" for method in methods}
@@ -163,6 +165,7 @@ def test_no_result_holds_a_path_of_the_machine(finished: Workspace) -> None:
         assert str(finished.path).encode() not in content, name
 
 
+@pytest.mark.slow
 def test_any_number_of_cores_gives_the_same_bytes(finished: Workspace, tmp_path: Path) -> None:
     other = new_workspace(tmp_path / "other", in_git=False)
     other.snakemake("--cores", "1")

@@ -60,9 +60,9 @@ class Workspace:
             check=False,
         )
         if ok:
-            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}"
+            assert done.returncode == 0, f"{' '.join(command)}\n{_readable(done.stdout)}"
         else:
-            assert done.returncode != 0, f"{' '.join(command)} succeeded\n{done.stdout[-3000:]}"
+            assert done.returncode != 0, f"{' '.join(command)} succeeded\n{_readable(done.stdout)}"
         return done.stdout
 
     def snakemake(self, *flags: str, **keywords: Any) -> set[str]:
@@ -124,6 +124,11 @@ class Workspace:
         return Workspace(folder)
 
 
+def _readable(output: str) -> str:
+    """The end of an output, each line as a terminal leaves it: a progress bar's last state."""
+    return "\n".join(line.rpartition("\r")[2] for line in output.split("\n"))[-6000:]
+
+
 def _is_volatile(name: str) -> bool:
     return name.startswith(("results/runtime/", "results/report.")) or ".snakemake" in name
 
@@ -163,7 +168,7 @@ def new_workspace(
 
 
 def user_environment() -> dict[str, str]:
-    not_a_user_s = ("DVC_", "GLMTUNE_", "GIT_", "PYTHONUNBUFFERED")
+    not_a_user_s = ("DVC_", "GLMTUNE_", "GIT_", "PYTHONUNBUFFERED", "TQDM_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(not_a_user_s)}
     identity = {
         f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME",)

@@ -8,23 +8,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-README = Path("README.md")
+from readme_marks import is_there, put
+
 MARKS = ("<!-- steps: drawn by `make dag` -->", "<!-- end of steps -->")
 
 
 def main() -> int:
     """Write the picture, or say whether it is stale."""
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    drawn = f"{before}{MARKS[0]}\n\n```mermaid\n{draw()}```\n\n{MARKS[1]}{after}"
+    picture = f"```mermaid\n{draw()}```"
     if "--check" in sys.argv[1:]:
-        if drawn != text:
-            print("README.md: the picture of the steps is stale; `make dag` draws it")
-        return int(drawn != text)
-    README.write_text(drawn, encoding="utf-8")
+        if is_there(picture, *MARKS):
+            return 0
+        print("README.md: the picture of the steps is stale; `make dag` draws it")
+        return 1
+    put(picture, *MARKS)
     return 0
 
 

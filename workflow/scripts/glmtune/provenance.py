@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,12 @@ from glmtune.files import write_json
 # Packages whose version can change a number, and all that are told of.
 DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
 PACKAGES = (*DECIDING_PACKAGES, "snakemake", "dvc")
+
+# They choose the kernels of matrix products and element-wise operations on a CPU.
+KERNEL_VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE"),
+)
 
 
 @contextmanager
@@ -38,6 +45,7 @@ def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
         "seconds": round(seconds, 2),
         "peak_memory_mib": round(_peak_memory_mib()),
         "hardware": describe_hardware(),
+        **describe_arithmetic(),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
         "git_commit": git_commit(),
     }
@@ -59,6 +67,25 @@ def describe_hardware() -> str:
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{_processor_name()}, {os.cpu_count()} cores"
+
+
+def describe_arithmetic() -> dict[str, Any]:
+    """What decides in which order the CPU adds products, and so the last digits of every number.
+
+    Example: {"cpu_capability": "AVX2", "blas": "MKL", "torch_threads": 1}, and the variables that
+    choose kernels, where they are set; nothing without torch.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    chosen = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
+    return {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas[1].upper() if blas else "unknown",
+        "torch_threads": torch.get_num_threads(),
+        **({"kernel_variables": chosen} if chosen else {}),
+    }
 
 
 def git_commit() -> str | None:

@@ -10,7 +10,8 @@ from glmtune.report.contents import Report, Run
 from glmtune.report.markdown import code, plain, table, yaml_block
 from glmtune.report.tables import NOTHING, format_seconds, percent_of
 
-ENVIRONMENT = ("hardware", "device", "dtype", "versions", "git_commit")
+ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
+ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_commit")
 
 
 def provenance(report: Report) -> str:
@@ -23,6 +24,8 @@ def provenance(report: Report) -> str:
             "padding; MFU is the share of the card's peak, where that is known.",
             _runtime_table(report),
             "### Environment",
+            "The same seed gives the same numbers on the same kind of CPU. Another kind adds "
+            "products in another order; training amplifies the difference, so scores move a little.",
             _environments(report),
             "### Data and models",
             _inputs(report),

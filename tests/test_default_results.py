@@ -1,0 +1,72 @@
+"""README's scores are those of a run, and it is said when they are old."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmtune.files import write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import default_results  # noqa: E402
+import readme_marks  # noqa: E402
+from default_results import METHODS, decided_by, record, render  # noqa: E402
+
+
+def results(folder: Path, capability: str, bleu: float) -> Path:
+    """A results folder as a default run leaves it, as far as the table needs it."""
+    scores = {"bleu-4": bleu, "rouge-l": 70.04, "general-questions": 41.3, "distinct": 1.0}
+    models = ("chatglm-6b", "chatglm2-6b")
+    write_json(folder / "metrics.json", {m: dict.fromkeys(METHODS, scores) for m in models})
+    facts = {"hardware": "A CPU, 2 cores", "cpu_capability": capability, "torch_threads": 1}
+    runtime = folder / "runtime/finetune_model/chatglm2-6b/ptuning.json"
+    write_json(runtime, facts | {"versions": {"torch": "2.13.0"}, "seconds": 3.0})
+    for method in ("none", "ptuning"):
+        row = {"prompt": "类型#裙", "labels": None, "predict": f"answer of {method}"}
+        write_jsonl(folder / f"examples/chatglm2-6b/{method}.jsonl", [row])
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> dict[str, Any]:
+    folders = [results(tmp_path / "a", "AVX512", 57.5), results(tmp_path / "b", "AVX2", 56.75)]
+    return record(folders)
+
+
+def test_the_table_has_the_scores_the_machine_and_how_far_they_move(run: dict[str, Any]) -> None:
+    text = render(run)
+    assert "| ChatGLM2-6B, miniature | 57.5 / 70.0 | 57.5 / 70.0 |" in text
+    assert "A CPU, 2 cores, AVX512 kernels, 1 thread, torch 2.13.0." in text
+    assert "The same run with AVX2 kernels moves BLEU-4 by up to 0.8 (chatglm2-6b, ptuning)" in text
+    assert "> P-Tuning v2: answer of ptuning" in text
+
+
+def test_a_table_that_is_not_the_run_s_and_one_that_is_old_are_told(
+    run: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme, file = tmp_path / "README.md", tmp_path / "default_run.json"
+    readme.write_text("\n\n".join(["before", *default_results.MARKS, "after"]), encoding="utf-8")
+    write_json(file, run)
+    monkeypatch.setattr(readme_marks, "README", readme)
+    monkeypatch.setattr(default_results, "FILE", file)
+
+    def tool(*flags: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["default_results.py", *flags])
+        return default_results.main(), capsys.readouterr().out
+
+    assert tool("--check")[0] == 1
+    assert tool() == (0, "")
+    assert tool("--check") == (0, "")
+    assert run["decided_by"] == decided_by()
+    write_json(file, run | {"decided_by": "of other code"})
+    code, out = tool("--check")
+    assert code == 0
+    assert "commits old, and code or parameters that decide numbers changed since" in out

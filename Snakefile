@@ -31,6 +31,7 @@ min_version("9.27")
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 from glmtune import workspace
 from glmtune.code_inputs import code_of
+from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
 from glmtune.params import read_params
 from glmtune.progress import show_progress
@@ -48,6 +49,7 @@ try:
         model: fingerprint(PARAMS["models"][model]) for model in PARAMS.models
     }
     USER_FILES = workspace.link_user_files(HERE, PARAMS.dataset_files())
+    USER_DATA = list(hash_files(PARAMS.dataset_files().values()).values())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -139,6 +141,7 @@ rule fetch_dataset:
         "benchmarks/fetch_dataset.tsv"
     params:
         flags=PARAMS.dataset_flags(),
+        contents=USER_DATA,
     message:
         "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
     shell:
@@ -197,6 +200,7 @@ rule tokenize_dataset:
         "python workflow/scripts/tokenize_dataset.py"
         " --data data/dataset"
         " --model results/models/{wildcards.model}"
+        " --model-manifest {input.model}"
         " --generation {params.generation}"
         " {params.template}"
         " --workers {threads}"

@@ -12,7 +12,8 @@ import pytest
 from glmtune import code_inputs
 from glmtune.code_inputs import SCRIPTS, code_of
 from glmtune.families import FAMILIES
-from glmtune.files import write_jsonl
+from glmtune.files import write_json, write_jsonl
+from glmtune.sources import hash_model
 
 STEPS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 # The modules that a script imports only when there is something to compute.
@@ -66,11 +67,13 @@ def test_data_is_fetched_tokenised_and_scored_without_torch(tmp_path: Path) -> N
     """Not only imported: the whole run of such a step takes a second."""
     model = tmp_path / "model"
     FAMILIES["chatglm2-6b"].train_tokenizer(["颜色是白色。"], model, vocab_size=20)
+    write_json(tmp_path / "model.json", {"files": hash_model(model)})
     answers = [{"prompt": "问", "labels": "白色的裙子", "predict": "白色"}]
     write_jsonl(tmp_path / "predictions.jsonl", answers)
     runs = {
         "fetch_dataset": "--sample --train-rows 9 --dev-rows 3 --seed 1 --out-dir data",
-        "tokenize_dataset": "--data data --model model --generation chatglm2-6b "
+        "tokenize_dataset": "--data data --model model --model-manifest model.json "
+        "--generation chatglm2-6b "
         "--max-source-tokens 20 --max-target-tokens 20 --out-dir tokenized",
         "score_predictions": "--predictions predictions.jsonl --metrics scores.json",
     }

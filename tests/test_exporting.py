@@ -315,3 +315,21 @@ def test_the_script_exports_and_explains_a_mistake(tmp_path: Path) -> None:
     assert again.stderr.startswith("error: --out ")
     assert "Traceback" not in again.stderr
     assert hash_folder(base) == before
+
+
+def test_parts_that_are_not_those_of_their_manifests_are_refused(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    base = write_base(results / "models" / "own", "chatglm2-6b")
+    write_json(results / "models" / "own.json", {"files": hash_folder(base)})
+    adapter = write_adapter(results / "checkpoints" / "own" / "lora", base)
+    training = results / "training" / "own" / "lora.json"
+    write_json(training, {"checkpoint": hash_folder(adapter)})
+    export_model(Parts(base, adapter), "official", tmp_path / "whole")
+
+    write_json(training, {"checkpoint": hash_folder(adapter) | {"adapter_config.json": "0" * 64}})
+    message = refusal(Parts(base, adapter), "official", tmp_path / "out")
+    assert "adapter_config.json: found SHA-256" in message
+    save_model(load_model(base).half(), base)
+    message = refusal(Parts(base), "official", tmp_path / "out")
+    assert "found SHA-256" in message
+    assert "put it back, or run `snakemake` again" in message

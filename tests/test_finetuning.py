@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tiny_models import tiny_model
 from tiny_training import SETTINGS
 from tiny_training import rows as rows  # a fixture
 
-from glmtune import finetuning
-from glmtune.errors import ParamsError, ResourceError
+from glmtune import finetuning, training_notes
+from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.files import read_json, write_json
 from glmtune.quantization import quantize_model
+from glmtune.sources import hash_model
 from glmtune.tokenized import TokenizedRows, tokenized_file
+from glmtune.training import train
 from glmtune.weights import save_model
 
 pytestmark = pytest.mark.numeric
@@ -25,18 +28,21 @@ STEP: dict[str, Any] = SETTINGS | {
     **{"method": "lora", "torch_threads": 1, "quantization_bit": None, "optimizer": "adamw"},
     **{"eval_steps": 2, "keep_best": True, "early_stopping_patience": None},
 }
+# What the manifest of the tokenised rows says of them.
+SPLIT = {"rows": 24, "target_tokens": 80, "spelled_tokens": 0, "cut_answers": 0}
 
 
 @pytest.fixture
 def folder(rows: TokenizedRows, tmp_path: Path) -> Path:
     """A model and tokenised data, as the steps before leave them."""
     save_model(tiny_model("chatglm2-6b"), tmp_path / "model")
-    write_json(tmp_path / "model.json", {"source": "folder"})
+    files = hash_model(tmp_path / "model")
+    write_json(tmp_path / "model.json", {"source": "folder", "files": files})
     for split in ("train", "dev"):
         (tmp_path / "data").mkdir(exist_ok=True)
         with tokenized_file(tmp_path / f"data/{split}.safetensors") as append:
             append(rows)
-    write_json(tmp_path / "data/manifest.json", {"pad_token_id": 3})
+    write_json(tmp_path / "data/manifest.json", {"pad_token_id": 3, "splits": {"train": SPLIT}})
     return tmp_path
 
 
@@ -83,7 +89,7 @@ def test_an_unusual_rate_of_a_large_model_is_warned_of(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(finetuning, "LARGE", 1)
+    monkeypatch.setattr(training_notes, "LARGE", 1)
     manifest = json.loads((run(folder, lr=lr, keep_best=False) / "manifest.json").read_text())
     warning = capsys.readouterr().err
     if risk is None:
@@ -91,7 +97,10 @@ def test_an_unusual_rate_of_a_large_model_is_warned_of(
         assert "warning" not in warning
     else:
         (note,) = manifest["notes"]
-        assert f"lr {lr:g} is outside 2e-05 to 0.002" in note
+        assert (
+            f"lr {lr:g} is outside the published range of LoRA on 6B models (2e-05 to 0.002)"
+            in note
+        )
         assert risk in note
         assert f"warning: {note}" in warning
 
@@ -99,7 +108,7 @@ def test_an_unusual_rate_of_a_large_model_is_warned_of(
 def test_fewer_rows_than_a_step_takes_are_pointed_out(folder: Path) -> None:
     done = run(folder, batch_size=20, gradient_accumulation_steps=2)
     (note,) = read_json(done / "manifest.json")["notes"]
-    assert note == "a step of 20 x 2 rows has only the 24 rows there are"
+    assert note.startswith("batch_size 20 x gradient_accumulation_steps 2 exceeds the 24 training")
 
 
 def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
@@ -134,6 +143,42 @@ def test_every_weight_of_a_packed_model_cannot_be_trained(folder: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     save_model(model, folder / "model")
+    write_json(folder / "model.json", {"source": "folder", "files": hash_model(folder / "model")})
     with pytest.raises(ParamsError, match=r"full trains every weight, .* packed in 4 bits, which"):
         run(folder, method="full")
     assert (run(folder) / "checkpoint").is_dir()  # LoRA can
+
+
+def test_weights_replaced_during_a_training_leave_no_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_and_replace(*arguments: Any, **options: Any) -> Any:
+        outcome = train(*arguments, **options)
+        save_model(tiny_model("chatglm2-6b", seed=2), folder / "model")
+        return outcome
+
+    monkeypatch.setattr(finetuning, "train", train_and_replace)
+    with pytest.raises(WeightsError, match=r"model\.safetensors: found SHA-256 .* its manifest"):
+        run(folder)
+    assert not (folder / "done" / "manifest.json").exists()
+
+
+def test_a_training_that_diverges_is_told_in_log_and_manifest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(folder, method="full", lr=5.0, max_steps=8, keep_best=False)
+    (note,) = read_json(done / "manifest.json")["notes"]
+    assert re.match(r"the loss began at 4\.\d\d and ended at \d+\.\d\d: training diverged; ", note)
+    assert "lower lr (now 5), or lengthen its warm-up" in note
+    assert f"warning: {note}" in capsys.readouterr().err
+
+
+def test_a_vocabulary_that_does_not_cover_the_data_is_told_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spelled = {"train": SPLIT | {"spelled_tokens": 48, "cut_answers": 21}}
+    write_json(folder / "data/manifest.json", {"pad_token_id": 3, "splits": spelled})
+    (note,) = read_json(run(folder) / "manifest.json")["notes"]
+    assert "60% of the answers' tokens are single bytes or unknown, 88% of the answers are" in note
+    assert "set models.<name>.tokenizer" in note
+    assert f"warning: {note}" in capsys.readouterr().err

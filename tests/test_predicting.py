@@ -15,6 +15,7 @@ from workspaces import ROOT, wait_for
 from glmtune.families import FAMILIES
 from glmtune.files import write_json, write_jsonl
 from glmtune.general_qa import probe_rows
+from glmtune.sources import hash_model
 from glmtune.tokenizer import load_tokenizer
 from glmtune.weights import build_model, save_model
 
@@ -50,7 +51,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = load_tokenizer(folder / "model")
     config = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=2)
     save_model(build_model(config, seed=1), folder / "model")
-    write_json(folder / "model.json", {"generation": family.name})
+    files = hash_model(folder / "model")
+    write_json(folder / "model.json", {"generation": family.name, "files": files})
     write_jsonl(folder / "dev.jsonl", ROWS)
     return folder
 
@@ -112,7 +114,9 @@ def test_references_are_cut_where_the_protocol_cuts_them(prepared: Path, tmp_pat
         assert len(line["labels"]) < len(row["summary"])
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(prepared, tmp_path / "whole", batch_size=2)
     out = tmp_path / "killed"
     process = subprocess.Popen(
@@ -128,6 +132,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_p
     answered = log.read_bytes().count(b"\n")
     total = len(ROWS) + 2 + len(probe_rows())
     assert answered < total, "killed too late to show anything"
+    monkeypatch.delenv("TQDM_DISABLE")
     progress = run(prepared, out, batch_size=2)
     assert re.search(rf"/{total - answered} ", progress), progress  # the bar counts what was left
     for name in ("predictions.jsonl", "examples.jsonl", "probe.jsonl"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,16 @@ from tiny_models import prompt, tiny_config
 from glmtune.base_model import open_model
 from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families import FAMILIES
+from glmtune.files import hash_folder
 from glmtune.preparing import prepare
-from glmtune.sources import fingerprint, model_folder, open_tokenizer
+from glmtune.sources import (
+    check_checkpoint,
+    check_model,
+    fingerprint,
+    model_folder,
+    open_tokenizer,
+    unchanged,
+)
 from glmtune.weights import build_model, save_model
 
 GENERATION = "chatglm2-6b"
@@ -102,11 +111,49 @@ def test_a_folder_that_is_not_there_is_named_with_the_choices(
         fingerprint({"source": "./no"})
 
 
-def test_a_changed_folder_has_another_fingerprint(weights: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
+def test_a_folder_with_other_content_has_another_fingerprint(weights: Path, name: str) -> None:
+    """Of the same names, sizes and times: a second training writes exactly the same sizes."""
     before = fingerprint({"source": "./weights/own"})
-    with (weights / "model.safetensors").open("ab") as file:
-        file.write(b"more")
-    assert fingerprint({"source": "./weights/own"}) != before
+    swap_a_byte(weights / name)
+    after = fingerprint({"source": "./weights/own"})
+    assert {key for key in before if before[key] != after[key]} == {name}
+
+
+def swap_a_byte(file: Path) -> None:
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_replaced_file_is_refused_before_and_after_the_work(
+    weights: Path, tmp_path: Path
+) -> None:
+    folder, manifest = prepared(tmp_path, source="./weights/own")
+    with unchanged(folder, manifest):
+        pass
+    refused = r"model\.safetensors: found SHA-256 \w{12}…; its manifest has SHA-256 \w{12}…; put it"
+    with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
+        swap_a_byte(weights / "model.safetensors")
+    with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
+        pytest.fail("the work began")
+    swap_a_byte(weights / "model.safetensors")
+    (weights / "pytorch_model.bin").write_bytes(b"another format, which would be read instead")
+    with pytest.raises(WeightsError, match=r"bin: found SHA-256 .* has no such file"):
+        check_model(folder, manifest)
+
+
+def test_a_checkpoint_that_is_not_the_training_s_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"tuned")
+    manifest = {"checkpoint": hash_folder(folder)}
+    (folder / ".snakemake_timestamp").touch()
+    check_checkpoint(folder, manifest)
+    swap_a_byte(folder / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match=r"its manifest has .*; remove .*lora and run"):
+        check_checkpoint(folder, manifest)
 
 
 def test_a_hub_model_is_fetched_at_its_commit_without_code(

@@ -18,6 +18,7 @@ from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
 from glmtune.files import read_json, write_json, write_jsonl
+from glmtune.sources import hash_model
 from glmtune.tokenized import from_examples, read_tokenized, tokenized_file
 from glmtune.tokenizing import ROWS_A_CHUNK, Encoder, encode_file
 
@@ -187,12 +188,22 @@ def test_a_distribution_has_five_figures(values: Any, figures: dict[str, Any]) -
 def run_step(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "workflow/scripts/tokenize_dataset.py", *flags]
     command += ["--generation", "chatglm3-6b-base", "--data", "data", "--model", "model"]
-    command += ["--max-source-tokens", "24", "--max-target-tokens", "16", "--out-dir", "tokens"]
+    command += [
+        "--model-manifest",
+        "model.json",
+        "--max-source-tokens",
+        "24",
+        "--max-target-tokens",
+        "16",
+        "--out-dir",
+        "tokens",
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(model)
+    write_json(tmp_path / "model.json", {"files": hash_model(model)})
     history = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑"}]
     rows = {"train": [*ROWS, {**ROWS[0], "history": history}], "dev": ROWS}
     for split, content in rows.items():
@@ -209,6 +220,12 @@ def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) 
     assert "train: 5 rows, " in done.stdout
     assert "2 cut (raise max_target_tokens, now 16)" in done.stdout
 
+    (model / "tokenizer_config.json").write_text("{}")
+    replaced = run_step(tmp_path)
+    assert replaced.returncode == 2
+    assert "tokenizer_config.json: found SHA-256 44136fa355b3…; its manifest has" in replaced.stderr
+
+    write_json(tmp_path / "model.json", {"files": hash_model(model)})
     wrong = run_step(tmp_path, "--template", "thudm-ptuning")
     assert wrong.returncode == 2
     assert "choose from finetune-demo, chatglm3-base-tuning" in wrong.stderr

@@ -164,18 +164,18 @@ def test_the_curve_has_the_logged_steps_and_their_learning_rates(
 ) -> None:
     changes = {"max_steps": 8, "logging_steps": 2, "lr": 0.01, "warmup_ratio": 0.25}
     _, outcome = tune("chatglm2-6b", "ptuning", rows, tmp_path, **changes)
-    assert [point["step"] for point in outcome.curve] == [2, 4, 6, 8]
+    assert [point["step"] for point in outcome.curve] == [1, 2, 4, 6, 8]
     rates = [point["learning_rate"] for point in outcome.curve]
-    np.testing.assert_allclose(rates, [0.005, 0.05 / 6, 0.03 / 6, 0.01 / 6])
+    np.testing.assert_allclose(rates, [0, 0.005, 0.05 / 6, 0.03 / 6, 0.01 / 6])
     assert outcome.train_loss == outcome.curve[-1]["loss"]
 
 
-def test_a_training_shorter_than_the_logging_interval_has_one_point(
+def test_a_training_shorter_than_the_logging_interval_has_its_first_and_last_point(
     rows: TokenizedRows, tmp_path: Path
 ) -> None:
     changes = {"max_steps": 3, "logging_steps": 50, "save_steps": 50}
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, **changes)
-    assert [point["step"] for point in outcome.curve] == [3]
+    assert [point["step"] for point in outcome.curve] == [1, 3]
 
 
 # --- optimizers and figures -----------------------------------------------------------------------

@@ -58,6 +58,7 @@ def main() -> None:
             flags.model_manifest,
             flags.method,
             flags.checkpoint if flags.training_manifest else None,
+            flags.training_manifest,
             flags.dev,
             flags.examples,
             flags.settings,

@@ -1,10 +1,12 @@
 """Encode the data set with a model's tokenizer and prompts.
 
 Reads   <data>/manifest.json, train.jsonl and dev.jsonl, the vocabulary of the prepared model
+        and its manifest
 Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
 
     python workflow/scripts/tokenize_dataset.py --data data/dataset
-        --model results/models/chatglm2-6b --generation chatglm2-6b
+        --model results/models/chatglm2-6b --model-manifest results/models/chatglm2-6b.json
+        --generation chatglm2-6b
         --max-source-tokens 96 --max-target-tokens 128
         --out-dir data/tokenized/chatglm2-6b
 """
@@ -12,12 +14,15 @@ Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from glmtune.errors import run_script
 from glmtune.files import read_json, write_json
+from glmtune.sources import check_model
 from glmtune.tokenizing import Encoder, describe, encode_file
+from glmtune.training_notes import coverage_notes
 
 
 def main() -> None:
@@ -27,6 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train and dev")
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
+    parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--generation", required=True, help="e.g. chatglm2-6b")
     parser.add_argument("--template", help="form of the prompt; default: the generation's first")
     parser.add_argument("--max-source-tokens", type=int, required=True)
@@ -42,6 +48,7 @@ def main() -> None:
         flags.max_source_tokens,
         flags.max_target_tokens,
     )
+    check_model(flags.model, read_json(flags.model_manifest))
     template, tokenizer = encoder.open()
     print(encoder.describe())
     manifest: dict[str, Any] = {
@@ -61,6 +68,8 @@ def main() -> None:
         )
         manifest["splits"][split] = summary
         print(f"{split}: {describe(summary, encoder)}")
+    for note in coverage_notes(manifest["splits"]["train"]):
+        print(f"warning: {note}", file=sys.stderr)
     write_json(flags.out_dir / "manifest.json", manifest)
 
 

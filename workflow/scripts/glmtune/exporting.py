@@ -25,7 +25,14 @@ from glmtune.files import atomic_path, read_json, write_json
 from glmtune.merging import merge_adapter
 from glmtune.model_config import config_values, read_model_config
 from glmtune.prefix import read_prefix, write_prefix
-from glmtune.sources import copy_vocabulary, model_folder, open_tokenizer, read_location
+from glmtune.sources import (
+    check_checkpoint,
+    check_model,
+    copy_vocabulary,
+    model_folder,
+    open_tokenizer,
+    read_location,
+)
 from glmtune.tokenizer import detect_generation
 from glmtune.transformers_format import glm_config, glm_state, write_fast_tokenizer
 from glmtune.vocabulary import read_vocabulary
@@ -62,6 +69,7 @@ def export_model(parts: Parts, format_name: str, out: Path) -> None:
     if format_name not in FORMATS:
         raise ParamsError(f"--format: found {format_name!r}; choose from {', '.join(FORMATS)}")
     _refuse_foreign(out, parts)
+    _refuse_replaced(parts)
     with atomic_path(out) as temporary:
         temporary.mkdir()
         FORMATS[format_name](parts, temporary)
@@ -83,6 +91,27 @@ def _refuse_foreign(out: Path, parts: Parts) -> None:
     read = [part for part in (parts.model, parts.adapter, parts.prefix) if part is not None]
     if out.resolve() in [part.resolve() for part in (*read, model_folder(parts.model))]:
         raise ParamsError(f"--out {out}: is what is exported; expected another folder")
+
+
+def _refuse_replaced(parts: Parts) -> None:
+    """WeightsError for weights in results/ that are not those of their steps' manifests."""
+    model = parts.model.resolve()
+    prepared = _manifest(model.parent / f"{model.name}.json")
+    if "files" in prepared:
+        check_model(parts.model, prepared)
+    for part in (parts.model, parts.adapter, parts.prefix):
+        if part is not None:
+            run = part.resolve()
+            trainings = run.parent.parent.parent / "training"
+            training = _manifest(trainings / run.parent.name / f"{run.name}.json")
+            if "checkpoint" in training:
+                check_checkpoint(part, training)
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    """A step's manifest; nothing where there is none, or another program's file of that name."""
+    found = read_json(file) if file.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _exported_files(folder: Path) -> set[str]:

@@ -25,13 +25,12 @@ from glmtune.provenance import recorded_runtime
 from glmtune.quantization import count_parameters
 from glmtune.seeding import seed_everything
 from glmtune.sources import model_folder as resolve_folder
+from glmtune.sources import unchanged
 from glmtune.throughput import describe_pace
 from glmtune.tokenized import TokenizedRows, read_tokenized
 from glmtune.training import TrainingOutcome, require_optimizer, train
+from glmtune.training_notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.tuning import TuningMethod, get_method
-
-# Fewer parameters are a miniature or a test, whose learning rates are its own.
-LARGE = 1e9
 
 
 def finetune(
@@ -50,10 +49,16 @@ def finetune(
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     require_optimizer(settings)
+    tokenized = read_json(data / "manifest.json")
     rows = read_tokenized(data / "train.safetensors")
     held = _as_held(settings, method, model_folder)
     expected_peak = _tell_memory(model_folder, method, held, rows, place)
-    with recorded_runtime(done / "runtime.json") as figures, explained_when_full(held):
+    base = read_json(model_manifest)
+    with (
+        recorded_runtime(done / "runtime.json") as figures,
+        explained_when_full(held),
+        unchanged(model_folder, base),
+    ):
         seed_everything(settings["seed"], settings["torch_threads"])
         base_model = open_model(
             model_folder,
@@ -62,18 +67,18 @@ def finetune(
             quantization_bit=settings["quantization_bit"],
         )
         model = method.prepare(base_model, settings)
-        notes = [*_lr_notes(model, method, settings["lr"]), *_step_notes(rows, settings)]
-        for note in notes:
-            print(f"warning: {note}", file=sys.stderr)
+        notes = _notes_before(model, method, settings, tokenized)
         outcome = train(
             model.train(),
             rows,
             read_tokenized(data / "dev.safetensors"),
             settings,
-            pad_token_id=read_json(data / "manifest.json")["pad_token_id"],
+            pad_token_id=tokenized["pad_token_id"],
             work=work,
             dtype=place.dtype,
         )
+        losses = [point["loss"] for point in outcome.curve if "loss" in point]
+        notes += _say(divergence_notes(losses, settings["lr"]))
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
@@ -81,7 +86,6 @@ def finetune(
         figures |= {"earlier_seconds": outcome.pace.earlier_seconds}
         figures |= _pace(model, rows, outcome)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
-    base = read_json(model_manifest)
     write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
 
 
@@ -122,26 +126,25 @@ def _tell_memory(
     return round((used_memory(place) + estimate.total) / 2**20)
 
 
-def _lr_notes(model: Any, method: TuningMethod, lr: float) -> list[str]:
-    """What is unusual about the learning rate of a large model; nothing for small ones."""
-    if count_parameters(model) < LARGE or method.usual_lr is None:
-        return []
-    low, high = method.usual_lr
-    if low <= lr <= high:
-        return []
-    risk = "it will hardly learn" if lr < low else "it may diverge, or forget what it knew"
-    return [
-        f"lr {lr:g} is outside {low:g} to {high:g}, where published {method.title} of 6B models "
-        f"is: {risk}"
-    ]
+def _notes_before(
+    model: Any, method: TuningMethod, settings: Mapping[str, Any], tokenized: Mapping[str, Any]
+) -> list[str]:
+    """Print and return what is worth saying before a training begins."""
+    train_split = tokenized["splits"]["train"]
+    size = count_parameters(model)
+    return _say(
+        [
+            *coverage_notes(train_split),
+            *rate_notes(settings["lr"], method.usual_lr, method.title, size),
+            *step_notes(train_split["rows"], settings),
+        ]
+    )
 
 
-def _step_notes(rows: TokenizedRows, settings: Mapping[str, Any]) -> list[str]:
-    """That a step cannot have as many rows as it should: an epoch ends before."""
-    size, times = settings["batch_size"], settings["gradient_accumulation_steps"]
-    if len(rows) >= size * times:
-        return []
-    return [f"a step of {size} x {times} rows has only the {len(rows)} rows there are"]
+def _say(notes: list[str]) -> list[str]:
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return notes
 
 
 def _pace(model: Any, rows: TokenizedRows, outcome: TrainingOutcome) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The three official tokenizers, as small classes around sentencepiece.
 
 All have `encode`, `decode`, `chat_prompt_ids`, `process_response`, `special_ids`, `pad_token_id`,
-`eos_token_id`, `stop_token_ids` and `vocab_size`. They know nothing about models, lengths, labels
-or padding, and import neither torch nor transformers. Every id comes from the vocabulary file.
-`glmtune.tokenizer` opens the one of a model folder.
+`eos_token_id`, `stop_token_ids`, `spelled_ids` and `vocab_size`. They know nothing about models,
+lengths, labels or padding, and import neither torch nor transformers. Every id comes from the
+vocabulary file. `glmtune.tokenizer` opens the one of a model folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sentencepiece import SentencePieceProcessor
 
 from glmtune.conversation import ROLES, Message, Turn, as_messages, as_rounds
 from glmtune.errors import DataError, WeightsError
-from glmtune.vocabulary import has_piece
+from glmtune.vocabulary import has_piece, spelled_ids
 
 # The official chat() replaces this placeholder of the training data in every answer.
 TRAINING_TIME = ("[[训练时间]]", "2023年")
@@ -51,6 +51,7 @@ class ChatGLMTokenizer:
         self.pad_token_id = self.special_ids["<pad>"]
         self.stop_token_ids = (self.eos_token_id,)
         self.vocab_size = processor.get_piece_size()
+        self.spelled_ids = spelled_ids(processor)
         self._specials_in_text = re.compile(f"({'|'.join(map(re.escape, self.TEXT_SPECIALS))})")
         # Dropped by decode(skip_special_tokens=True).
         self._skipped = {i for i in range(self.vocab_size) if processor.is_control(i)}
@@ -128,6 +129,7 @@ class ChatGLM2Tokenizer:
         self.eos_token_id = processor.eos_id()
         self.stop_token_ids = (self.eos_token_id,)
         self.vocab_size = self._vocabulary.size
+        self.spelled_ids = spelled_ids(processor)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""
@@ -172,6 +174,7 @@ class ChatGLM3Tokenizer:
         others = (self.special_ids["<|user|>"], self.special_ids["<|observation|>"])
         self.stop_token_ids = (self.eos_token_id, *others)
         self.vocab_size = self._vocabulary.size
+        self.spelled_ids = spelled_ids(processor)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""

@@ -19,7 +19,7 @@ from glmtune.general_qa import probe_rows
 from glmtune.generation import generate_batches
 from glmtune.provenance import recorded_runtime
 from glmtune.seeding import seed_everything
-from glmtune.sources import open_tokenizer
+from glmtune.sources import check_checkpoint, open_tokenizer, unchanged
 from glmtune.tokenizer import Tokenizer
 from glmtune.tuning import get_method
 
@@ -31,6 +31,7 @@ def predict(
     model_manifest: Path,
     method: str,
     checkpoint: Path | None,
+    training_manifest: Path | None,
     dev: Path,
     examples: Sequence[str],
     settings: Mapping[str, Any],
@@ -40,9 +41,13 @@ def predict(
     """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into the folder `done`.
 
     `settings` are those of `Params.generation_settings`. Answers are kept in `work` as they come: a
-    killed run goes on with the rows that have none.
+    killed run goes on with the rows that have none. Without a training's manifest the untuned model
+    answers. Raises WeightsError for weights that are not those of the manifests.
     """
-    family = get_family(read_json(model_manifest)["generation"])
+    base = read_json(model_manifest)
+    if checkpoint is not None and training_manifest is not None:
+        check_checkpoint(checkpoint, read_json(training_manifest))
+    family = get_family(base["generation"])
     template = family.template(settings["template"])
     tokenizer = open_tokenizer(model_folder, family.name)
     place = choose_device()
@@ -51,7 +56,7 @@ def predict(
     rows = [row for part in asked.values() for row in part]
     limit = settings["max_source_tokens"]
     prompts = encode_prompts(template, tokenizer, rows, max_source_tokens=limit)
-    with recorded_runtime(done / "runtime.json") as figures:
+    with recorded_runtime(done / "runtime.json") as figures, unchanged(model_folder, base):
         seed_everything(settings["seed"], settings["torch_threads"])
         open_model = partial(
             get_method(method).restore,

@@ -8,12 +8,13 @@ from typing import Any
 
 from glmtune.errors import WeightsError
 from glmtune.families import get_family
-from glmtune.files import read_json, sha256_of, write_json
+from glmtune.files import read_json, write_json
 from glmtune.locations import kind_of_source
 from glmtune.pretraining import write_vocabulary
 from glmtune.provenance import recorded_runtime
 from glmtune.sources import (
     LOCATION,
+    hash_model,
     hub_snapshot,
     local_folder,
     model_files,
@@ -37,7 +38,7 @@ def prepare(settings: Settings, done: Path, work: Path) -> None:
     with recorded_runtime(done / "runtime.json"):
         PREPARE[kind](settings, folder, work)
         _check_vocabulary(folder, settings["generation"])
-        files = {path.name: sha256_of(path) for path in model_files(model_folder(folder))}
+        files = hash_model(folder)
     manifest = {"generation": settings["generation"], "source": kind, "files": files}
     write_json(done / "manifest.json", manifest | _random_identity(folder))
 

@@ -11,10 +11,12 @@ holds `location.json`, so that gigabytes are neither copied nor put under versio
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glmtune.content_hashes import hash_files
 from glmtune.errors import WeightsError
 from glmtune.files import read_json
 from glmtune.locations import kind_of_source, user_path
@@ -30,15 +32,59 @@ def model_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
 
 
-def fingerprint(entry: Mapping[str, Any]) -> dict[str, int]:
-    """`{file name: bytes}` of a local source, so that a changed folder is looked at again.
+def fingerprint(entry: Mapping[str, Any]) -> dict[str, str]:
+    """`{file name: SHA-256}` of a local source: what is made of it is made again when it changes.
 
     `entry` is one of `models:`. Raises WeightsError when the folder is not there.
     """
     files = vocabulary_files(entry)
     if kind_of_source(entry["source"]) == "folder":
         files += model_files(local_folder(entry["source"]))
-    return {path.name: path.stat().st_size for path in files}
+    return {path.name: digest for path, digest in hash_files(files).items()}
+
+
+def hash_model(folder: Path) -> dict[str, str]:
+    """`{file name: SHA-256}` of a prepared model, wherever its files are."""
+    files = hash_files(model_files(model_folder(folder)))
+    return {path.name: digest for path, digest in files.items()}
+
+
+@contextmanager
+def unchanged(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse a prepared model whose files are not its manifest's, before and after it is used.
+
+    Raises WeightsError, also for files that were replaced during the enclosed work: its result is
+    not of the model that the manifest names.
+    """
+    check_model(folder, manifest)
+    yield
+    check_model(folder, manifest)
+
+
+def check_model(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise WeightsError unless the files of a prepared model are those of its manifest."""
+    fix = "put it back, or run `snakemake` again: it starts from the files as they are"
+    _check(model_folder(folder), hash_model(folder), manifest["files"], fix)
+
+
+def check_checkpoint(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise WeightsError unless the files of a checkpoint are those of its training's manifest."""
+    # Snakemake notes the time of a folder in a hidden file.
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
+    files = hash_files(paths)
+    found = {path.relative_to(folder).as_posix(): digest for path, digest in files.items()}
+    fix = f"remove {folder} and run `snakemake` again"
+    _check(folder, found, manifest["checkpoint"], fix)
+
+
+def _check(folder: Path, found: Mapping[str, str], expected: Mapping[str, str], fix: str) -> None:
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            now, then = (
+                f"SHA-256 {each[name][:12]}…" if name in each else "no such file"
+                for each in (found, expected)
+            )
+            raise WeightsError(f"{folder / name}: found {now}; its manifest has {then}; {fix}")
 
 
 def local_folder(source: str) -> Path:

@@ -88,6 +88,7 @@ class Encoded:
     answer_tokens: np.ndarray
     cut_prompts: int
     cut_answers: int
+    spelled_tokens: int
 
 
 def encode_file(
@@ -131,12 +132,14 @@ def encode_lines(encoder: Encoder, lines: Lines) -> Encoded:
             ) from None
         except DataError as error:
             raise DataError(f"{lines.file}: line {number}: {error}") from None
+    rows, (_, tokenizer) = from_examples(examples), encoder.open()
     return Encoded(
-        from_examples(examples),
+        rows,
         np.array([e.prompt_tokens for e in examples], np.int32),
         np.array([e.answer_tokens for e in examples], np.int32),
         sum(e.prompt_is_cut for e in examples),
         sum(e.answer_is_cut for e in examples),
+        int(np.isin(rows.labels, sorted(tokenizer.spelled_ids)).sum()),
     )
 
 
@@ -148,6 +151,7 @@ class _Totals:
     target_tokens: int = 0
     cut_prompts: int = 0
     cut_answers: int = 0
+    spelled_tokens: int = 0
     prompt_tokens: list[np.ndarray] = field(default_factory=list)
     answer_tokens: list[np.ndarray] = field(default_factory=list)
 
@@ -156,6 +160,7 @@ class _Totals:
         self.target_tokens += int((part.rows.labels != IGNORED).sum())
         self.cut_prompts += part.cut_prompts
         self.cut_answers += part.cut_answers
+        self.spelled_tokens += part.spelled_tokens
         self.prompt_tokens.append(part.prompt_tokens)
         self.answer_tokens.append(part.answer_tokens)
 
@@ -171,6 +176,7 @@ class _Totals:
             "answer_tokens": distribution(answers),
             "cut_prompts": self.cut_prompts,
             "cut_answers": self.cut_answers,
+            "spelled_tokens": self.spelled_tokens,
         }
 
 

@@ -161,6 +161,7 @@ def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingA
         # By default the Trainer writes 0 for a loss that is no number.
         logging_nan_inf_filter=False,
         logging_strategy="steps",
+        logging_first_step=True,  # what the end is compared with
         logging_steps=settings["logging_steps"],
         save_strategy="steps",
         save_steps=settings["save_steps"],

@@ -52,6 +52,17 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
     )
 
 
+def spelled_ids(processor: SentencePieceProcessor) -> frozenset[int]:
+    """The ids that spell a character without a piece of its own: its bytes, or unknown.
+
+    ASCII has a byte a character: ChatGLM3 writes a line break that way before every answer.
+    """
+    ids = range(processor.get_piece_size())
+    bytes_ = [i for i in ids if processor.is_byte(i)]
+    parts = [i for i in bytes_ if int(processor.id_to_piece(i)[3:5], 16) >= 0x80]  # "<0xE4>"
+    return frozenset([*parts, processor.unk_id()])
+
+
 def published_vocabulary(path: Path) -> str | None:
     """The models whose published vocabulary this file is, byte for byte; None for any other."""
     return PUBLISHED.get(sha256_of(path))

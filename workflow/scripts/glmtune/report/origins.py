@@ -25,7 +25,7 @@ def provenance(report: Report) -> str:
             _runtime_table(report),
             "### Environment",
             "The same seed gives the same numbers on the same kind of CPU. Another kind adds "
-            "products in another order; training amplifies the difference, so scores move a little.",
+            "products in another order, training amplifies it, and scores move a little.",
             _environments(report),
             "### Data and models",
             _inputs(report),

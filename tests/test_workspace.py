@@ -187,6 +187,21 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Pat
     assert len(list(metadata.iterdir())) == len(kept)
 
 
+def test_prune_removes_what_a_killed_step_had_half_written(tmp_path: Path) -> None:
+    params = read_params(ROOT / "presets/smoke.yaml")
+    half = [
+        "results/checkpoints/chatglm2-6b/.lora.abcdefgh/lora/weights",
+        "results/.report.md.abcdefgh/report.md",
+        "data/dataset/.card.json.abcdefgh/card.json",
+    ]
+    for name in half:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("half")
+    workspace.prune(tmp_path, params)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.rglob(".*")) == []
+
+
 @pytest.mark.parametrize("place", ["", ".dvc/tmp/exps/tmp1", ".dvc/tmp/exps/standalone/tmp1"])
 def test_a_queued_experiment_belongs_to_the_repository_that_queued_it(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch

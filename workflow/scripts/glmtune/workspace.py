@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from glmtune.errors import ResourceError
-from glmtune.files import atomic_path
+from glmtune.files import atomic_path, remove_leftovers
 from glmtune.params import Params
 
 # Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
@@ -33,6 +33,7 @@ BY_RUN = (
     "results/runtime/finetune_model",
     "results/runtime/generate_predictions",
 )
+OUTPUTS = ("data/dataset", "data/tokenized", "results")
 RUNNING = Path(".snakemake/running")
 
 
@@ -48,7 +49,7 @@ def own_provenance(workspace: Path) -> None:
     """
     for record in _records(workspace):
         if record.is_symlink() or record.stat().st_nlink > 1:
-            copy = record.with_name(record.name + ".copy")
+            copy = workspace / ".snakemake" / "record.copy"  # DVC versions the folder of records
             shutil.copyfile(record, copy)
             os.replace(copy, record)
 
@@ -128,7 +129,12 @@ def clear_stale_lock(workspace: Path) -> None:
 
 
 def prune(workspace: Path, params: Params) -> list[Path]:
-    """Remove outputs, and their provenance, of models and methods that params no longer name."""
+    """Remove outputs, and their provenance, of models and methods that params no longer name.
+
+    What a killed step had half written beside its outputs goes too: DVC would version it.
+    """
+    for folder in OUTPUTS:
+        remove_leftovers(workspace / folder)
     removed = list(_leftovers(workspace, params))
     for path in removed:
         _forget(workspace, path)

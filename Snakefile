@@ -29,7 +29,7 @@ min_version("9.27")
 
 # This folder's own code, also in the copy of the workspace that DVC queues an experiment in.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
-from glmtune import workspace
+from glmtune import recording, workspace
 from glmtune.code_inputs import code_of
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
@@ -43,7 +43,7 @@ REPORT = "results/report.md"
 try:
     if workflow.is_main_process:
         RUNNING = workspace.mark_as_running(HERE)  # held to the end of this process
-        INPUTS = workspace.inputs_of(HERE)
+        INPUTS = recording.inputs_of(HERE)
     PARAMS = read_params("params.yaml", overrides=config)
     FINGERPRINTS = {
         model: fingerprint(PARAMS["models"][model]) for model in PARAMS.models
@@ -99,7 +99,27 @@ wildcard_constraints:
     method="|".join(PARAMS.methods),
 
 
+def record(by):
+    """Let a function of `recording` record this workspace; its mistakes are Snakemake's."""
+    try:
+        by(HERE, INPUTS)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def record_left_over():
+    """Make up for a run that was killed before it was recorded: now no step is left to run."""
+    wanted = is_complete(workflow.dag_settings) and not config
+    if wanted and workspace.is_alone(RUNNING):  # Snakemake's lock is gone by now
+        record(recording.record_left_over)
+
+
+if workflow.is_main_process:
+    recording.when_nothing_ran(workflow, record_left_over)
+
+
 onstart:
+    recording.mark_unrecorded(HERE, INPUTS)
     workspace.prune(HERE, PARAMS)
 
 
@@ -111,10 +131,7 @@ onsuccess:
         if config:
             print("not recorded: params.yaml does not have the values of --config")
         else:
-            try:
-                workspace.record_in_dvc(HERE, INPUTS)
-            except UserError as error:
-                raise WorkflowError(str(error)) from None
+            record(recording.record_in_dvc)
 
 
 localrules:

@@ -39,3 +39,35 @@ def test_a_line_that_a_kill_cut_off_is_dropped_and_written_anew(tmp_path: Path, 
         assert list(log.answers) == [0]
         log.append({1: Text("乙")})
     assert path.read_bytes() == whole
+
+
+def damage_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.98])
+def test_a_line_with_a_changed_byte_is_answered_again(
+    tmp_path: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnswerLog(path) as log:
+        log.append({0: Text("甲"), 1: Text("乙"), 2: Text("丙")})
+        before = dict(log.answers)
+    first, second, _ = path.read_bytes().splitlines(keepends=True)
+    damage_byte(path, len(first) + int(share * (len(second) - 1)))
+    with AnswerLog(path) as log:
+        assert log.answers == {0: before[0], 2: before[2]}
+        assert f"{path}: answering 1 damaged lines again" in capsys.readouterr().err
+        log.append({1: Text("乙")})
+    with AnswerLog(path) as log:
+        assert log.answers == before
+
+
+@pytest.mark.parametrize("content", [b"\0" * 60 + b"\n", b"[]\n", b"1\n", b"{}\n", b"\xff\n\n"])
+def test_lines_that_are_no_answers_are_left_out(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(content)
+    with AnswerLog(path) as log:
+        assert log.answers == {}

@@ -14,6 +14,7 @@ from glmtune.files import (
     hash_folder,
     read_json,
     read_jsonl,
+    remove_leftovers,
     sha256_of,
     write_json,
     write_jsonl,
@@ -51,6 +52,26 @@ def test_a_failed_folder_leaves_the_former_folder(tmp_path: Path) -> None:
         write_half()
     assert (tmp_path / "model/weights").read_text() == "before"
     assert names_below(tmp_path) == ["model", "model/weights"]
+
+
+def test_what_a_killed_process_left_half_written_goes_and_nothing_else(tmp_path: Path) -> None:
+    kept = [
+        *("model/weights", ".gitignore", ".cache.abcdefgh/other", ".notes.abcdefgh"),
+        ".model.abcdefgh0/model",
+    ]
+    for name in kept:
+        write_text(tmp_path / name, "kept")
+    before = names_below(tmp_path)
+    process = os.fork()
+    if process == 0:
+        with atomic_path(tmp_path / "model") as temporary:
+            write_text(temporary / "weights", "half")
+            with atomic_path(tmp_path / "deep" / "report.md"):
+                os._exit(0)
+    os.waitpid(process, 0)
+    assert len(names_below(tmp_path)) == len(before) + 5
+    remove_leftovers(tmp_path)
+    assert names_below(tmp_path) == sorted([*before, "deep"])
 
 
 def test_a_folder_replaces_the_former_one_with_all_its_files(tmp_path: Path) -> None:

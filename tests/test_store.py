@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from glmtune import store
 from glmtune.errors import DataError, ResourceError, run_script
-from glmtune.files import read_json
+from glmtune.files import atomic_path, read_json
 from glmtune.store import Entry, entry_for, reuse_or_compute
 
 SCRIPT = "score_predictions.py"
@@ -74,6 +75,63 @@ def test_a_result_changed_behind_its_back_is_computed_again(tmp_path: Path, entr
     (entry.done / "result.txt").write_text("tampered")
     assert not run(tmp_path, entry)
     assert (tmp_path / "results/result.txt").read_text().startswith("computed")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"{", b'{"result.txt": "0"}', b"\xff"])
+def test_an_entry_with_damaged_contents_is_computed_again(
+    tmp_path: Path, entry: Entry, content: bytes
+) -> None:
+    run(tmp_path, entry)
+    (entry.folder / "contents.json").write_bytes(content)
+    assert not run(tmp_path, entry)
+    assert run(tmp_path, entry, refuse)
+
+
+def test_what_killed_processes_left_in_an_entry_goes_with_the_next_run(
+    tmp_path: Path, entry: Entry
+) -> None:
+    fork = multiprocessing.get_context("fork")
+
+    def die(done: Path, work: Path) -> None:
+        with atomic_path(work / "best.safetensors") as temporary:
+            temporary.write_text("half")
+            os._exit(1)
+
+    for _ in range(2):
+        process = fork.Process(target=run, args=(tmp_path, entry, die))
+        process.start()
+        process.join(20)
+    assert len(list(entry.folder.rglob(".*"))) == 2  # of the second: it removed those of the first
+    run(tmp_path, entry)
+    assert list(entry.folder.rglob(".*")) == []
+
+
+def test_what_a_living_process_writes_is_left_to_it(
+    tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = multiprocessing.get_context("fork")
+    started, waits, go = fork.Event(), fork.Event(), fork.Event()
+    # The second one says so before it waits.
+    monkeypatch.setattr(store, "print", lambda *_, **__: waits.set(), raising=False)
+
+    def slow(done: Path, work: Path) -> None:
+        started.set()
+        go.wait(20)
+        write_number(done, work)
+
+    def run_elsewhere() -> None:
+        reuse_or_compute(tmp_path, entry, {"result.txt": tmp_path / "elsewhere"}, refuse)
+
+    first = fork.Process(target=run, args=(tmp_path, entry, slow))
+    second = fork.Process(target=run_elsewhere)
+    first.start()
+    assert started.wait(20)
+    second.start()
+    assert waits.wait(20)
+    go.set()
+    for process in (first, second):
+        process.join(20)
+        assert process.exitcode == 0
 
 
 def test_what_is_found_anew_each_time_is_never_reused(tmp_path: Path, entry: Entry) -> None:

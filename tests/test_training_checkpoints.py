@@ -1,9 +1,11 @@
-"""Checkpoints that a kill, a full disk or a power cut left: only whole ones are gone on from."""
+"""Checkpoints that a kill, a power cut or a bad disk left: only whole ones are gone on from."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from test_resuming import Kill
 from tiny_training import assert_equal_bits, tune
 from tiny_training import rows as rows  # a fixture
 
+from glmtune import training_checkpoints
+from glmtune.errors import ResourceError
 from glmtune.tokenized import TokenizedRows
 from glmtune.training_checkpoints import SEAL, checkpoints_in, last_checkpoint, seal
 
@@ -35,25 +39,151 @@ def test_these_are_the_files_of_a_checkpoint(work: Path) -> None:
     assert found >= set(FILES)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
+def change_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+def fill_half_with_zeros(file: Path) -> None:
+    content = file.read_bytes()
+    half = len(content) // 2
+    file.write_bytes(content[:half] + bytes(len(content) - half))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a changed byte": change_a_byte,
+    "half zeros": fill_half_with_zeros,
+    "cut": cut,
+    "empty": empty,
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_not_resumed_from(
     name: str,
     damage: str,
     work: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    DAMAGE[damage](work / "checkpoint-2" / name)
+    assert last_checkpoint(work) is None
+    said = "incomplete or damaged: checkpoint-2; starting over\n"
+    assert capsys.readouterr().err == said
+    assert checkpoints_in(work) == []
+
+
+@pytest.fixture
+def both(work: Path, rows: TokenizedRows, tmp_path: Path) -> Path:
+    """The same, and one more checkpoint: killed before the older one was removed."""
+    with pytest.raises(KeyboardInterrupt):
+        tune("chatglm2-6b", "ptuning", rows, tmp_path / "longer", Kill(4))
+    shutil.move(tmp_path / "longer" / "checkpoint-4", work)
+    return work
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("damaged", "resumed", "said"),
+    [
+        ([2], 4, ""),
+        ([4], 2, "incomplete or damaged: checkpoint-4; going on from checkpoint-2\n"),
+        ([2, 4], None, "incomplete or damaged: checkpoint-4, checkpoint-2; starting over\n"),
+    ],
+)
+def test_a_training_goes_on_from_the_newest_whole_checkpoint_and_ends_the_same(
+    damage: str,
+    damaged: list[int],
+    resumed: int | None,
+    said: str,
+    both: Path,
     rows: TokenizedRows,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = work / "checkpoint-2" / name
-    content = file.read_bytes()
-    file.unlink()
-    if damage != "missing":
-        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    resumed, _ = tune("chatglm2-6b", "ptuning", rows, work)
-    assert "checkpoint-2 is incomplete: not resumed from" in capsys.readouterr().err
-    whole, _ = tune("chatglm2-6b", "ptuning", rows, tmp_path / "whole")
-    assert_equal_bits(whole, resumed)
+    for step in damaged:
+        DAMAGE[damage](both / f"checkpoint-{step}" / "optimizer.pt")
+    capsys.readouterr()
+    assert last_checkpoint(both) == (resumed and both / f"checkpoint-{resumed}")
+    assert capsys.readouterr().err == said
+    after, curve = tune("chatglm2-6b", "ptuning", rows, both)
+    whole, same = tune("chatglm2-6b", "ptuning", rows, tmp_path / "whole")
+    assert_equal_bits(whole, after)
+    assert curve == same
+
+
+def test_a_seal_that_names_no_files_seals_none(work: Path) -> None:
+    (work / "checkpoint-2" / SEAL).write_text("{}")
+    assert last_checkpoint(work) is None
+
+
+def test_one_that_reads_back_otherwise_than_written_does_not_replace_the_one_before(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = work / "checkpoint-3"
+    shutil.copytree(work / "checkpoint-2", newer, ignore=shutil.ignore_patterns(SEAL))
+    reach_disk = training_checkpoints._reach_disk
+
+    def write_wrongly(path: Path) -> None:
+        reach_disk(path)
+        if path.name == "optimizer.pt":
+            change_a_byte(path)
+
+    monkeypatch.setattr(training_checkpoints, "_reach_disk", write_wrongly)
+    seal(newer)
+    assert checkpoints_in(work) == [work / "checkpoint-2"]
+    assert "checkpoint-3 reads back otherwise than it was written" in capsys.readouterr().err
+
+
+def test_the_one_before_stays_until_the_next_one_has_been_read_back(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = work / "checkpoint-3"
+    shutil.copytree(work / "checkpoint-2", newer, ignore=shutil.ignore_patterns(SEAL))
+    seen = []
+
+    def look(path: Path) -> int:
+        seen.append([checkpoint.name for checkpoint in checkpoints_in(work)])
+        return 0
+
+    monkeypatch.setattr(training_checkpoints, "_crc32_of", look)
+    seal(newer)
+    assert len(seen) == 2 * (len(list(newer.iterdir())) - 1)
+    assert all(names == ["checkpoint-2", "checkpoint-3"] for names in seen)
+    assert checkpoints_in(work) == [newer]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("optimizer.pt", b"no tensors"),
+        ("scheduler.pt", b""),
+        ("rng_state.pth", b"PK\3\4"),
+        ("trainable.safetensors", b"\0" * 64),
+        ("trainer_state.json", b"[]"),
+        ("pace.json", b'{"rows": 1}'),
+    ],
+)
+def test_a_whole_checkpoint_that_cannot_be_loaded_is_one_message(
+    name: str, content: bytes, work: Path, rows: TokenizedRows
+) -> None:
+    checkpoint = work / "checkpoint-2"
+    (checkpoint / name).write_bytes(content)
+    seal(checkpoint)
+    with pytest.raises(ResourceError, match=r"/checkpoint-2: cannot be resumed from \(") as caught:
+        tune("chatglm2-6b", "ptuning", rows, work)
+    assert str(caught.value).endswith("); delete it, and the training starts over")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_newest_whole_one_counts_whatever_the_clock_said(tmp_path: Path) -> None:
@@ -69,14 +199,19 @@ def test_the_newest_whole_one_counts_whatever_the_clock_said(tmp_path: Path) -> 
     assert checkpoints_in(tmp_path) == [tmp_path / "checkpoint-10"]
 
 
+@pytest.mark.parametrize("name", [SEAL, "optimizer.pt"])
 def test_a_checkpoint_that_cannot_be_read_now_is_not_thrown_away(
-    work: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> str:
-        raise OSError(5, "Input/output error")
+    open_file = Path.open
+
+    def fail(path: Path, *arguments: object, **keywords: object) -> object:
+        if path.name == name:
+            raise OSError(5, "Input/output error")
+        return open_file(path, *arguments, **keywords)  # type: ignore[call-overload]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", fail)
-        with pytest.raises(OSError, match="Input/output error"):
+        patched.setattr(Path, "open", fail)
+        with pytest.raises(ResourceError, match=rf"{name}: cannot be read \(Input/output error\)"):
             last_checkpoint(work)
     assert last_checkpoint(work) == work / "checkpoint-2"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmtune import workspace
-from glmtune.errors import ParamsError, ResourceError
+from glmtune.errors import ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
 from glmtune.params import read_params
 
@@ -80,6 +80,16 @@ def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[st
     workspace.mark_as_running(tmp_path).close()  # this one ends, refused by the lock
     workspace.clear_stale_lock(tmp_path)
     assert is_locked(tmp_path)
+
+
+def test_a_run_is_alone_while_no_other_one_lives(
+    tmp_path: Path, run: subprocess.Popen[str]
+) -> None:
+    with workspace.mark_as_running(tmp_path) as running:
+        assert not workspace.is_alone(running)
+        run.kill()
+        run.wait()
+        assert workspace.is_alone(running)
 
 
 def test_a_killed_run_that_nobody_has_looked_after_is_dead(
@@ -177,6 +187,21 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Pat
     assert len(list(metadata.iterdir())) == len(kept)
 
 
+def test_prune_removes_what_a_killed_step_had_half_written(tmp_path: Path) -> None:
+    params = read_params(ROOT / "presets/smoke.yaml")
+    half = [
+        "results/checkpoints/chatglm2-6b/.lora.abcdefgh/lora/weights",
+        "results/.report.md.abcdefgh/report.md",
+        "data/dataset/.card.json.abcdefgh/card.json",
+    ]
+    for name in half:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("half")
+    workspace.prune(tmp_path, params)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.rglob(".*")) == []
+
+
 @pytest.mark.parametrize("place", ["", ".dvc/tmp/exps/tmp1", ".dvc/tmp/exps/standalone/tmp1"])
 def test_a_queued_experiment_belongs_to_the_repository_that_queued_it(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -199,58 +224,3 @@ def test_owner_slash_name_is_a_hub_id_unless_it_is_a_folder(
     (tmp_path / "weights/chatglm2-6b").mkdir(parents=True)
     assert kind_of_source("weights/chatglm2-6b") == "folder"
     assert kind_of_source("./weights/chatglm2-6b") == "folder"
-
-
-def test_inside_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".dvc").mkdir()
-    monkeypatch.setenv("DVC_STAGE", "workflow")
-    monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
-    workspace.record_in_dvc(tmp_path, {})
-
-
-def test_without_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
-    workspace.record_in_dvc(tmp_path, {})
-    (tmp_path / ".dvc").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    workspace.record_in_dvc(tmp_path, {})
-
-
-@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "could not record")])
-def test_outside_dvc_the_finished_state_is_recorded(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    code: int,
-    said: str,
-) -> None:
-    program = tmp_path / "bin/dvc"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" > called\nexit {code}\n')
-    program.chmod(0o755)
-    (tmp_path / ".dvc").mkdir()
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-    workspace.record_in_dvc(tmp_path, {})
-    assert (tmp_path / "called").read_text() == "commit -f\n"
-    assert said in "".join(capsys.readouterr())
-
-
-def test_what_was_edited_meanwhile_is_not_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / ".dvc").mkdir()
-    script = tmp_path / "workflow/scripts/step.py"
-    script.parent.mkdir(parents=True)
-    for edited in (tmp_path / "params.yaml", script):
-        edited.write_text("lr: 1")
-        made_from = workspace.inputs_of(tmp_path)
-        edited.write_text("lr: 2")
-        monkeypatch.setattr(workspace.subprocess, "run", lambda *a, **k: pytest.fail("ran dvc"))
-        monkeypatch.delenv("DVC_STAGE", raising=False)
-        workspace.record_in_dvc(tmp_path, made_from)
-        assert "edited while this ran: not recorded" in capsys.readouterr().err
-        monkeypatch.setenv("DVC_STAGE", "workflow")
-        with pytest.raises(ParamsError, match="edited while this ran"):
-            workspace.record_in_dvc(tmp_path, made_from)

@@ -26,8 +26,9 @@ GIB = 1024**3
 # Of the published models; a miniature has a million, which no disk notices.
 REAL_PARAMETERS = 6.2e9
 # A hub's fp16 files; a checkpoint of full fine-tuning in fp32, in the store and once more in DVC's
-# cache; what a training saves to resume from: weights and two moments, in fp32.
-BYTES_DOWNLOADED, BYTES_OF_FULL, BYTES_TO_RESUME = 2, 2 * 4, 3 * 4
+# cache; what a training saves to resume from: weights and two moments, in fp32, and for a moment
+# twice, because a checkpoint stays until the next one has been read back.
+BYTES_DOWNLOADED, BYTES_OF_FULL, BYTES_TO_RESUME = 2, 2 * 4, 2 * 3 * 4
 # An adapter or prefix with its optimiser, predictions and scores: well below this.
 BYTES_OF_A_RUN = 0.5 * GIB
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")

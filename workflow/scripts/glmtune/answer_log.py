@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +25,10 @@ class Answer(Protocol):
 
 
 class AnswerLog:
-    """A JSON Lines file {"number", "predict", "finished"}; `answers` holds what it had and gets.
+    """A JSON Lines file {"number", "predict", "finished", "crc32"}; `answers` holds what it has.
 
-    The line that a kill cut off is dropped. The file is on the disk when `append` returns.
+    The line that a kill cut off is dropped, and so is one whose bytes the disk changed: such
+    answers are given again. The file is on the disk when `append` returns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,9 +37,11 @@ class AnswerLog:
         if path.is_file():
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
-            for line in content[:whole].splitlines():
-                answer = json.loads(line)
-                self.answers[answer.pop("number")] = answer
+            found = [_checked(line) for line in content[:whole].splitlines()]
+            for row in filter(None, found):
+                self.answers[row.pop("number")] = row
+            if None in found:
+                print(f"{path}: answering {found.count(None)} damaged lines again", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("ab")
         self._file.truncate(whole)
@@ -45,8 +50,8 @@ class AnswerLog:
         """Write down the answers to the questions of these numbers."""
         for number, answer in answers.items():
             kept = {"predict": answer.text, "finished": answer.finished}
-            line = json.dumps({"number": number, **kept}, ensure_ascii=False)
-            self._file.write(line.encode("utf-8") + b"\n")
+            row = {"number": number, **kept}
+            self._file.write(_encoded(row | {"crc32": zlib.crc32(_encoded(row))}) + b"\n")
             self.answers[number] = kept
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -61,3 +66,17 @@ class AnswerLog:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _encoded(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8")
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    """The row of a line, without its checksum; None if the line is not what was written."""
+    try:
+        row = json.loads(line)
+        checksum = row.pop("crc32")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return row if checksum == zlib.crc32(_encoded(row)) else None

@@ -51,14 +51,14 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else _explain(error)
+        message = str(error) if isinstance(error, UserError) else explain(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
-def _explain(error: Exception) -> str | None:
+def explain(error: Exception) -> str | None:
     """A sentence for what the machine refused and a user can mend; None for a bug."""
     path = getattr(error, "filename", None) or "the output folder"
     if _is_full_disk(error):

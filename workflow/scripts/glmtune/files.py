@@ -36,6 +36,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(workdir, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `atomic_path` left below a folder when its process was killed.
+
+    Only for a folder in which no other process writes now.
+    """
+    for path in list(folder.rglob(".*.????????")):  # the names of tempfile.mkdtemp
+        is_ours = path.is_dir() and not path.is_symlink()
+        if is_ours and {child.name for child in path.iterdir()} <= {path.name[1:-9]}:
+            shutil.rmtree(path)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8, with the line ends it has, whole or not at all."""
     with atomic_path(path) as temporary:

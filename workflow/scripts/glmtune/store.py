@@ -27,8 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.code_inputs import hash_code
-from glmtune.errors import ResourceError
-from glmtune.files import atomic_path, hash_folder, read_json, sha256_of, write_json
+from glmtune.errors import DataError, ResourceError
+from glmtune.files import (
+    atomic_path,
+    hash_folder,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+)
 from glmtune.provenance import DECIDING_PACKAGES, installed_versions
 
 
@@ -51,8 +58,10 @@ class Entry:
 
     def is_whole(self) -> bool:
         """Whether the outputs are complete and unchanged since they were stored."""
-        contents = self.folder / "contents.json"
-        return contents.is_file() and read_json(contents) == hash_folder(self.done)
+        try:
+            return read_json(self.folder / "contents.json") == hash_folder(self.done)
+        except DataError:  # not there, or damaged
+            return False
 
 
 def entry_for(
@@ -88,6 +97,7 @@ def reuse_or_compute(
     """
     token = _claim(store, outputs)
     with _locked(entry.folder):
+        remove_leftovers(entry.folder)  # whoever left them is dead: it held the lock
         reused = reuse and entry.is_whole()
         if reused:
             print(f"reused: {entry.folder}", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerState
 
 from glmtune.batching import Collator, RowDataset, grouped_by_length
+from glmtune.errors import ResourceError, UserError, explain
 from glmtune.families.family import IGNORED
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.throughput import Pace
@@ -58,7 +60,8 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             self.train()
             return self._pace()
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        with _explained(checkpoint):
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         has_stalled = self.watch is not None and self.watch.has_stalled(state)
         if state.global_step >= self.args.max_steps or has_stalled:
             self._load_from_checkpoint(str(checkpoint))
@@ -124,11 +127,24 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
-        self._read_weights(checkpoint / WEIGHTS)
-        # What a killed run has kept since then may not be the best of this one.
-        _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
-        before = Pace(**read_json(checkpoint / PACE))
+        with _explained(checkpoint):
+            self._read_weights(checkpoint / WEIGHTS)
+            # What a killed run has kept since then may not be the best of this one.
+            _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
+            before = Pace(**read_json(checkpoint / PACE))
         self.earlier = Pace(before.tokens, before.seconds, before.seconds)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _pace(self) -> Pace:
         seconds = time.perf_counter() - self.start
@@ -158,6 +174,21 @@ class ResumableTrainer(Trainer):
     def _pad_token_id(self) -> int:
         collator: Any = self.data_collator
         return collator.pad_token_id
+
+
+@contextmanager
+def _explained(checkpoint: Path | str | None) -> Iterator[None]:
+    """Raise ResourceError for what a checkpoint, though whole, cannot be loaded for."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or explain(error) is not None:  # full memory, full disk
+            raise
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with advice
+        raise ResourceError(
+            f"{checkpoint}: cannot be resumed from ({type(error).__name__}: {reason}); delete it, "
+            "and the training starts over"
+        ) from error
 
 
 def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from glmtune.errors import ResourceError
-from glmtune.training_checkpoints import last_checkpoint
+from glmtune.training_checkpoints import checkpoints_in
 
 # The Trainer's name for the dev loss, in its log and its progress.
 DEV_LOSS = "eval_loss"
@@ -60,8 +60,8 @@ def explain_divergence(args: Any, step: int) -> ResourceError:
 
 
 def _kept(args: Any) -> str:
-    checkpoint = last_checkpoint(Path(args.output_dir))
-    return "" if checkpoint is None else f"; the last good checkpoint is {checkpoint}"
+    checkpoints = checkpoints_in(Path(args.output_dir))
+    return f"; the last good checkpoint is {checkpoints[-1]}" if checkpoints else ""
 
 
 class WatchDevLoss(TrainerCallback):

@@ -1,7 +1,8 @@
-"""Checkpoints on the disk: sealed when they are whole, found again, and the older ones removed.
+"""Checkpoints on the disk: sealed when they are whole, read back, found again, removed when older.
 
-A seal names the files of a checkpoint with their sizes. It is written when all of them have reached
-the disk, so that neither a kill nor a power cut leaves a checkpoint that only looks whole.
+A seal holds the name, size and CRC-32 of every file of a checkpoint. It is written when all of them
+have reached the disk, so that neither a kill, nor a power cut, nor a byte that the disk changed
+leaves a checkpoint that only looks whole.
 """
 
 from __future__ import annotations
@@ -10,34 +11,59 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
+from glmtune.errors import ResourceError
 from glmtune.files import write_json
 
 SEAL = "files.json"
+BYTES_AT_ONCE = 2**20
 
 
 def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint whole; the others beside it are not needed any more and go."""
-    files = sorted(checkpoint.iterdir())
-    for file in files:
-        _reach_disk(file)
-    write_json(checkpoint / SEAL, {file.name: file.stat().st_size for file in files})
-    for path in (checkpoint / SEAL, checkpoint, checkpoint.parent):
+    """Declare a checkpoint whole, read it back from the disk, and remove the others beside it.
+
+    One that reads back otherwise than it was written is removed instead, and the others stay: until
+    here the disk holds two checkpoints.
+    """
+    contents = _contents(checkpoint)
+    write_json(checkpoint / SEAL, contents)
+    for path in (*checkpoint.iterdir(), checkpoint, checkpoint.parent):
         _reach_disk(path)
+    if _contents(checkpoint) != contents:
+        print(
+            f"{checkpoint.name} reads back otherwise than it was written: removed, the one before "
+            "it stays; check the disk and the memory of this machine",
+            file=sys.stderr,
+        )
+        shutil.rmtree(checkpoint)
+        return
     for other in checkpoints_in(checkpoint.parent):
         if other != checkpoint:
             shutil.rmtree(other)
 
 
 def last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint in `work`; newer ones that a kill cut off are removed."""
+    """The newest whole checkpoint in `work`; newer ones, cut off or damaged, are removed.
+
+    Raises ResourceError for one that cannot be read now; it stays.
+    """
+    damaged: list[Path] = []
+    found = None
     for checkpoint in reversed(checkpoints_in(work)):
         if _is_whole(checkpoint):
-            return checkpoint
-        print(f"{checkpoint.name} is incomplete: not resumed from", file=sys.stderr)
+            found = checkpoint
+            break
+        damaged.append(checkpoint)
+    if damaged:
+        names = ", ".join(checkpoint.name for checkpoint in damaged)
+        instead = f"going on from {found.name}" if found else "starting over"
+        print(f"incomplete or damaged: {names}; {instead}", file=sys.stderr)
+    for checkpoint in damaged:
         shutil.rmtree(checkpoint)
-    return None
+    return found
 
 
 def checkpoints_in(work: Path) -> list[Path]:
@@ -46,16 +72,49 @@ def checkpoints_in(work: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
+    file = checkpoint / SEAL
     try:
-        sizes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+        sealed = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return False
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return sealed == _contents(checkpoint)
+
+
+def _contents(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """`{name: {"bytes", "crc32"}}` of the files of a checkpoint, as the disk holds them."""
+    files = sorted(path for path in checkpoint.iterdir() if path.name != SEAL)
+    return {
+        path.name: {"bytes": path.stat().st_size, "crc32": f"{_crc32_of(path):08x}"}
+        for path in files
+    }
+
+
+def _crc32_of(path: Path) -> int:
+    checksum, buffer = 0, memoryview(bytearray(BYTES_AT_ONCE))
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while count := stream.readinto(buffer):
+                checksum = zlib.crc32(buffer[:count], checksum)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return checksum
+
+
+def _unreadable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"{path}: cannot be read ({error.strerror}); if the disk is at fault, delete "
+        f"{path.parent}: the training goes on from the checkpoint before it, or starts over"
+    )
 
 
 def _reach_disk(path: Path) -> None:
+    """Write a file or folder to the disk, and forget its copy in memory: it is read back next."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+        if path.is_file() and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)

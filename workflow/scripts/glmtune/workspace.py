@@ -1,6 +1,6 @@
-"""The folder of a run: where its repository and store are, what is left over, what DVC records.
+"""The folder of a run: its lock, its links to the user's files, what is left over.
 
-Called by the Snakefile; knows Snakemake's and DVC's habits and nothing about models.
+Called by the Snakefile; knows Snakemake's habits and nothing about models.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import fcntl
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from glmtune.errors import ParamsError, ResourceError
-from glmtune.files import atomic_path
+from glmtune.errors import ResourceError
+from glmtune.files import atomic_path, remove_leftovers
 from glmtune.params import Params
 
 # Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
@@ -34,10 +33,7 @@ BY_RUN = (
     "results/runtime/finetune_model",
     "results/runtime/generate_predictions",
 )
-EDITED = (
-    "parameters or code were edited while this ran: not recorded; run the same command again, it "
-    "repeats what the edit affects"
-)
+OUTPUTS = ("data/dataset", "data/tokenized", "results")
 RUNNING = Path(".snakemake/running")
 
 
@@ -53,7 +49,7 @@ def own_provenance(workspace: Path) -> None:
     """
     for record in _records(workspace):
         if record.is_symlink() or record.stat().st_nlink > 1:
-            copy = record.with_name(record.name + ".copy")
+            copy = workspace / ".snakemake" / "record.copy"  # DVC versions the folder of records
             shutil.copyfile(record, copy)
             os.replace(copy, record)
 
@@ -100,6 +96,20 @@ def mark_as_running(workspace: Path) -> TextIO:
     return mark
 
 
+def is_alone(running: TextIO) -> bool:
+    """Whether no other run of this folder lives; one that begins now waits for this one to end.
+
+    `running` is what `mark_as_running` returned. On a disk without such marks the answer is yes.
+    """
+    try:
+        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def clear_stale_lock(workspace: Path) -> None:
     """Remove Snakemake's lock when no run of this folder lives; respect a live one.
 
@@ -119,7 +129,12 @@ def clear_stale_lock(workspace: Path) -> None:
 
 
 def prune(workspace: Path, params: Params) -> list[Path]:
-    """Remove outputs, and their provenance, of models and methods that params no longer name."""
+    """Remove outputs, and their provenance, of models and methods that params no longer name.
+
+    What a killed step had half written beside its outputs goes too: DVC would version it.
+    """
+    for folder in OUTPUTS:
+        remove_leftovers(workspace / folder)
     removed = list(_leftovers(workspace, params))
     for path in removed:
         _forget(workspace, path)
@@ -154,37 +169,3 @@ def _forget(workspace: Path, path: Path) -> None:
         name = output.relative_to(workspace).as_posix()
         record = urlsafe_b64encode(name.encode()).decode()
         (workspace / ".snakemake" / "metadata" / record).unlink(missing_ok=True)
-
-
-def inputs_of(workspace: Path) -> dict[Path, bytes]:
-    """The parameters and the code, which DVC notes beside the results."""
-    files = [workspace / name for name in ("params.yaml", "Snakefile", "requirements.lock")]
-    for kind in ("*.py", "*.yaml"):
-        files += (workspace / "workflow").rglob(kind)
-    return {path: path.read_bytes() for path in files if path.is_file()}
-
-
-def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
-    """Record the finished state, as `dvc exp run` would otherwise discard it and start over.
-
-    `made_from` are the `inputs_of` the workspace as the run began: DVC notes what they are now.
-    Inside DVC (`DVC_STAGE` is set) DVC itself records; ParamsError keeps it from recording an edit.
-    """
-    edited = inputs_of(workspace) != made_from
-    if edited and "DVC_STAGE" in os.environ:  # else DVC would note these results under the edit
-        raise ParamsError(EDITED)
-    if "DVC_STAGE" in os.environ or not (workspace / ".dvc").is_dir():
-        return
-    if edited:
-        print(EDITED, file=sys.stderr)
-        return
-    if shutil.which("dvc") is None:
-        print("dvc is not on the PATH: this state is not recorded", file=sys.stderr)
-        return
-    # Its progress and its errors are shown, its advice about git is not: ours follows.
-    command = ["dvc", "commit", "-f"]
-    done = subprocess.run(command, cwd=workspace, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode == 0:
-        print("recorded in dvc.lock; `git commit` it to compare later runs with this one")
-    else:
-        print("dvc could not record this state: see above, then `dvc commit -f`", file=sys.stderr)

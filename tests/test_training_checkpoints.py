@@ -97,7 +97,7 @@ def both(work: Path, rows: TokenizedRows, tmp_path: Path) -> Path:
     ("damaged", "resumed", "said"),
     [
         ([2], 4, ""),
-        ([4], 2, "incomplete or damaged: checkpoint-4; going on from checkpoint-2\n"),
+        ([4], 2, "incomplete or damaged: checkpoint-4; resuming from checkpoint-2\n"),
         ([2, 4], None, "incomplete or damaged: checkpoint-4, checkpoint-2; starting over\n"),
     ],
 )

@@ -59,7 +59,7 @@ def last_checkpoint(work: Path) -> Path | None:
         damaged.append(checkpoint)
     if damaged:
         names = ", ".join(checkpoint.name for checkpoint in damaged)
-        instead = f"going on from {found.name}" if found else "starting over"
+        instead = f"resuming from {found.name}" if found else "starting over"
         print(f"incomplete or damaged: {names}; {instead}", file=sys.stderr)
     for checkpoint in damaged:
         shutil.rmtree(checkpoint)

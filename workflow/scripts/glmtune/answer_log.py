@@ -15,7 +15,11 @@ class Answer(Protocol):
 
     @property
     def text(self) -> str:
-        """The text."""
+        """What a person reads."""
+
+    @property
+    def decoded(self) -> str:
+        """What the vocabulary decodes."""
 
     @property
     def finished(self) -> bool:
@@ -23,7 +27,9 @@ class Answer(Protocol):
 
 
 class AnswerLog:
-    """A JSON Lines file {"number", "predict", "finished"}; `answers` holds what it had and gets.
+    """A JSON Lines file {"number", "predict", "decoded", "finished"} with all answers.
+
+    `answers` holds those that the file had and those that are appended.
 
     The line that a kill cut off is dropped. The file is on the disk when `append` returns.
     """
@@ -44,7 +50,8 @@ class AnswerLog:
     def append(self, answers: Mapping[int, Answer]) -> None:
         """Write down the answers to the questions of these numbers."""
         for number, answer in answers.items():
-            kept = {"predict": answer.text, "finished": answer.finished}
+            texts = {"predict": answer.text, "decoded": answer.decoded}
+            kept = texts | {"finished": answer.finished}
             line = json.dumps({"number": number, **kept}, ensure_ascii=False)
             self._file.write(line.encode("utf-8") + b"\n")
             self.answers[number] = kept

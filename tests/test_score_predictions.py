@@ -14,7 +14,7 @@ from glmtune.errors import DataError
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, read_predictions
 
 SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/score_predictions.py"
-GOOD = '{"prompt": "类型#裙", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
+GOOD = '{"prompt": "类型#裙*颜色#白色", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
 
 
 def run(folder: Path, content: bytes | None, *flags: str) -> subprocess.CompletedProcess[str]:

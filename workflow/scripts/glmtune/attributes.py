@@ -1,15 +1,19 @@
-"""Attributes that a prompt in ADGEN's form asks for: 类型#裙*颜色#白色."""
+"""Attributes that prompts in ADGEN's form ask for: 类型#裙*颜色#白色.
+
+A single `#` proves nothing (C#是什么, 5#楼), so whether prompts are lists of attributes is decided
+for all prompts of a file together.
+"""
 
 from __future__ import annotations
 
 import re
 
 
-def asked_values(prompt: str) -> list[str] | None:
-    """The distinct attribute values that an ADGEN prompt asks for; None for any other prompt.
+def attributes_in(prompt: str) -> list[tuple[str, str]] | None:
+    """Keys and values if the prompt can be read as a list of attributes, else None.
 
     What a chat template puts around it on other lines, or as <|user|>, is passed over.
-    Example: "类型#裙*颜色#白色*图案#白色" -> ["裙", "白色"]
+    Example: "类型#裙*颜色#白色" -> [("类型", "裙"), ("颜色", "白色")]
     """
     lines = [line.strip() for line in re.split(r"<\|[^|]*\|>|\n", prompt) if "#" in line]
     if len(lines) != 1:
@@ -17,4 +21,14 @@ def asked_values(prompt: str) -> list[str] | None:
     attributes = [attribute.split("#") for attribute in lines[0].split("*")]
     if any(len(parts) != 2 or not all(map(str.strip, parts)) for parts in attributes):
         return None
-    return list(dict.fromkeys(value for _, value in attributes))
+    return [(key, value) for key, value in attributes]
+
+
+def is_list(attributes: list[tuple[str, str]] | None) -> bool:
+    """Whether a prompt surely is a list: of two attributes or more, as all of ADGEN are."""
+    return attributes is not None and len(attributes) > 1
+
+
+def are_attribute_prompts(lists: int, prompts: int) -> bool:
+    """Whether a file asks for attributes: more than half of its prompts are lists of them."""
+    return 2 * lists > prompts

@@ -13,9 +13,8 @@ docs/metrics.md says what each number means. Nothing here knows about models or 
 jieba, nltk and rouge_chinese are imported when first needed.
 """
 
-from glmtune.attributes import asked_values
 from glmtune.metrics.normal_form import normal_form
-from glmtune.metrics.pairs import Pair
+from glmtune.metrics.pairs import Pair, asked_values
 from glmtune.metrics.predictions import read_predictions
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glmtune.attributes import asked_values
+from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
 from glmtune.metrics.normal_form import normal_form
 from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol
 
@@ -35,7 +35,7 @@ class Pair:
 
     prediction: str
     label: str
-    asked: tuple[str, ...] | None = None  # attribute values; None: the file's prompts list none
+    asked: tuple[str, ...] | None = None  # attribute values; None: the prompt asks for none
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
     references: tuple[str, ...] | None = None  # of all rows that ask the same; None: no prompt
 
@@ -59,17 +59,33 @@ def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Pair]]:
     """
     is_ours = all("decoded" in row for row in rows)
     pairs = [_pairs_of(row, is_ours=is_ours) for row in rows]
+    asked = asked_values([row.get("prompt", "") for row in rows])
     references: dict[str, dict[str, None]] = defaultdict(dict)
     for row, each in zip(rows, pairs, strict=True):
         references[_question(row)][each[DEFAULT_PROTOCOL].label] = None
-    for row, each in zip(rows, pairs, strict=True):
+    for row, each, values in zip(rows, pairs, asked, strict=True):
         each[DEFAULT_PROTOCOL] = replace(
             each[DEFAULT_PROTOCOL],
-            asked=_asked(row, is_ours=is_ours),
+            asked=tuple(map(normal_form, values)) if values and is_ours else values,
             finished=row.get("finished"),
             references=tuple(references[_question(row)]) if "prompt" in row else None,
         )
     return pairs
+
+
+def asked_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """The distinct attribute values that each prompt asks for; None for any other prompt.
+
+    Every prompt has None unless the file as a whole asks for attributes (glmtune/attributes.py).
+    Example: ["类型#裙*颜色#白色*图案#白色"] -> [("裙", "白色")] and ["C#是什么"] -> [None]
+    """
+    found = [attributes_in(prompt) for prompt in prompts]
+    if not are_attribute_prompts(sum(map(is_list, found)), len(found)):
+        return [None] * len(found)
+    return [
+        None if attributes is None else tuple(dict.fromkeys(value for _, value in attributes))
+        for attributes in found
+    ]
 
 
 def _pairs_of(row: Mapping[str, Any], *, is_ours: bool) -> dict[str, Pair]:
@@ -83,13 +99,6 @@ def _pair_of(row: Mapping[str, Any], protocol: Protocol) -> Pair:
     if protocol.normal_form:
         prediction, label = normal_form(prediction), normal_form(label)
     return Pair(prediction, label)
-
-
-def _asked(row: Mapping[str, Any], *, is_ours: bool) -> tuple[str, ...] | None:
-    values = asked_values(row.get("prompt", ""))
-    if values is None:
-        return None
-    return tuple(dict.fromkeys(map(normal_form, values))) if is_ours else tuple(values)
 
 
 def _question(row: Mapping[str, Any]) -> str:

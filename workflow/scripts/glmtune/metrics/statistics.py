@@ -32,7 +32,8 @@ class Statistic:
 def attribute_recall(pair: Pair) -> float | None:
     """Percent of the asked attribute values that stand literally in the prediction, or None.
 
-    The Coverage of the ADGEN paper, except that a value asked for twice counts once.
+    The Coverage of the ADGEN paper, except that a value asked for twice counts once. None wherever
+    the file as a whole is not in ADGEN's form.
     """
     if pair.asked is None:
         return None

@@ -60,12 +60,11 @@ def _score_file(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 def _score_row(index: int, name: str, part: Mapping[str, Any]) -> dict[str, float | None]:
     protocol, scores = PROTOCOLS[name], part["protocols"][name]
     left_out = protocol.first_rows is not None and index >= protocol.first_rows
-    if left_out or scores is None or not SCORINGS[protocol.scoring].has_row_scores:
-        scores = {}
+    shown = {} if left_out or scores is None else SCORINGS[protocol.scoring].row_scores(scores)
     statistics = {
         name: part["statistics"][name] for name, each in STATISTICS.items() if each.has_row_value
     }
-    return {**{name: scores.get(name) for name in METRICS}, **statistics}
+    return {**{name: shown.get(name) for name in METRICS}, **statistics}
 
 
 def _parts_of(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Any]]:

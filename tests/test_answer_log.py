@@ -13,18 +13,19 @@ from glmtune.answer_log import AnswerLog
 @dataclass(frozen=True)
 class Text:
     text: str
+    decoded: str = ""
     finished: bool = True
 
 
 def test_what_was_written_down_is_found_again(tmp_path: Path) -> None:
     with AnswerLog(tmp_path / "work" / "answers.jsonl") as log:
-        log.append({3: Text("白色的\u2028裙子\n好"), 0: Text("", finished=False)})
+        log.append({3: Text("白色的\u2028裙子\n好", "白色的 裙子"), 0: Text("", finished=False)})
         log.append({1: Text("b")})
     with AnswerLog(tmp_path / "work" / "answers.jsonl") as again:
         assert again.answers == {
-            3: {"predict": "白色的\u2028裙子\n好", "finished": True},
-            0: {"predict": "", "finished": False},
-            1: {"predict": "b", "finished": True},
+            3: {"predict": "白色的\u2028裙子\n好", "decoded": "白色的 裙子", "finished": True},
+            0: {"predict": "", "decoded": "", "finished": False},
+            1: {"predict": "b", "decoded": "", "finished": True},
         }
 
 

@@ -185,8 +185,9 @@ def test_the_card_says_what_the_rows_are_like(tmp_path: Path) -> None:
     assert card["licence"] == "自有"
 
 
-def test_attributes_of_a_few_odd_prompts_are_not_those_of_the_data(tmp_path: Path) -> None:
-    rows = [*OTHERS, {"content": "C#和Java", "summary": "语言"}]
+@pytest.mark.parametrize("others", [OTHERS, []], ids=["few", "all"])
+def test_odd_prompts_are_no_attributes_of_the_data(tmp_path: Path, others: list[dict]) -> None:
+    rows = [*others, {"content": "C#和Java", "summary": "语言"}]
     assert write_dataset(tmp_path, rows, OTHERS, {}).card["splits"]["train"]["attributes"] == {}
 
 

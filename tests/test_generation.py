@@ -50,6 +50,9 @@ class Numbers:
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
+    def process_response(self, text: str) -> str:
+        return text
+
 
 def talkative_model(generation: str, prefix: bool = False) -> Any:
     """A random model whose answers differ and end: the first generation's would repeat itself."""
@@ -70,7 +73,8 @@ def by_transformers(model: Any, row: list[int], length: int) -> Prediction:
     )
     answer = output[0, len(row) :].tolist()
     finished = answer[-1] in STOPS
-    return Prediction(Numbers().decode(answer[:-1] if finished else answer), finished)
+    text = Numbers().decode(answer[:-1] if finished else answer)
+    return Prediction(text, text, finished)
 
 
 @pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
@@ -126,6 +130,21 @@ def test_rows_that_ended_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sizes == [7, 7, 6, 5, 4, 3, 2, 2, 1]
 
 
+def test_a_text_is_shown_as_chat_shows_it_beside_what_was_decoded() -> None:
+    class Shouting(Numbers):
+        def decode(self, ids: list[int]) -> str:
+            return f" {super().decode(ids)}\n"
+
+        def process_response(self, text: str) -> str:
+            return f"shown:{text}"
+
+    model = talkative_model("chatglm2-6b")
+    plain = generate_texts(model, Numbers(), PROMPTS, SETTINGS)
+    found = generate_texts(model, Shouting(), PROMPTS, SETTINGS)
+    assert [each.decoded for each in found] == [each.decoded for each in plain]
+    assert [each.text for each in found] == [f"shown: {each.decoded}\n" for each in plain]
+
+
 def test_answers_come_in_the_order_of_the_prompts() -> None:
     """Batches are sorted by length; the caller does not notice."""
     model = talkative_model("chatglm2-6b")
@@ -150,7 +169,7 @@ def test_an_answer_ends_at_any_stop_token_and_is_cut_at_the_limit(generation: st
         tokens = before.text.split()
         places = [place for place, token in enumerate(tokens) if token in ends]
         expected = tokens[: places[0]] if places else tokens
-        assert after == Prediction(" ".join(expected), bool(places))
+        assert after == Prediction(" ".join(expected), " ".join(expected), bool(places))
     assert {prediction.finished for prediction in cut} == {True, False}
 
 

@@ -44,9 +44,12 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare("chatglm2-6b", tmp_path_factory.mktemp("prepared"))
+
+
+def prepare(generation: str, folder: Path) -> Path:
     """A folder with model/, model.json and dev.jsonl."""
-    folder = tmp_path_factory.mktemp("prepared")
-    family = FAMILIES["chatglm2-6b"]
+    family = FAMILIES[generation]
     family.train_tokenizer(TEXTS, folder / "model", vocab_size=80)
     tokenizer = load_tokenizer(folder / "model")
     config = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=2)
@@ -102,16 +105,34 @@ def test_every_row_example_and_general_question_is_answered_in_order(
     assert [row["labels"] for row in examples] == [None, TEXTS[0]]
     probe = rows(tmp_path / "probe.jsonl")
     assert [row["prompt"] for row in probe] == [row["content"] for row in probe_rows()]
-    assert all(isinstance(row["predict"], str) for row in [*predictions, *examples, *probe])
+    everything = [*predictions, *examples, *probe]
+    assert all(isinstance(row[key], str) for row in everything for key in ("predict", "decoded"))
+    # A lossless vocabulary gives the references back as they are.
+    assert not any("decoded_labels" in row for row in everything)
 
 
-def test_references_are_cut_where_the_protocol_cuts_them(prepared: Path, tmp_path: Path) -> None:
+def test_references_are_cut_beside_the_whole_ones_where_the_protocol_cuts_them(
+    prepared: Path, tmp_path: Path
+) -> None:
     run(prepared, tmp_path, reference_tokens=4)
     tokenizer = load_tokenizer(prepared / "model")
     for row, line in zip(ROWS, rows(tmp_path / "predictions.jsonl"), strict=True):
         ids = tokenizer.encode(row["summary"])[:4]  # main.py: special tokens counted in
-        assert line["labels"] == tokenizer.decode(ids).strip()
-        assert len(line["labels"]) < len(row["summary"])
+        assert line["decoded_labels"] == tokenizer.decode(ids).strip()
+        assert len(line["decoded_labels"]) < len(line["labels"]) == len(row["summary"])
+
+
+def test_chatglm_writes_what_a_person_reads_beside_what_its_vocabulary_decodes(
+    tmp_path: Path,
+) -> None:
+    """Its vocabulary has no full-width comma; chat() shows one beside Chinese characters."""
+    folder = prepare("chatglm-6b", tmp_path / "prepared")
+    run(folder, tmp_path)
+    tokenizer = load_tokenizer(folder / "model")
+    lines = rows(tmp_path / "predictions.jsonl")
+    assert [line["labels"] for line in lines] == TEXTS
+    assert [line["decoded_labels"] for line in lines] == [t.replace("，", ",") for t in TEXTS]
+    assert all(line["predict"] == tokenizer.process_response(line["decoded"]) for line in lines)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(

@@ -197,11 +197,11 @@ def test_runs_that_were_asked_other_general_questions_are_refused(copy: Path) ->
         read(copy)
 
 
-def test_references_cut_by_each_models_own_tokenizer_are_the_same_rows(copy: Path) -> None:
+def test_references_as_each_models_own_tokenizer_decodes_them_are_the_same_rows(copy: Path) -> None:
     for method in METHODS:
         path = copy / f"results/predictions/chatglm2-6b/{method}.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        write_jsonl(path, [row | {"labels": row["labels"][:2]} for row in rows])
+        write_jsonl(path, [row | {"decoded_labels": row["labels"][:2]} for row in rows])
     assert "Models with the same method" in render_markdown(read(copy))
 
 

@@ -141,7 +141,14 @@ def test_whose_definition_the_headline_is_is_said(tree: Path) -> None:
     assert "those of **glmtune** (`protocol: glmtune`)" in section(text, DEFINITIONS)
     sampled = render_markdown(read(tree, params=PARAMS | {"protocol": "thudm"}))
     assert "those of **THUDM ptuning** (`protocol: thudm`)" in section(sampled, DEFINITIONS)
-    assert "BLEU-4 and ROUGE by the definition of THUDM ptuning." in section(sampled, "Scores")
+    assert (
+        "BLEU-4 and ROUGE by the definition of THUDM ptuning, of answers as decoded and references "
+        "as decoded." in section(sampled, "Scores")
+    )
+    assert (
+        "of glmtune, of answers as a person reads them and references as in the data, both with "
+        "punctuation and white space in one form." in section(text, "Scores")
+    )
     old = {key: value for key, value in PARAMS.items() if key != "protocol"}
     assert "(`protocol: glmtune`)" in render_markdown(read(tree, params=old))
 

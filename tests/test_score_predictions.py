@@ -14,7 +14,7 @@ from glmtune.errors import DataError
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, read_predictions
 
 SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/score_predictions.py"
-GOOD = '{"prompt": "类型#裙", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
+GOOD = '{"prompt": "类型#裙*颜色#白色", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
 
 
 def run(folder: Path, content: bytes | None, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +97,9 @@ def test_the_files_of_thudm_and_llama_factory_are_read(tmp_path: Path) -> None:
 def test_what_the_statistics_need_is_kept_and_the_rest_is_not(tmp_path: Path) -> None:
     known = {"labels": "参考", "predict": "文", "prompt": "问", "finished": False, "history": []}
     assert read(tmp_path, json.dumps(known | {"score": 3})) == [known]
+    ours = known | {"decoded": "文", "decoded_labels": "参"}
+    assert read(tmp_path, json.dumps(ours)) == [ours]
+    assert read(tmp_path, json.dumps(known | {"decoded_labels": None})) == [known]
     assert read(tmp_path, json.dumps(known | {"finished": None, "prompt": None})) == [
         {"labels": "参考", "predict": "文", "history": []}
     ]
@@ -131,6 +134,14 @@ def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> 
             "line 1: 'finished' is \"yes\"; expected true, false or no such key",
         ),
         (b"[" * 100_000, "line 1: not JSON"),
+        (
+            GOOD.encode() + b'{"labels": "a", "predict": "a", "decoded": "a"}',
+            "line 1: no 'decoded', which line 2 has; expected it in every row, as this project",
+        ),
+        (
+            b'{"labels": "a", "predict": "a", "decoded": 1}',
+            "line 1: 'decoded' is 1; expected a text",
+        ),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(

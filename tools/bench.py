@@ -172,6 +172,10 @@ class Numbers:
         """The ids, separated by blanks."""
         return " ".join(map(str, ids))
 
+    def process_response(self, text: str) -> str:
+        """The text as it is."""
+        return text
+
 
 def measure_generation(sizes: Sizes) -> dict[str, Any]:
     """New tokens a second of both ways, and whether they gave the same texts."""

@@ -248,6 +248,9 @@ class _NeverEnding:
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
+    def process_response(self, text: str) -> str:
+        return text
+
 
 def synchronize() -> None:
     """Wait for the GPU, if there is one."""

@@ -3,8 +3,7 @@
 Reads   the prepared model and its manifest, the checkpoint and its manifest (unless untuned),
         the dev rows
 Writes  predictions, example answers and the answers to the project's own general questions as
-        JSON Lines ({"prompt", "labels", "predict", "finished"}, in the order of the prompts), the
-        runtime
+        JSON Lines in the order of the prompts (docs/formats.md describes the keys), the runtime
 
     python workflow/scripts/generate_predictions.py --model results/models/chatglm2-6b
         --model-manifest results/models/chatglm2-6b.json --method lora

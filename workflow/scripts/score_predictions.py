@@ -1,7 +1,8 @@
 r"""Score a predictions file by every public definition of BLEU-4 and ROUGE (docs/metrics.md).
 
 Reads   JSON Lines with `predict`, `labels` (or `label`), maybe `prompt`, `finished` and `history`:
-        this project's files, THUDM's generated_predictions.txt, LLaMA-Factory's .jsonl
+        this project's files (which also have `decoded`), THUDM's generated_predictions.txt,
+        LLaMA-Factory's .jsonl
 Writes  the means, one JSON object; with --rows also the scores of each row, JSON Lines
 
     python workflow/scripts/score_predictions.py \

@@ -17,7 +17,11 @@ class Answer(Protocol):
 
     @property
     def text(self) -> str:
-        """The text."""
+        """What a person reads."""
+
+    @property
+    def decoded(self) -> str:
+        """What the vocabulary decodes."""
 
     @property
     def finished(self) -> bool:
@@ -25,8 +29,9 @@ class Answer(Protocol):
 
 
 class AnswerLog:
-    """A JSON Lines file {"number", "predict", "finished", "crc32"}; `answers` holds what it has.
+    """A JSON Lines file {"number", "predict", "decoded", "finished", "crc32"} with all answers.
 
+    `answers` holds those that the file had and those that are appended, by number.
     The line that a kill cut off is dropped, and so is one whose bytes the disk changed: such
     answers are given again. The file is on the disk when `append` returns.
     """
@@ -49,7 +54,8 @@ class AnswerLog:
     def append(self, answers: Mapping[int, Answer]) -> None:
         """Write down the answers to the questions of these numbers."""
         for number, answer in answers.items():
-            kept = {"predict": answer.text, "finished": answer.finished}
+            texts = {"predict": answer.text, "decoded": answer.decoded}
+            kept = texts | {"finished": answer.finished}
             row = {"number": number, **kept}
             self._file.write(_encoded(row | {"crc32": zlib.crc32(_encoded(row))}) + b"\n")
             self.answers[number] = kept

@@ -20,10 +20,11 @@ from glmtune.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prediction:
-    """A generated text; `finished` is False when it was cut at max_new_tokens."""
+    """A generated text."""
 
-    text: str
-    finished: bool
+    text: str  # as chat() shows it to a person
+    decoded: str  # as the vocabulary decodes its ids, white space at both ends removed
+    finished: bool  # False: cut at max_new_tokens
 
 
 def generate_texts(
@@ -77,7 +78,7 @@ def generate_batches(
                 limits=[limits[number] for number in batch],
             )
             yield {
-                number: Prediction(tokenizer.decode(answer.ids).strip(), answer.finished)
+                number: _prediction(tokenizer, answer)
                 for number, answer in zip(batch, answers, strict=True)
             }
             progress.update(len(batch))
@@ -116,6 +117,11 @@ def pad_left(
         input_ids[row, length - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, length - len(prompt) :] = 1
     return input_ids, attention_mask
+
+
+def _prediction(tokenizer: Tokenizer, answer: Answer) -> Prediction:
+    decoded = tokenizer.decode(answer.ids)
+    return Prediction(tokenizer.process_response(decoded), decoded.strip(), answer.finished)
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:

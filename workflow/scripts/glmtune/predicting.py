@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -68,8 +69,11 @@ def predict(
         )
         answers = iter(_answers(open_model, tokenizer, prompts, settings, work))
         figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
+    decode_reference = partial(
+        _decode_reference, template, tokenizer, settings["reference_tokens"] or sys.maxsize
+    )
     for name, part in asked.items():
-        lines = [_line(row, next(answers), template, tokenizer, settings) for row in part]
+        lines = [_line(row, next(answers), decode_reference) for row in part]
         write_jsonl(done / f"{name}.jsonl", lines)
 
 
@@ -102,16 +106,17 @@ def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Ro
 
 
 def _line(
-    row: Row,
-    answer: Mapping[str, Any],
-    template: Template,
-    tokenizer: Tokenizer,
-    settings: Mapping[str, Any],
+    row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
 ) -> dict[str, Any]:
-    """A line of a predictions file; its reference is cut where the protocol cuts references."""
-    label, limit = row["summary"], settings["reference_tokens"]
-    if label is not None and limit is not None:
-        ids = template.encode_reference(tokenizer, label, max_target_tokens=limit)
-        label = tokenizer.decode(ids).strip()
+    """A line of a predictions file; docs/formats.md describes its keys."""
+    label = row["summary"]
     line = {"prompt": row["content"], "labels": label, **answer}
+    if label is not None and (decoded := decode_reference(label)) != label:
+        line["decoded_labels"] = decoded
     return line | {"history": row["history"]} if "history" in row else line
+
+
+def _decode_reference(template: Template, tokenizer: Tokenizer, limit: int, label: str) -> str:
+    """The reference as official evaluations read it: encoded, cut to `limit` tokens, decoded."""
+    ids = template.encode_reference(tokenizer, label, max_target_tokens=limit)
+    return tokenizer.decode(ids).strip()

@@ -1,7 +1,8 @@
 """What tuning made a model forget: its answers to general questions, beside the untuned model's.
 
 A tuned model can give all its answers the style of its training data: asked for the capital of
-France it writes an advert. Knows texts only: the questions are those of `glmtune.general_qa`.
+France it writes an advert. Texts are compared in one form (`normal_form`), so that punctuation of
+another width is no other style. Knows texts only: the questions are those of `glmtune.general_qa`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.rouge import rouge_chinese
 
 RUN = 4  # characters in a row
@@ -55,7 +57,7 @@ def judge(answer: str, expected: str, style: Style, untuned: str | None = None) 
     """
     turned = style.covers(answer) and not (untuned is not None and style.covers(untuned))
     return Verdict(
-        is_right=not turned and _core(expected) in answer.casefold(),
+        is_right=not turned and _core(expected) in normal_form(answer).casefold(),
         turned=turned,
         overlap=None if untuned is None else overlap(answer, untuned),
     )
@@ -66,7 +68,7 @@ def overlap(answer: str, untuned: str) -> float:
 
     等于八。 and 等于九。: 3 of 4 characters are shared in order, so 75.
     """
-    ours, theirs = (" ".join("".join(text.split())) for text in (answer, untuned))
+    ours, theirs = (" ".join(_characters(text)) for text in (answer, untuned))
     if not ours or not theirs:
         return 100.0 * (ours == theirs)
     return 100 * rouge_chinese(ours, theirs)["rouge-l"]
@@ -74,10 +76,15 @@ def overlap(answer: str, untuned: str) -> float:
 
 def _runs(text: str) -> list[str]:
     """Every four characters in a row, white space left out."""
-    signs = "".join(text.split())
-    return [signs[start : start + RUN] for start in range(len(signs) - RUN + 1)]
+    characters = _characters(text)
+    return [characters[start : start + RUN] for start in range(len(characters) - RUN + 1)]
+
+
+def _characters(text: str) -> str:
+    """A text in the form that is compared, without white space."""
+    return "".join(normal_form(text).split())
 
 
 def _core(expected: str) -> str:
     """An expected answer without its last mark. Example: "等于八。" -> "等于八"."""
-    return expected.strip().rstrip("。！.!").casefold()
+    return normal_form(expected).rstrip("。.!").casefold()

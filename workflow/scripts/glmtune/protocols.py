@@ -25,7 +25,11 @@ class Protocol:
     decoding: Mapping[str, Any] | None = (
         None  # overrides of `generation`; None: as params.yaml says
     )
-    reference_tokens: int | None = None  # references are cut to so many tokens and decoded again
+    # Which texts of our own predictions files it scores (docs/formats.md): what its code gets.
+    prediction: str = "decoded"
+    reference: str = "decoded_labels"
+    normal_form: bool = False  # both are brought to the form of glmtune/metrics/normal_form.py
+    reference_tokens: int | None = None  # `decoded_labels` are cut to so many tokens; None: whole
     first_rows: int | None = None  # only so many rows are scored; None: all
 
 
@@ -34,13 +38,17 @@ PROTOCOLS: dict[str, Protocol] = {
         title="glmtune",
         source="this project",
         scoring="thudm",
-        differs="decoded as params.yaml says; whole references; a blank answer scores 0",
+        differs="answers as a person reads them, in one form with the whole references",
+        prediction="predict",
+        reference="labels",
+        normal_form=True,
     ),
     "thudm": Protocol(
         title="THUDM ptuning",
         source="ChatGLM-6B and ChatGLM2-6B, ptuning/main.py",
         scoring="thudm",
-        differs="sampled; references cut at 64 tokens",
+        differs="sampled; answers and references as the model's tokenizer decodes them, "
+        "references cut at 64 tokens",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
         reference_tokens=64,
     ),
@@ -48,7 +56,7 @@ PROTOCOLS: dict[str, Protocol] = {
         title="LLaMA-Factory",
         source="LLaMA-Factory, train/sft/metric.py; ChatGLM-Efficient-Tuning, metric.py",
         scoring="llamafactory",
-        differs="sampled",
+        differs="sampled; both texts as the model's tokenizer decodes them",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
     ),
     "finetune_demo": Protocol(
@@ -70,18 +78,22 @@ PROTOCOLS: dict[str, Protocol] = {
         source="ms-swift, metrics/nlg.py, compute_rouge_bleu",
         scoring="ms_swift",
         differs="BLEU-4 over words; ROUGE by the package rouge; blank rows are left out",
+        reference="labels",
     ),
     "ssbuild": Protocol(
         title="ssbuild",
         source="ssbuild/chatglm_finetuning, evaluate.py",
         scoring="ssbuild",
         differs="sacrebleu; ROUGE-L by the package rouge, 0 to 1; no ROUGE-1, ROUGE-2",
+        prediction="predict",
+        reference="labels",
     ),
     "yongzhuo": Protocol(
         title="yongzhuo",
         source="yongzhuo/ChatGLM2-SFT, ft_chatglm2/evaluation.py",
         scoring="yongzhuo",
         differs="over characters, 0 to 1; BLEU-4 counts a blank between any two as well",
+        reference="labels",
         decoding={"do_sample": True, "top_p": 0.8, "temperature": 0.8},
     ),
     "paddle": Protocol(
@@ -89,6 +101,7 @@ PROTOCOLS: dict[str, Protocol] = {
         source="PaddleNLP, metrics/bleu.py, as examples/text_generation/unimo-text uses it",
         scoring="paddle",
         differs="BLEU-4 of the whole file, 0 to 1, not smoothed; no ROUGE",
+        reference="labels",
     ),
 }
 DEFAULT_PROTOCOL = "glmtune"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
 from glmtune.data.leakage import Fingerprints, count_repeated
 from glmtune.data.rows import Row
 from glmtune.distribution import distribution
 
 MOST_ATTRIBUTES = 20
-# 类型#裙*颜色#白色: keys and values as ADGEN writes them.
-ADGEN_PROMPT = re.compile(r"[^#*\n]+#[^#*\n]*(?:\*[^#*\n]+#[^#*\n]*)*")
 
 
 @dataclass
@@ -37,14 +35,14 @@ class SplitFacts:
         self.counts["multi_turn"] += any(message["role"] == "assistant" for message in history)
         self.counts["unk"] += "<UNK>" in answer
         self.counts["brand"] += "BRAND" in answer
-        if ADGEN_PROMPT.fullmatch(prompt):
-            self.counts["adgen"] += 1
-            self.attributes.update({part.partition("#")[0] for part in prompt.split("*")})
+        attributes = attributes_in(prompt)
+        self.counts["lists"] += is_list(attributes)
+        self.attributes.update({key for key, _ in attributes or ()})
 
     def describe(self) -> dict[str, Any]:
         """The split's part of the card."""
         rows = len(self.answer_characters)
-        is_adgen = self.counts["adgen"] > rows / 2
+        has_attributes = are_attribute_prompts(self.counts["lists"], rows)
         # By name where the number is the same: the order of a set differs between processes.
         ranked = sorted(self.attributes.items(), key=lambda item: (-item[1], item[0]))
         return {
@@ -56,5 +54,5 @@ class SplitFacts:
             "repeated_prompts": count_repeated(self.fingerprints.prompts),
             "unk_answers": self.counts["unk"],
             "brand_answers": self.counts["brand"],
-            "attributes": dict(ranked[:MOST_ATTRIBUTES]) if is_adgen else {},
+            "attributes": dict(ranked[:MOST_ATTRIBUTES]) if has_attributes else {},
         }

@@ -1,6 +1,7 @@
 """Scores of generated texts against their references, by every public definition at once.
 
     predictions   a predictions file, checked line by line
+    normal_form   one form for texts that a reader would call the same
     pairs         a prediction beside its reference; segmentation, once a text
     bleu, rouge   what the definitions count
     scorings      one entry a definition of BLEU-4 and ROUGE
@@ -12,10 +13,11 @@ docs/metrics.md says what each number means. Nothing here knows about models or 
 jieba, nltk and rouge_chinese are imported when first needed.
 """
 
-from glmtune.metrics.pairs import Pair
+from glmtune.metrics.normal_form import normal_form
+from glmtune.metrics.pairs import Pair, asked_values
 from glmtune.metrics.predictions import read_predictions
 from glmtune.metrics.scorings import METRICS, SCORINGS
-from glmtune.metrics.statistics import STATISTICS, asked_values
+from glmtune.metrics.statistics import STATISTICS
 from glmtune.metrics.summary import FileScores, score_predictions
 from glmtune.metrics.table import describe_scores
 from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
@@ -31,6 +33,7 @@ __all__ = [
     "asked_values",
     "describe_scores",
     "get_protocol",
+    "normal_form",
     "read_predictions",
     "score_predictions",
 ]

@@ -60,18 +60,20 @@ def add_counts(rows: Iterable[RunCounts]) -> RunCounts:
 
 
 def sacrebleu(counts: RunCounts) -> float:
-    """BLEU of sacrebleu, 0..1, smoothed exponentially: where no run is shared, 1/2, then 1/4 is.
+    """BLEU of sacrebleu, 0..100, smoothed exponentially: where no run is shared, 1/2, then 1/4 is.
 
-    A prediction of fewer than four tokens, or without any shared token, has 0.
+    A prediction of fewer than four tokens, or without any shared token, has 0. Computed in percent
+    and added by sum(), as there: other orders of operation differ in the last digit.
     """
     if not all(counts.predicted) or not any(counts.shared):
         return 0.0
-    precisions, halved = [], 1.0
+    logs, doubled = [], 1.0
     for shared, predicted in zip(counts.shared, counts.predicted, strict=True):
         if not shared:
-            halved /= 2
-        precisions.append((shared or halved) / predicted)
-    return _brevity(counts) * _geometric_mean(precisions)
+            doubled *= 2
+        percent = 100.0 * shared / predicted if shared else 100.0 / (doubled * predicted)
+        logs.append(math.log(percent))
+    return _brevity(counts) * math.exp(sum(logs) / len(logs))
 
 
 def paddle_bleu(counts: RunCounts) -> float:
@@ -82,7 +84,7 @@ def paddle_bleu(counts: RunCounts) -> float:
         shared / predicted if shared else sys.float_info.min
         for shared, predicted in zip(counts.shared, counts.predicted, strict=True)
     ]
-    return _brevity(counts) * _geometric_mean(precisions)
+    return _brevity(counts) * math.exp(math.fsum(map(math.log, precisions)) / len(precisions))
 
 
 def _runs(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
@@ -93,7 +95,3 @@ def _runs(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
 
 def _brevity(counts: RunCounts) -> float:
     return math.exp(min(0.0, 1 - counts.reference_tokens / counts.predicted_tokens))
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(math.fsum(map(math.log, values)) / len(values))

@@ -1,4 +1,8 @@
-"""A prediction beside its reference, and the tokens of a text: jieba's words, or BERT's."""
+"""A prediction beside its reference, and the tokens of a text: jieba's words, or BERT's.
+
+A row of this project's own predictions files has each text in several forms, and a protocol scores
+those that its public code scores. A row of any other file has one form, which is never altered.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,12 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
+from glmtune.metrics.normal_form import normal_form
+from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol
 
 # Enough for the texts of the rows that are scored at about the same time.
 REMEMBERED_TEXTS = 4096
@@ -27,7 +35,7 @@ class Pair:
 
     prediction: str
     label: str
-    prompt: str | None = None  # None: the file has none
+    asked: tuple[str, ...] | None = None  # attribute values; None: the prompt asks for none
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
     references: tuple[str, ...] | None = None  # of all rows that ask the same; None: no prompt
 
@@ -42,25 +50,55 @@ def is_blank(text: str) -> bool:
     return not text.strip()
 
 
-def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[Pair]:
-    """The rows of a predictions file as pairs, in order.
+def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Pair]]:
+    """By protocol, what it scores of each row of a predictions file, in order.
 
-    Rows with the same prompt, and history if there is one, have each other's references: of ADGEN's
-    1,070 dev rows only 1,000 prompts differ.
+    What the statistics need beside the texts is in the pair of the default protocol. Rows with the
+    same prompt, and history if there is one, have each other's references: of ADGEN's 1,070 dev
+    rows only 1,000 prompts differ.
     """
+    is_ours = all("decoded" in row for row in rows)
+    pairs = [_pairs_of(row, is_ours=is_ours) for row in rows]
+    asked = asked_values([row.get("prompt", "") for row in rows])
     references: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in rows:
-        references[_question(row)][row["labels"]] = None
-    return [
-        Pair(
-            row["predict"],
-            row["labels"],
-            row.get("prompt"),
-            row.get("finished"),
-            tuple(references[_question(row)]) if "prompt" in row else None,
+    for row, each in zip(rows, pairs, strict=True):
+        references[_question(row)][each[DEFAULT_PROTOCOL].label] = None
+    for row, each, values in zip(rows, pairs, asked, strict=True):
+        each[DEFAULT_PROTOCOL] = replace(
+            each[DEFAULT_PROTOCOL],
+            asked=tuple(map(normal_form, values)) if values and is_ours else values,
+            finished=row.get("finished"),
+            references=tuple(references[_question(row)]) if "prompt" in row else None,
         )
-        for row in rows
+    return pairs
+
+
+def asked_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """The distinct attribute values that each prompt asks for; None for any other prompt.
+
+    Every prompt has None unless the file as a whole asks for attributes (glmtune/attributes.py).
+    Example: ["类型#裙*颜色#白色*图案#白色"] -> [("裙", "白色")] and ["C#是什么"] -> [None]
+    """
+    found = [attributes_in(prompt) for prompt in prompts]
+    if not are_attribute_prompts(sum(map(is_list, found)), len(found)):
+        return [None] * len(found)
+    return [
+        None if attributes is None else tuple(dict.fromkeys(value for _, value in attributes))
+        for attributes in found
     ]
+
+
+def _pairs_of(row: Mapping[str, Any], *, is_ours: bool) -> dict[str, Pair]:
+    if not is_ours:
+        return dict.fromkeys(PROTOCOLS, Pair(row["predict"], row["labels"]))
+    return {name: _pair_of(row, protocol) for name, protocol in PROTOCOLS.items()}
+
+
+def _pair_of(row: Mapping[str, Any], protocol: Protocol) -> Pair:
+    prediction, label = row[protocol.prediction], row.get(protocol.reference, row["labels"])
+    if protocol.normal_form:
+        prediction, label = normal_form(prediction), normal_form(label)
+    return Pair(prediction, label)
 
 
 def _question(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Predictions files as this project and others write them: JSON Lines, checked line by line.
 
-Known are the files of this project, THUDM's generated_predictions.txt ({"labels", "predict"}) and
-LLaMA-Factory's generated_predictions.jsonl ({"prompt", "predict", "label"}).
+Known are the files of this project (docs/formats.md), THUDM's generated_predictions.txt ({"labels",
+"predict"}) and LLaMA-Factory's generated_predictions.jsonl ({"prompt", "predict", "label"}).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 from glmtune.errors import DataError
 
 Row = dict[str, Any]
+OPTIONAL_TEXTS = ("prompt", "decoded", "decoded_labels")
+OPTIONAL = (*OPTIONAL_TEXTS, "finished", "history")
 
 
 def read_predictions(path: Path | str) -> list[Row]:
-    """Rows {"labels", "predict"[, "prompt"][, "finished"][, "history"]} of a file, in order.
+    """Rows {"labels", "predict"} of a file, in order, with any of the keys OPTIONAL that it has.
 
     The reference may be called `label`; any other key is left out. DataError names the file and the
     first wrong line.
@@ -29,15 +31,22 @@ def read_predictions(path: Path | str) -> list[Row]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: no rows; expected one JSON object a line")
-    return [_read_row(line, f"{path}: line {number}") for number, line in numbered]
+    rows = [_read_row(line, f"{path}: line {number}") for number, line in numbered]
+    has_decoded = ["decoded" in row for row in rows]
+    if any(has_decoded) and not all(has_decoded):
+        with_, without = (numbered[has_decoded.index(found)][0] for found in (True, False))
+        raise DataError(
+            f"{path}: line {without}: no 'decoded', which line {with_} has; expected it in every "
+            "row, as this project writes it, or in none"
+        )
+    return rows
 
 
 def _read_row(line: bytes, where: str) -> Row:
     row = _parse(line, where)
     label_key = "labels" if "labels" in row or "label" not in row else "label"
     known = {"labels": _text_of(row, label_key, where), "predict": _text_of(row, "predict", where)}
-    if row.get("prompt") is not None:
-        known["prompt"] = _text_of(row, "prompt", where)
+    known |= {key: _text_of(row, key, where) for key in OPTIONAL_TEXTS if row.get(key) is not None}
     finished = row.get("finished")
     if finished not in (None, True, False):
         found = json.dumps(finished)[:40]

@@ -2,12 +2,14 @@
 
 A definition may score a row, or leave it out of the mean (None), or count in each row what only the
 whole file turns into a score. Where the original stops with an error, at blank texts, a row is
-scored 0 and stays.
+scored 0 and stays. Means are taken as each original takes them, so that every digit is its own:
+numpy adds in pairs, a loop one after another, and some round the result.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +31,28 @@ _ZEROS = dict.fromkeys(METRICS, 0.0)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
+    """The mean of the values that are not None, as numpy.mean adds them; None if there are none."""
+    import numpy as np
+
     known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    return float(np.mean(known)) if known else None
+
+
+def running_mean(values: Sequence[float], *, scale: int, digits: int) -> float | None:
+    """The mean as a loop adds it (not sum(), which compensates from Python 3.12 on), rounded."""
+    if not values:
+        return None
+    return round(functools.reduce(operator.add, values, 0.0) / len(values) * scale, digits)
 
 
 def mean_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
     """The mean of each score over rows; None for one that the rows do not have."""
     return {name: mean([row.get(name) for row in rows]) for name in METRICS}
+
+
+def as_they_are(scores: Scores) -> Scores:
+    """A row's part as its scores."""
+    return scores
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,8 @@ class Scoring:
 
     of_row: Callable[[Pair], Any]  # None: the row is left out
     of_file: Callable[[Sequence[Any]], dict[str, float | None]] = mean_scores
-    has_row_scores: bool = True  # False: a row alone has no score
+    # The scores of a row on the scale of the file's; {}: a row alone has none.
+    row_scores: Callable[[Any], Scores] = as_they_are
 
 
 # --- the definitions -----------------------------------------------------------------------------
@@ -97,10 +114,10 @@ def mindformers(pair: Pair) -> Scores | None:
 
 
 def ms_swift(pair: Pair) -> Scores | None:
-    """ms-swift, metrics/nlg.py: over jieba's words without blanks, 0..100; blank texts left out.
+    """ms-swift, metrics/nlg.py: over jieba's words without blanks, 0..1; blank texts left out.
 
     BLEU-4 by nltk (method3), ROUGE by the package rouge. Rows are not rounded.
-    白色/裙子 against 白色/裙子: BLEU-4 59.4604, ROUGE 100 (less 5e-7).
+    白色/裙子 against 白色/裙子: BLEU-4 0.594604, ROUGE 1 (less 5e-9).
     """
     prediction, label = (
         tuple(word.strip(" ") for word in segment(text) if word.strip(" "))
@@ -109,8 +126,19 @@ def ms_swift(pair: Pair) -> Scores | None:
     if not prediction or not label:
         return None
     rouge = _rouge_or_zeros(" ".join(prediction), " ".join(label))
-    fractions = {"bleu-4": sentence_bleu((label,), prediction)} | rouge
-    return {name: 100 * value for name, value in fractions.items()}
+    return {"bleu-4": sentence_bleu((label,), prediction)} | rouge
+
+
+def ms_swift_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
+    """Percent of the mean, to 6 places."""
+    return {
+        name: running_mean([row[name] for row in rows], scale=100, digits=6) for name in METRICS
+    }
+
+
+def percent(scores: Scores) -> Scores:
+    """Fractions as 0..100."""
+    return {name: 100 * value for name, value in scores.items()}
 
 
 def ssbuild(pair: Pair) -> Scores:
@@ -122,9 +150,8 @@ def ssbuild(pair: Pair) -> Scores:
     BLEU-4 is 100 · (3/4 · 2/3 · 1/2 · 1/2)^(1/4) = 59.4604; ROUGE-L is 3/4.
     """
     prediction, label = ("".join(text.split()) for text in (pair.prediction, pair.label))
-    bleu = 100 * sacrebleu(count_runs(prediction, label))
     return {
-        "bleu-4": bleu,
+        "bleu-4": sacrebleu(count_runs(prediction, label)),
         "rouge-l": _rouge_or_zeros(" ".join(prediction), " ".join(label))["rouge-l"],
     }
 
@@ -149,6 +176,11 @@ def yongzhuo(pair: Pair) -> Scores:
     return {"bleu-4": sentence_bleu((label,), prediction, "method1")} | rouge
 
 
+def yongzhuo_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
+    """The mean, to 4 places."""
+    return {name: running_mean([row[name] for row in rows], scale=1, digits=4) for name in METRICS}
+
+
 def paddle_counts(pair: Pair) -> RunCounts:
     """PaddleNLP, metrics/bleu.py: what a row adds to the BLEU-4 of the file, in `basic_tokens`."""
     return count_runs(basic_tokens(pair.prediction), basic_tokens(pair.label))
@@ -163,15 +195,20 @@ def paddle_scores(rows: Sequence[RunCounts]) -> dict[str, float | None]:
     return dict.fromkeys(METRICS) | {"bleu-4": paddle_bleu(add_counts(rows))}
 
 
+def no_scores(counts: RunCounts) -> Scores:
+    """Counts of a row are no score."""
+    return {}
+
+
 SCORINGS: dict[str, Scoring] = {
     "thudm": Scoring(thudm),
     "llamafactory": Scoring(llamafactory),
     "finetune_demo": Scoring(finetune_demo),
     "mindformers": Scoring(mindformers),
-    "ms_swift": Scoring(ms_swift),
+    "ms_swift": Scoring(ms_swift, ms_swift_scores, percent),
     "ssbuild": Scoring(ssbuild),
-    "yongzhuo": Scoring(yongzhuo),
-    "paddle": Scoring(paddle_counts, paddle_scores, has_row_scores=False),
+    "yongzhuo": Scoring(yongzhuo, yongzhuo_scores),
+    "paddle": Scoring(paddle_counts, paddle_scores, no_scores),
 }
 
 

@@ -1,11 +1,11 @@
 """What generated texts are like, beside the four scores: mostly without a reference.
 
-Where a BLEU-4 or ROUGE-L is among them it is THUDM's, whatever protocol stands in the headline.
+They describe the texts that the default protocol scores, and a BLEU-4 or ROUGE-L among them is by
+its definition, whatever protocol is in the headline.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,30 +29,15 @@ class Statistic:
 # --- content and form -----------------------------------------------------------------------------
 
 
-def asked_values(prompt: str) -> list[str] | None:
-    """The distinct attribute values that an ADGEN prompt asks for; None for any other prompt.
-
-    What a chat template puts around it on other lines, or as <|user|>, is passed over.
-    Example: "类型#裙*颜色#白色*图案#白色" -> ["裙", "白色"]
-    """
-    lines = [line.strip() for line in re.split(r"<\|[^|]*\|>|\n", prompt) if "#" in line]
-    if len(lines) != 1:
-        return None
-    attributes = [attribute.split("#") for attribute in lines[0].split("*")]
-    if any(len(parts) != 2 or not all(map(str.strip, parts)) for parts in attributes):
-        return None
-    return list(dict.fromkeys(value for _, value in attributes))
-
-
 def attribute_recall(pair: Pair) -> float | None:
     """Percent of the asked attribute values that stand literally in the prediction, or None.
 
-    The Coverage of the ADGEN paper, except that a value asked for twice counts once.
+    The Coverage of the ADGEN paper, except that a value asked for twice counts once. None wherever
+    the file as a whole is not in ADGEN's form.
     """
-    values = asked_values(pair.prompt or "")
-    if values is None:
+    if pair.asked is None:
         return None
-    return 100 * sum(value in pair.prediction for value in values) / len(values)
+    return 100 * sum(value in pair.prediction for value in pair.asked) / len(pair.asked)
 
 
 def length(pair: Pair) -> float:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from glmtune.metrics.pairs import Pair, pair_rows
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS
-from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, get_protocol
+from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 
 ROWS_AT_ONCE = 16  # given to a process at a time
 SILENT_SECONDS = 2  # a progress bar appears after so long
@@ -30,14 +30,14 @@ class FileScores:
 def score_predictions(
     rows: Sequence[Mapping[str, Any]], protocol: str = DEFAULT_PROTOCOL, *, workers: int = 1
 ) -> FileScores:
-    """Score rows {"labels", "predict"[, "prompt"][, "finished"][, "history"]} by every protocol.
+    """Score rows, as `read_predictions` gives them, by every protocol.
 
     `protocol` decides which scores stand in the headline. The numbers do not depend on `workers`.
     """
-    headline = get_protocol(protocol)
+    get_protocol(protocol)  # an unknown one is one message
     pairs = pair_rows(rows)
     parts = _parts_of_all(pairs, workers)
-    protocols = {name: _score_file(each, parts) for name, each in PROTOCOLS.items()}
+    protocols = {name: _score_file(name, parts) for name in PROTOCOLS}
     summary = {
         **{name: protocols[protocol][name] for name in METRICS},
         **{
@@ -47,35 +47,39 @@ def score_predictions(
         "rows": len(pairs),
         "protocols": protocols,
     }
-    return FileScores(summary, [_score_row(i, headline, part) for i, part in enumerate(parts)])
+    return FileScores(summary, [_score_row(i, protocol, part) for i, part in enumerate(parts)])
 
 
-def _score_file(protocol: Protocol, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    of_rows = (part["scorings"][protocol.scoring] for part in parts[: protocol.first_rows])
+def _score_file(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    protocol = PROTOCOLS[name]
+    of_rows = (part["protocols"][name] for part in parts[: protocol.first_rows])
     counted = [row for row in of_rows if row is not None]
     return {"rows": len(counted), **SCORINGS[protocol.scoring].of_file(counted)}
 
 
-def _score_row(index: int, protocol: Protocol, part: Mapping[str, Any]) -> dict[str, float | None]:
-    scores = part["scorings"][protocol.scoring]
+def _score_row(index: int, name: str, part: Mapping[str, Any]) -> dict[str, float | None]:
+    protocol, scores = PROTOCOLS[name], part["protocols"][name]
     left_out = protocol.first_rows is not None and index >= protocol.first_rows
-    if left_out or scores is None or not SCORINGS[protocol.scoring].has_row_scores:
-        scores = {}
+    shown = {} if left_out or scores is None else SCORINGS[protocol.scoring].row_scores(scores)
     statistics = {
         name: part["statistics"][name] for name, each in STATISTICS.items() if each.has_row_value
     }
-    return {**{name: scores.get(name) for name in METRICS}, **statistics}
+    return {**{name: shown.get(name) for name in METRICS}, **statistics}
 
 
-def _parts_of(pair: Pair) -> dict[str, dict[str, Any]]:
+def _parts_of(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Any]]:
     """What one row adds to every score and statistic; this is where the time goes."""
+    read = pairs[DEFAULT_PROTOCOL]
     return {
-        "scorings": {name: scoring.of_row(pair) for name, scoring in SCORINGS.items()},
-        "statistics": {name: each.of_row(pair) for name, each in STATISTICS.items()},
+        "protocols": {
+            name: SCORINGS[protocol.scoring].of_row(pairs[name])
+            for name, protocol in PROTOCOLS.items()
+        },
+        "statistics": {name: each.of_row(read) for name, each in STATISTICS.items()},
     }
 
 
-def _parts_of_all(pairs: Sequence[Pair], workers: int) -> list[dict[str, Any]]:
+def _parts_of_all(pairs: Sequence[dict[str, Pair]], workers: int) -> list[dict[str, Any]]:
     """In the order of the rows, whoever worked them out."""
     with (
         _mapped(pairs, min(workers, -(-len(pairs) // ROWS_AT_ONCE))) as parts,
@@ -85,7 +89,7 @@ def _parts_of_all(pairs: Sequence[Pair], workers: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _mapped(pairs: Sequence[Pair], workers: int) -> Iterator[Iterator[dict[str, Any]]]:
+def _mapped(pairs: Sequence[dict[str, Pair]], workers: int) -> Iterator[Iterator[dict[str, Any]]]:
     if workers <= 1:
         yield map(_parts_of, pairs)
         return

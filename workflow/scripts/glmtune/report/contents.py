@@ -163,12 +163,8 @@ class Report:
         Raises DataError for a run that answered other rows than the first. A protocol without
         scores of rows has no differences.
         """
-        first_of: dict[str, Run] = {}
         for run in self.runs:
-            first = first_of.setdefault(run.model, run)
-            _check_same_rows(run, first, ("prompt", "history", "labels"))
-            # The references of two models may be cut by their own tokenizers.
-            _check_same_rows(first, self.runs[0], ("prompt", "history"))
+            _check_same_rows(run, self.runs[0])
         columns = {
             (score, entry.key): entry.column(score) for score in COMPARED for entry in self.entries
         }
@@ -243,9 +239,10 @@ def _have_common_rows(ours: Values, theirs: Values) -> bool:
     return any(None not in pair for pair in zip(ours, theirs, strict=True))
 
 
-def _check_same_rows(run: Run, first: Run, keys: Sequence[str]) -> None:
+def _check_same_rows(run: Run, first: Run) -> None:
     rows, expected = (
-        [[row.get(key) for key in keys] for row in each.predictions] for each in (run, first)
+        [[row.get(key) for key in ("prompt", "history", "labels")] for row in each.predictions]
+        for each in (run, first)
     )
     if rows != expected:
         raise DataError(

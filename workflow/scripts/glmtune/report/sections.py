@@ -71,7 +71,8 @@ def scores(report: Report) -> str:
     parts = [
         "## Scores",
         run_table(report, score_columns(report)),
-        f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}. In
+        f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}, of
+{_scored(report)}. In
 brackets behind BLEU-4 and ROUGE-L: the {percent_of(CONFIDENCE)} interval of the difference from the
 untuned model on the same rows. Bold: best of its model. *Attributes*: asked attribute values that
 stand literally in the answer. *General*: general questions answered rightly, see below. *Dev loss*
@@ -86,6 +87,15 @@ ended.""",
         *_fairer(report),
     ]
     return "\n\n".join(parts)
+
+
+def _scored(report: Report) -> str:
+    """Which texts the headline compares."""
+    protocol = PROTOCOLS[report.protocol]
+    answers = {"predict": "answers as a person reads them", "decoded": "answers as decoded"}
+    references = {"labels": "references as in the data", "decoded_labels": "references as decoded"}
+    form = ", both with punctuation and white space in one form" if protocol.normal_form else ""
+    return f"{answers[protocol.prediction]} and {references[protocol.reference]}{form}"
 
 
 def _each_seed(report: Report) -> list[str]:

@@ -52,7 +52,7 @@ def test_a_matrix_and_words_tell_a_real_difference_from_none(tree: Path) -> None
     assert "- BLEU-4 and ROUGE-L: lora is **higher** than none and ptuning; " in of_model
     assert "; not told apart: none from ptuning." in of_model
     assert "over the same 42 dev rows" in text
-    assert "even one of the 18 differences is wrongly called real is below 1 %" in text
+    assert "even one of the 18 differences is wrongly called significant is below 1 %" in text
 
 
 def test_a_worse_run_is_called_lower(copy: Path) -> None:
@@ -80,9 +80,22 @@ def test_a_difference_that_many_comparisons_make_by_chance_is_not_called_real(co
     write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
     report = read(copy)
     baseline, ptuning = report.entries_of("chatglm-6b")[:2]
-    assert report.differences[Pair("bleu-4", ptuning.key, baseline.key)].excludes_zero
+    assert report.differences[Pair("bleu-4", ptuning.key, baseline.key)].p_value < 0.01
     text = render_markdown(report)
     assert table_rows(text, "Row minus column")[0][1] == "+0.45 / +0.00"
+    assert table_rows(text, "BLEU-4")[1][3].startswith("+0.45 (+0.0")
+
+
+def test_the_best_is_bold_only_where_it_differs_from_every_other_method(copy: Path) -> None:
+    """LoRA is above the untuned model, and P-Tuning just as high."""
+    write_scores(copy / "results", "chatglm-6b", "ptuning", 24.0)
+    none, ptuning, lora = table_rows(render_markdown(read(copy)), "BLEU-4")[:3]
+    assert ptuning[2] == lora[2] == "55.00 (47.00 … 62.93)"
+    assert ptuning[3] == lora[3] == "**+20.00** (+20.00 … +20.00)"
+    write_scores(copy / "results", "chatglm-6b", "none", 44.0)
+    none, ptuning, lora = table_rows(render_markdown(read(copy)), "BLEU-4")[:3]
+    assert none[2].startswith("**75.00** (")
+    assert lora[3] == "**-20.00** (-20.00 … -20.00)"
 
 
 def test_models_are_compared_where_they_have_the_same_method(copy: Path) -> None:
@@ -117,9 +130,13 @@ def test_few_rows_prove_nothing(copy: Path) -> None:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             path.write_text("".join(lines[:5]), encoding="utf-8")
     text = render_markdown(read(copy, RUNS[:3]))
-    assert "5 dev rows are too few to call any difference real; at least 20 are needed." in text
+    assert (
+        "5 dev rows are too few to call any difference significant; at least 20 are needed." in text
+    )
     assert table_rows(text, "Row minus column")[1][1] == "+20.00 / +20.00"
     assert "would be found" not in text
+    scores = table_rows(text, "BLEU-4")
+    assert not any("**" in cell for row in scores for cell in row)
 
 
 def test_without_the_untuned_model_there_is_nothing_to_compare(tree: Path) -> None:
@@ -127,7 +144,8 @@ def test_without_the_untuned_model_there_is_nothing_to_compare(tree: Path) -> No
     assert "sample data, which this workflow's own grammar writes, after tuning with" in text
     assert "There is no run of the untuned model to compare with." in text
     assert "Nothing can be said of forgetting without both a tuned and an untuned run." in text
-    assert table_rows(text, "BLEU-4")[1][2] == "**55.00**"
+    assert table_rows(text, "BLEU-4")[1][2] == "**55.00** (47.00 … 62.93)"
+    assert "− untuned" not in text.replace("*− untuned*", "")
 
 
 def test_an_untrained_run_of_any_name_is_the_baseline(copy: Path) -> None:
@@ -137,7 +155,7 @@ def test_an_untrained_run_of_any_name_is_the_baseline(copy: Path) -> None:
     text = render_markdown(read(copy, runs, PARAMS | {"methods": methods}))
     rows = table_rows(text, "BLEU-4")
     assert [row[1] for row in rows] == ["as-it-came (untuned)", "ptuning", "lora"]
-    assert rows[2][2] == "**55.00** (+20.00 … +20.00)"
+    assert rows[2][2:4] == ["**55.00** (47.00 … 62.93)", "**+20.00** (+20.00 … +20.00)"]
 
 
 def test_a_second_untrained_run_is_compared_with_the_first(copy: Path) -> None:
@@ -163,7 +181,7 @@ def test_a_protocol_without_scores_of_rows_has_no_intervals(copy: Path) -> None:
         write_jsonl(path, [dict.fromkeys(row) for row in row_scores(0)])
     text = render_markdown(read(copy, params=PARAMS | {"protocol": "paddle"}))
     assert "The protocol paddle scores the whole file" in section(text, TITLE)
-    assert table_rows(text, "BLEU-4")[2][2] == "**55.00**"
+    assert table_rows(text, "BLEU-4")[2][2:4] == ["55.00", "55.00"]
 
 
 def test_rows_that_a_protocol_leaves_out_count_for_neither_run(copy: Path) -> None:
@@ -200,10 +218,9 @@ def test_seeds_of_a_method_share_a_row_with_mean_and_deviation(seeded: Path) -> 
     text = render_markdown(read(seeded, SEEDED))
     rows = table_rows(text, "BLEU-4")
     assert [row[1] for row in rows] == ["none (untuned)", "ptuning", "lora, 3 seeds"]
-    assert rows[2][2] == "**57.00 ± 2.00** (+22.00 … +22.00)"
-    assert rows[2][7] == "83.3 ± 28.9 %"
-    assert rows[2][10:] == ["12,288 (1.76 %)", "1 min 15 s"]
-    assert rows[0][2] == "35.00"
+    assert rows[2][2:4] == ["**57.00 ± 2.00** (49.00 … 64.93)", "**+22.00** (+22.00 … +22.00)"]
+    assert rows[2][9] == "83.3 ± 28.9 %"
+    assert rows[2][12:] == ["12,288 (1.76 %)", "1 min 15 s"]
 
 
 def test_a_small_table_lists_each_seed(seeded: Path) -> None:

@@ -37,11 +37,6 @@ class Interval:
     error: float = 0.0
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the value differs from zero beyond chance; never said of fewer than MIN_ROWS."""
-        return self.rows >= MIN_ROWS and (self.low > 0 or self.high < 0)
-
-    @property
     def p_value(self) -> float:
         """How often chance alone gives a mean this far from zero, by the normal law; 1 if few rows.
 
@@ -109,9 +104,9 @@ def paired_differences(
 
 
 def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
-    """Each p-value after Holm's correction: what is below 0.01 here is real among all of them.
+    """Each p-value after Holm's correction: what is below 0.01 here is significant among them.
 
-    The chance that even one of the differences called real is not stays below that bound.
+    The chance that even one of the differences called significant is none stays below that bound.
     Example: 0.01, 0.04 and 0.03 -> 0.03 (three times), 0.06 (the larger before it), 0.06 (twice)
     """
     ascending = sorted(intervals, key=lambda key: intervals[key].p_value)
@@ -126,7 +121,7 @@ def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
 def detectable_difference(
     difference: Interval, *, confidence: float = CONFIDENCE, power: float = POWER
 ) -> float:
-    """How large a true difference must be to be found real so often (`power`) on so many rows.
+    """How large a true difference must be to be found significant in so many tries (`power`).
 
     Example: differences of rows that spread by 10 on 1,070 rows, 99 % sure, found in 80 % -> 1.05
     """

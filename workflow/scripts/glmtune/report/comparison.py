@@ -5,20 +5,13 @@ Knows how sure one may be; which differences there are is the Report's.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from glmtune.report.contents import COMPARED, Entry, Pair, Report
 from glmtune.report.markdown import table
 from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
-from glmtune.significance import (
-    CONFIDENCE,
-    MIN_ROWS,
-    adjusted_p_values,
-    detectable_difference,
-)
+from glmtune.significance import CONFIDENCE, MIN_ROWS, detectable_difference
 
 CHANCE = 1 - CONFIDENCE
 NameOf = Callable[[Entry], str]
@@ -26,7 +19,7 @@ METRICS_PAGE = "[docs/metrics.md](../docs/metrics.md)"  # as seen from results/
 
 
 def differences(report: Report) -> str:
-    """In tables and words: which differences are real."""
+    """In tables and words: which differences are significant."""
     if len(report.entries) < 2:
         text = "There is one run only: nothing to compare it with."
     elif not report.differences:
@@ -35,54 +28,28 @@ def differences(report: Report) -> str:
             "own, so what chance does cannot be told."
         )
     else:
-        text = _differences(_Comparison(report))
+        text = _differences(report)
     return f"## What really changed\n\n{text}"
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """A report with what Holm's correction leaves of its differences."""
-
-    report: Report
-
-    @functools.cached_property
-    def adjusted(self) -> dict[Pair, float]:
-        return adjusted_p_values(self.report.differences)
-
-    def is_real(self, pair: Pair) -> bool:
-        return self.adjusted[pair] < CHANCE
-
-    def least_found(self, score: str) -> float | None:
-        """What must lie between any two methods of a model to be found, the correction included."""
-        confidence = 1 - CHANCE / len(self.report.differences)
-        found = [
-            detectable_difference(difference, confidence=confidence)
-            for pair, difference in self.report.differences.items()
-            if pair.score == score and pair.ours[0] == pair.theirs[0]
-        ]
-        return max(found, default=None)
+def _differences(report: Report) -> str:
+    parts = [_how_sure(report), *(_of_model(report, model) for model in report.models)]
+    return "\n\n".join([*parts, *_between_models(report)])
 
 
-def _differences(comparison: _Comparison) -> str:
-    report = comparison.report
-    parts = [_how_sure(comparison), *(_of_model(comparison, model) for model in report.models)]
-    return "\n\n".join([*parts, *_between_models(comparison)])
-
-
-def _how_sure(comparison: _Comparison) -> str:
-    report = comparison.report
+def _how_sure(report: Report) -> str:
     count = len(report.differences)
     # A protocol may leave rows out: finetune_demo all after the first 50.
     rows = max(difference.rows for difference in report.differences.values())
     if rows < MIN_ROWS:
         return (
-            f"{rows} dev rows are too few to call any difference real; "
+            f"{rows} dev rows are too few to call any difference significant; "
             f"at least {MIN_ROWS} are needed."
         )
     text = f"""Each number is a difference of means over the same {rows:,} dev rows,
-{" / ".join(COMPARED.values())}. **Bold: real.** The chance that even one of the {count} differences
-is wrongly called real is below {percent_of(CHANCE)} (pairs of rows, Holm's correction; see
-{METRICS_PAGE}). {_smallest(comparison)}"""
+{" / ".join(COMPARED.values())}. **Bold: significant.** The chance that even one of the {count}
+differences is wrongly called significant is below {percent_of(CHANCE)} (pairs of rows, Holm's
+correction; see {METRICS_PAGE}). {_smallest(report)}"""
     if report.has_seeds:
         return f"""{text}
 Where a method has several seeds, the score of a row is its mean over them; what another seed
@@ -91,11 +58,11 @@ changes is shown by ± in the table of scores."""
 This says what other dev rows would change, not what training again with another seed would."""
 
 
-def _smallest(comparison: _Comparison) -> str:
+def _smallest(report: Report) -> str:
     shown = [
-        f"{shown_score(comparison.report, score)(least)} {title}"
+        f"{shown_score(report, score)(least)} {title}"
         for score, title in COMPARED.items()
-        if (least := comparison.least_found(score)) is not None
+        if (least := _least_found(report, score)) is not None
     ]
     if not shown:
         return ""
@@ -103,35 +70,36 @@ def _smallest(comparison: _Comparison) -> str:
 difference of {" or ".join(shown)} would be found in 8 of 10 tries, a smaller one more rarely."""
 
 
+def _least_found(report: Report, score: str) -> float | None:
+    """What must lie between any two methods of a model to be found, the correction included."""
+    confidence = 1 - CHANCE / len(report.differences)
+    found = [
+        detectable_difference(difference, confidence=confidence)
+        for pair, difference in report.differences.items()
+        if pair.score == score and pair.ours[0] == pair.theirs[0]
+    ]
+    return max(found, default=None)
+
+
 # --- methods of a model ---------------------------------------------------------------------------
 
 
-def _of_model(comparison: _Comparison, model: str) -> str:
-    report = comparison.report
+def _of_model(report: Report, model: str) -> str:
     entries = report.entries_of(model)
-    parts = [f"### {model}", _of_untuned(report, model)]
+    parts = [f"### {model}"]
+    if report.baseline_of(model) is None:
+        parts.append("There is no run of the untuned model to compare with.")
     if len(entries) > 1:
-        parts.append(_matrix(comparison, entries))
-        lines = _in_words(comparison, entries, lambda entry: entry.first.base_method)
+        parts.append(_matrix(report, entries))
+        lines = _in_words(report, entries, lambda entry: entry.first.base_method)
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
 
-def _of_untuned(report: Report, model: str) -> str:
-    if report.baseline_of(model) is None:
-        return "There is no run of the untuned model to compare with."
-    means = []
-    for score, title in COMPARED.items():
-        if mean := report.untuned_means.get((model, score)):
-            show = shown_score(report, score)
-            means.append(f"{title} {show(mean.value)} ({show(mean.low)} … {show(mean.high)})")
-    return f"Untuned, with the {percent_of(CONFIDENCE)} interval of the mean: {', '.join(means)}."
-
-
-def _matrix(comparison: _Comparison, entries: Sequence[Entry]) -> str:
+def _matrix(report: Report, entries: Sequence[Entry]) -> str:
     """Differences of any two, row minus column, each pair once."""
     rows = [
-        [entry.label, *(_cell(comparison, entry.key, other.key) for other in entries[:index])]
+        [entry.label, *(_cell(report, entry.key, other.key) for other in entries[:index])]
         for index, entry in enumerate(entries)
     ]
     header = ["Row minus column", *(entry.label for entry in entries[:-1])]
@@ -139,36 +107,36 @@ def _matrix(comparison: _Comparison, entries: Sequence[Entry]) -> str:
     return table(header, filled, text_columns=1)
 
 
-def _cell(comparison: _Comparison, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
+def _cell(report: Report, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
     """Example: "**+30.21** / +1.20"."""
     parts = []
     for score in COMPARED:
         pair = Pair(score, ours, theirs)
-        if pair in comparison.report.differences:
-            value = comparison.report.differences[pair].value
-            shown = signed(value, shown_score(comparison.report, score))
-            parts.append(f"**{shown}**" if comparison.is_real(pair) else shown)
+        if pair in report.differences:
+            value = report.differences[pair].value
+            shown = signed(value, shown_score(report, score))
+            parts.append(f"**{shown}**" if report.is_significant(pair) else shown)
     return f"{NO_BREAK}/{NO_BREAK}".join(parts)
 
 
-def _in_words(comparison: _Comparison, entries: Sequence[Entry], name: NameOf) -> list[str]:
+def _in_words(report: Report, entries: Sequence[Entry], name: NameOf) -> list[str]:
     """A sentence a score, or one for all scores that say the same."""
     sentences: dict[str, list[str]] = {}
     for score, title in COMPARED.items():
-        if sentence := _verdict(comparison, score, entries, name):
+        if sentence := _verdict(report, score, entries, name):
             sentences.setdefault(sentence, []).append(title)
     return [f"{_listed(titles)}: {sentence}" for sentence, titles in sentences.items()]
 
 
-def _verdict(comparison: _Comparison, score: str, entries: Sequence[Entry], name: NameOf) -> str:
+def _verdict(report: Report, score: str, entries: Sequence[Entry], name: NameOf) -> str:
     """Example: "full and lora are higher than none; not told apart: lora from full."."""
     higher: dict[str, list[str]] = {}
     equal: dict[str, list[str]] = {}
     for theirs, ours in itertools.combinations(entries, 2):
-        difference = comparison.report.differences.get(pair := Pair(score, ours.key, theirs.key))
+        difference = report.differences.get(pair := Pair(score, ours.key, theirs.key))
         if difference is None:
             continue
-        if not comparison.is_real(pair):
+        if not report.is_significant(pair):
             equal.setdefault(name(theirs), []).append(name(ours))
         elif difference.value > 0:
             higher.setdefault(name(ours), []).append(name(theirs))
@@ -196,9 +164,8 @@ def _listed(names: Sequence[str]) -> str:
 # --- models with the same method ------------------------------------------------------------------
 
 
-def _between_models(comparison: _Comparison) -> list[str]:
+def _between_models(report: Report) -> list[str]:
     """The differences of any two models with the same method; nothing if there is one model."""
-    report = comparison.report
     by_method: dict[str, list[Entry]] = {}
     for entry in report.entries:
         by_method.setdefault(entry.first.base_method, []).append(entry)
@@ -208,13 +175,13 @@ def _between_models(comparison: _Comparison) -> list[str]:
     rows = [
         [
             f"{ours}{NO_BREAK}− {theirs}",
-            *(_cell_between(comparison, method, ours, theirs) for method in shared),
+            *(_cell_between(report, method, ours, theirs) for method in shared),
         ]
         for theirs, ours in itertools.combinations(report.models, 2)
     ]
     sentences: dict[str, list[str]] = {}
     for method, entries in shared.items():
-        for sentence in _in_words(comparison, entries, lambda entry: entry.first.model):
+        for sentence in _in_words(report, entries, lambda entry: entry.first.model):
             sentences.setdefault(sentence, []).append(method)
     header = ["Models", *(entries[0].label for entries in shared.values())]
     return [
@@ -224,5 +191,5 @@ def _between_models(comparison: _Comparison) -> list[str]:
     ]
 
 
-def _cell_between(comparison: _Comparison, method: str, ours: str, theirs: str) -> str:
-    return _cell(comparison, (ours, method), (theirs, method))
+def _cell_between(report: Report, method: str, ours: str, theirs: str) -> str:
+    return _cell(report, (ours, method), (theirs, method))

@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 from glmtune.errors import DataError
 from glmtune.probe import Style, Verdict, judge
 from glmtune.protocols import DEFAULT_PROTOCOL
-from glmtune.significance import Interval, bootstrap_means, paired_differences
+from glmtune.significance import (
+    CONFIDENCE,
+    Interval,
+    adjusted_p_values,
+    bootstrap_means,
+    paired_differences,
+)
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
 Values = Sequence[float | None]
@@ -181,21 +187,39 @@ class Report:
         }
 
     @functools.cached_property
-    def untuned_means(self) -> dict[tuple[str, str], Interval]:
-        """By model and score; without a model whose rows have no scores."""
-        baselines = {model: self.baseline_of(model) for model in self.models}
+    def adjusted(self) -> dict[Pair, float]:
+        """The p-values of the differences after Holm's correction."""
+        return adjusted_p_values(self.differences)
+
+    def is_significant(self, pair: Pair) -> bool:
+        """Whether a difference is significant among all of the report's."""
+        return self.adjusted[pair] < 1 - CONFIDENCE
+
+    def stands_out(self, score: str, entry: Entry) -> bool:
+        """Whether a mean is significantly above those of all other entries of its model."""
+        others = [other for other in self.entries_of(entry.first.model) if other is not entry]
+        return bool(others) and all(self._is_above(score, entry.key, o.key) for o in others)
+
+    def _is_above(self, score: str, ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
+        # Each two are compared once, in the order of the tables.
+        for pair, sign in ((Pair(score, ours, theirs), 1), (Pair(score, theirs, ours), -1)):
+            if pair in self.differences:
+                return self.is_significant(pair) and sign * self.differences[pair].value > 0
+        return False
+
+    @functools.cached_property
+    def means(self) -> dict[tuple[str, tuple[str, str]], Interval]:
+        """By score and entry; without entries whose rows have no scores."""
         columns = {
-            (model, score): baseline.column(score)
-            for model, baseline in baselines.items()
-            for score in COMPARED
-            if baseline
+            (score, entry.key): entry.column(score) for score in COMPARED for entry in self.entries
         }
         return bootstrap_means({key: values for key, values in columns.items() if _has_any(values)})
 
-    def difference_from_untuned(self, entry: Entry, score: str) -> Interval | None:
-        """How much a score is above that of the model as it came."""
+    def pair_with_untuned(self, score: str, entry: Entry) -> Pair | None:
+        """An entry and the model as it came; None for that model itself, or without scores."""
         baseline = self.baseline_of(entry.first.model)
-        return self.differences.get(Pair(score, entry.key, baseline.key)) if baseline else None
+        pair = Pair(score, entry.key, baseline.key) if baseline else None
+        return pair if pair in self.differences else None
 
     @functools.cached_property
     def verdicts(self) -> dict[tuple[str, str], list[Verdict]]:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from glmtune.probe import TRAINING_ANSWERS, Verdict
 from glmtune.report.contents import Entry, Report, Run
 from glmtune.report.markdown import plain, table
-from glmtune.report.tables import Column, ends, percent, percent_of, right_share, run_table, share
-from glmtune.significance import CONFIDENCE, MIN_ROWS, Interval, paired_differences
+from glmtune.report.tables import (
+    NO_BREAK,
+    Column,
+    DifferenceColumn,
+    percent,
+    percent_of,
+    right_share,
+    run_table,
+    share,
+)
+from glmtune.significance import (
+    CONFIDENCE,
+    MIN_ROWS,
+    Interval,
+    adjusted_p_values,
+    bootstrap_means,
+    paired_differences,
+)
 
 SHOWN_QUESTIONS = 4
 LONGEST_SHOWN = 60  # characters of an answer
@@ -27,13 +43,14 @@ def forgetting(report: Report) -> str:
 Each model answers the same {count} short general questions (sums, capitals, colours, …), which have
 nothing to do with the data. {_in_words(found, count)}
 
-{run_table(report, _columns(found))}
+{run_table(report, tuple(_columns(found)))}
 
-*Right*: the expected answer stands in the answer and it has not turned; in brackets the
-{percent_of(CONFIDENCE)} interval of the difference from the untuned model. *Turned*: at least half
-of the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers,
-and fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100
-(ROUGE-L over characters).
+*Right*: the expected answer stands in the answer and it has not turned. In brackets the
+{percent_of(CONFIDENCE)} interval of the share, and of its difference from the untuned model's on
+the same questions; bold: a significant difference (Holm's correction). *Turned*: at least half of
+the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers, and
+fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100 (ROUGE-L
+over characters).
 
 {_answers(report)}"""
 
@@ -46,14 +63,31 @@ class _Forgetting:
 
     @functools.cached_property
     def differences(self) -> dict[tuple[str, str], Interval]:
-        report = self.report
-        columns = {entry.key: report.right_answers(entry) for entry in report.entries}
         pairs = [
             (entry.key, baseline.key)
-            for entry in report.entries
-            if (baseline := report.baseline_of(entry.first.model)) and baseline is not entry
+            for entry in self.report.entries
+            if (baseline := self.report.baseline_of(entry.first.model)) and baseline is not entry
         ]
-        return {ours: each for (ours, _), each in paired_differences(columns, pairs).items()}
+        found = paired_differences(self._right_answers, pairs)
+        return {ours: each for (ours, _), each in found.items()}
+
+    @functools.cached_property
+    def adjusted(self) -> dict[tuple[str, str], float]:
+        """The p-values of the differences after Holm's correction."""
+        return adjusted_p_values(self.differences)
+
+    @functools.cached_property
+    def shares(self) -> dict[tuple[str, str], Interval]:
+        """The share of right answers by entry."""
+        return bootstrap_means(self._right_answers)
+
+    @functools.cached_property
+    def _right_answers(self) -> dict[tuple[str, str], list[float | None]]:
+        return {entry.key: self.report.right_answers(entry) for entry in self.report.entries}
+
+    def is_significant(self, entry: Entry) -> bool:
+        """Whether an entry answers significantly more or fewer than its untuned model."""
+        return self.adjusted.get(entry.key, 1.0) < 1 - CONFIDENCE
 
     def share(self, is_so: Callable[[Verdict], bool]) -> Callable[[Run], float | None]:
         """Percent of a trained run's answers of which something is so."""
@@ -70,37 +104,48 @@ class _Forgetting:
         known = [overlap for overlap in found if overlap is not None]
         return statistics.fmean(known) if run.is_trained and known else None
 
-    def note(self, entry: Entry) -> str:
-        """The interval of the difference from the untuned model."""
-        found = self.differences.get(entry.key)
-        return ends(found, "{:.1f}".format) if found else ""
 
-
-def _columns(found: _Forgetting) -> tuple[Column, ...]:
-    return (
-        Column("Right", right_share(found.report), percent, best=max, note=found.note),
-        Column("Turned", found.share(lambda verdict: verdict.turned), percent),
-        Column("Like untuned", found.overlap, "{:.1f}".format),
+def _columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
+    yield Column(
+        "Right",
+        right_share(found.report),
+        percent,
+        interval=lambda entry: found.shares[entry.key],
     )
+    if found.differences:
+        yield DifferenceColumn(
+            f"Right{NO_BREAK}− untuned",
+            lambda entry: found.differences.get(entry.key),
+            found.is_significant,
+            "{:.1f}".format,
+        )
+    yield Column("Turned", found.share(lambda verdict: verdict.turned), percent)
+    yield Column("Like untuned", found.overlap, "{:.1f}".format)
 
 
 def _in_words(found: _Forgetting, count: int) -> str:
     """The worst of all entries, and what helps."""
-    lost = {key: each for key, each in found.differences.items() if each.excludes_zero}
-    worst = min(lost, key=lambda key: lost[key].value, default=None)
     if count < MIN_ROWS:
         return f"Fewer than {MIN_ROWS} questions prove nothing."
     if not found.differences:
         return "Nothing can be said of forgetting without both a tuned and an untuned run."
-    if worst is None or lost[worst].value > 0:
-        return "No run really answers fewer of them than the untuned model."
-    report = found.report
-    entry = next(entry for entry in report.entries if entry.key == worst)
-    right = statistics.fmean(entry.numbers(right_share(report)))
-    turned = statistics.fmean(entry.numbers(found.share(lambda verdict: verdict.turned)))
+    lost = {
+        entry.key: found.differences[entry.key].value
+        for entry in found.report.entries
+        if found.is_significant(entry)
+    }
+    worst = min(
+        (entry for entry in found.report.entries if lost.get(entry.key, 0) < 0),
+        key=lambda entry: lost[entry.key],
+        default=None,
+    )
+    if worst is None:
+        return "No run answers significantly fewer of them than the untuned model."
+    right = statistics.fmean(worst.numbers(right_share(found.report)))
+    turned = statistics.fmean(worst.numbers(found.share(lambda verdict: verdict.turned)))
     return (
-        f"**{entry.first.model} forgot most by {entry.label}{_rate(entry.first)}: "
-        f"{percent(right)} right instead of {percent(right - lost[worst].value)}, and "
+        f"**{worst.first.model} forgot most by {worst.label}{_rate(worst.first)}: "
+        f"{percent(right)} right instead of {percent(right - lost[worst.key])}, and "
         f"{percent(turned)} of its answers turned into the style of the training data.** A lower "
         "learning rate, LoRA, and general questions and answers mixed into the training data help."
     )

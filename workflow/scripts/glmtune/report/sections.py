@@ -73,11 +73,12 @@ def scores(report: Report) -> str:
         run_table(report, score_columns(report)),
         f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}, of
 {_scored(report)}. In
-brackets behind BLEU-4 and ROUGE-L: the {percent_of(CONFIDENCE)} interval of the difference from the
-untuned model on the same rows. Bold: best of its model. *Attributes*: asked attribute values that
-stand literally in the answer. *General*: general questions answered rightly, see below. *Dev loss*
-is that of the tuned model on the references. *Trained*: parameters, and their share of all. *Time*:
-of the training.""",
+brackets: the {percent_of(CONFIDENCE)} interval of the value before it. *− untuned*: the difference
+from the untuned model on the same rows. Bold: a significant difference (Holm's correction), of a
+score from every other method of its model, of a difference from zero. *Attributes*: asked attribute
+values that stand literally in the answer. *General*: general questions answered rightly, see below.
+*Dev loss* is that of the tuned model on the references. *Trained*: parameters, and their share of
+all. *Time*: of the training.""",
         *_each_seed(report),
         run_table(report, text_columns(report)),
         """*Characters*: mean length of an answer. *Distinct*: different answers among all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,66 @@ NOTHING = "–"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
+def _none(entry: Entry) -> None:
+    return None
+
+
 def _no_note(entry: Entry) -> str:
     return ""
 
 
+def _never(entry: Entry) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: where its value comes from, how it is shown, which one is best."""
+    """A column of a table: where its value comes from, how it and what stands beside it is shown.
+
+    Bold is for differences that are significant: `is_bold` says which values are.
+    """
 
     title: str
     value: Callable[[Run], float | None]
     show: Callable[[float], str] = "{:.2f}".format
-    best: Callable[[Sequence[float]], float] | None = None  # bold within a model
+    interval: Callable[[Entry], Interval | None] = _none  # the value's own, in brackets behind it
+    is_bold: Callable[[Entry], bool] = _never
     note: Callable[[Entry], str] = _no_note  # stands in brackets behind the value
     varies: bool = True  # whether its spread over seeds is shown
+
+    def cell(self, entry: Entry) -> str:
+        """Example: "**57.00 ± 2.00** (55.10 … 58.90)"."""
+        values = entry.numbers(self.value)
+        if not values:
+            return NOTHING
+        shown = mean_and_spread(values, self.show, varies=self.varies)
+        interval = self.interval(entry)
+        note = ends(interval, self.show) if interval else self.note(entry)
+        return _beside(shown, note, is_bold=self.is_bold(entry))
+
+
+@dataclass(frozen=True)
+class DifferenceColumn:
+    """How far entries are above the untuned model, each with the interval of that difference."""
+
+    title: str
+    difference: Callable[[Entry], Interval | None]
+    is_bold: Callable[[Entry], bool]
+    show: Callable[[float], str] = "{:.2f}".format
+
+    def cell(self, entry: Entry) -> str:
+        """Example: "**+30.21** (+28.40 … +32.05)"."""
+        difference = self.difference(entry)
+        if difference is None:
+            return NOTHING
+        show = functools.partial(signed, show=self.show)
+        return _beside(show(difference.value), ends(difference, show), is_bold=self.is_bold(entry))
+
+
+def _beside(shown: str, note: str, *, is_bold: bool) -> str:
+    """A value and its note; a line breaks between them only."""
+    strong = f"**{shown}**" if is_bold else shown
+    return f"{strong} ({note.replace(' ', NO_BREAK)})" if note else strong
 
 
 def score(name: str) -> Callable[[Run], float | None]:
@@ -55,9 +102,9 @@ def digits(values: Sequence[float]) -> Callable[[float], str]:
     return "{:.2f}".format if any(value > 1 for value in values) else "{:.4f}".format
 
 
-def ends(interval: Interval, show: Callable[[float], str] = "{:.2f}".format) -> str:
-    """Example: "-2.01 … +7.64"."""
-    return " … ".join(signed(end, show) for end in (interval.low, interval.high))
+def ends(interval: Interval, show: Callable[[float], str]) -> str:
+    """Example: "55.90 … 59.12"."""
+    return " … ".join(show(end).removesuffix(" %") for end in (interval.low, interval.high))
 
 
 def percent_of(share: float) -> str:
@@ -88,28 +135,17 @@ def shown_score(report: Report, name: str) -> Callable[[float], str]:
     return digits([value for run in report.runs if (value := run.scores[name]) is not None])
 
 
-def score_columns(report: Report) -> tuple[Column, ...]:
+def score_columns(report: Report) -> tuple[Column | DifferenceColumn, ...]:
     """The headline."""
-
-    def score_column(name: str, title: str) -> Column:
-        show = shown_score(report, name)
-
-        def interval(entry: Entry) -> str:
-            difference = report.difference_from_untuned(entry, name)
-            return ends(difference, show) if difference else ""
-
-        note = interval if name in COMPARED else _no_note
-        return Column(title, score(name), show, best=max, note=note)
-
     return (
-        score_column("bleu-4", "BLEU-4"),
-        score_column("rouge-1", "ROUGE-1"),
-        score_column("rouge-2", "ROUGE-2"),
-        score_column("rouge-l", "ROUGE-L"),
-        Column("Attributes", score("attribute-recall"), percent, best=max),
-        Column("General", right_share(report), percent, best=max),
+        *_compared_columns(report, "bleu-4"),
+        Column("ROUGE-1", score("rouge-1"), shown_score(report, "rouge-1")),
+        Column("ROUGE-2", score("rouge-2"), shown_score(report, "rouge-2")),
+        *_compared_columns(report, "rouge-l"),
+        Column("Attributes", score("attribute-recall"), percent),
+        Column("General", right_share(report), percent),
         Column("Train loss", trained("train_loss"), _loss, varies=False),
-        Column("Dev loss", trained("dev_loss"), _loss, best=min, varies=False),
+        Column("Dev loss", trained("dev_loss"), _loss, varies=False),
         Column(
             "Trained",
             trained("trainable_parameters"),
@@ -119,6 +155,29 @@ def score_columns(report: Report) -> tuple[Column, ...]:
         ),
         Column("Time", _runtime("finetune_model", "seconds"), format_seconds, varies=False),
     )
+
+
+def _compared_columns(report: Report, name: str) -> Iterator[Column | DifferenceColumn]:
+    """A score, and its difference from the untuned model where rows have scores."""
+    title, show = COMPARED[name], shown_score(report, name)
+
+    def difference(entry: Entry) -> Interval | None:
+        pair = report.pair_with_untuned(name, entry)
+        return report.differences[pair] if pair else None
+
+    def is_significant(entry: Entry) -> bool:
+        pair = report.pair_with_untuned(name, entry)
+        return pair is not None and report.is_significant(pair)
+
+    yield Column(
+        title,
+        score(name),
+        show,
+        interval=lambda entry: report.means.get((name, entry.key)),
+        is_bold=lambda entry: report.stands_out(name, entry),
+    )
+    if any(map(difference, report.entries)):
+        yield DifferenceColumn(f"{title}{NO_BREAK}− untuned", difference, is_significant, show)
 
 
 def text_columns(report: Report) -> tuple[Column, ...]:
@@ -142,7 +201,7 @@ def fairer_columns(report: Report) -> tuple[Column, ...]:
         for name, title in COMPARED.items():
             fairer = f"{name}-{suffix}"
             if any(_differs(run, fairer, name) for run in report.runs):
-                columns.append(Column(f"{title}, {references}", score(fairer), best=max))
+                columns.append(Column(f"{title}, {references}", score(fairer)))
     return tuple(columns)
 
 
@@ -162,10 +221,10 @@ def _share_of_parameters(entry: Entry) -> str:
     return f"{100 * trained_ / total:.2f} %" if trained_ is not None and total else ""
 
 
-def run_table(report: Report, columns: Sequence[Column]) -> str:
+def run_table(report: Report, columns: Sequence[Column | DifferenceColumn]) -> str:
     """A row per model and method, grouped by model, the untuned first."""
     rows = [
-        [model, entry.label, *(_cell(column, entry, report) for column in columns)]
+        [model, entry.label, *(column.cell(entry) for column in columns)]
         for model in report.models
         for entry in report.entries_of(model)
     ]
@@ -183,24 +242,3 @@ def mean_and_spread(
     if varies and len(values) > 1:
         shown = f"{shown.removesuffix(' %')} ± {show(statistics.stdev(values))}"
     return shown.replace(" ", NO_BREAK)
-
-
-def _cell(column: Column, entry: Entry, report: Report) -> str:
-    values = entry.numbers(column.value)
-    if not values:
-        return NOTHING
-    shown = mean_and_spread(values, column.show, varies=column.varies)
-    # A line breaks between value and note only.
-    note = column.note(entry).replace(" ", NO_BREAK)
-    if column.best and _is_best(column, values, report.entries_of(entry.first.model)):
-        shown = f"**{shown}**"
-    return f"{shown} ({note})" if note else shown
-
-
-def _is_best(column: Column, values: Sequence[float], entries: Sequence[Entry]) -> bool:
-    """Whether no entry of the model looks better; never where all look the same."""
-    known = [statistics.fmean(known) for e in entries if (known := e.numbers(column.value))]
-    best = column.best(known) if column.best else None
-    looks = {column.show(mean) for mean in known}
-    value = statistics.fmean(values)
-    return best is not None and len(looks) > 1 and column.show(value) == column.show(best)

@@ -48,7 +48,7 @@ test-slow: env  ## Run the journeys through both engines, kills and long fuzzing
 	time pytest -n auto -m slow
 
 test-cpus: env  ## Run the numeric tests with the kernels of older CPUs (minutes)
-	python tools/test_cpus.py -n auto
+	python tools/run_numeric_tests.py -n auto
 
 lint: env  ## Check style, types and the workflow
 	ruff check

@@ -39,7 +39,7 @@ results: env  ## Put the scores of the last default run into README.md
 
 # Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
 quick: env  ## Run the tests of texts, files and parameters, without models
-	time pytest -n auto -m "not slow and not numeric and not workflow"
+	time pytest -n auto --ignore tests/models -m "not slow and not workflow"
 
 test: env  ## Run all tests but the slow ones
 	time pytest -n auto -m "not slow"

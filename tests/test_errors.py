@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors import SafetensorError
 
 from glmtune import errors
@@ -99,6 +98,8 @@ def test_a_folder_without_permission_is_explained(
 def test_a_full_gpu_is_answered_with_the_parameters_to_lower(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    import torch  # takes seconds; no other test here needs it
+
     message = message_of(torch.OutOfMemoryError("CUDA out of memory. Tried to …"), capsys)
     for key in ("training.batch_size", "gradient_checkpointing", "quantization_bit"):
         assert key in message

@@ -5,7 +5,7 @@ causal. Positions are two-dimensional: row 0 counts the prompt and then stays at
 the token to fill in, [gMASK] or [MASK]; row 1 is 0 in the prompt and counts the answer from 1.
 Half of each head rotates with each. Residual paths are scaled and start at the normed input.
 Written anew; what must be as in the official code is held by the golden tests in
-tests/test_goldens.py.
+tests/models/test_goldens.py.
 
 Shapes: b batch, s positions, h heads, d head dim.
 """

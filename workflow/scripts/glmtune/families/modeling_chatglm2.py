@@ -2,7 +2,7 @@
 
 A decoder with RMSNorm, grouped queries, SwiGLU and rotary positions on half of each head, the
 pairs interleaved. Official checkpoints, prefixes and adapters load without conversion. Written
-anew; what must be as in the official code is held by the golden tests in tests/test_goldens.py.
+anew; what must be as in the official code is held by tests/models/test_goldens.py.
 
 Shapes: b batch, s positions, h heads, g key-value groups, d head dim (kv_channels).
 """

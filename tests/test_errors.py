@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from steps import run_step
 
 from glmtune import errors
 from glmtune.code_inputs import SCRIPTS
@@ -116,11 +117,6 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     assert caught.value is error
 
 
-def run(folder: Path, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -> None:
     """As a user sees it: one line, no traceback."""
     outputs = [
@@ -129,7 +125,7 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
         for word in (f"--{name}", "x")
     ]
     flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
-    done = run(tmp_path, "finetune_model", *flags, "--settings", "{}", *outputs)
+    done = run_step("finetune_model", *flags, "--settings", "{}", *outputs, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"
     assert list(tmp_path.iterdir()) == []

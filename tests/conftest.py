@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,14 +24,9 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before markers select tests
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests of a file in one process of `pytest -n`, and all that share a workspace in one."""
-    for item in items:
-        if "recorded" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.workflow)
-        shares = item.get_closest_marker("workflow") is not None
-        item.add_marker(pytest.mark.xdist_group("workflow" if shares else item.path.name))
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of each garbage collection: a training asks for several."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

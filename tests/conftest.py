@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # A folder that holds reference/; another machine may have it elsewhere.
 SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
 
-# How long an example takes says nothing about the code: a machine is busy, a first import slow.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# The same examples in every run, so that a failure is one of the change at hand. How long one takes
+# says nothing about the code: a machine is busy, a first import slow.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_finish() -> None:

@@ -73,7 +73,7 @@ def test_half_precision_shards_load_as_the_whole_file(reference: Path, version: 
 def test_a_saved_model_loads_as_it_was(tmp_path: Path, generation: str) -> None:
     model = tiny_model(generation)
     save_model(model, tmp_path)
-    again = load_model(tmp_path, generation=generation)
+    again = load_model(tmp_path, family=generation)
     assert not again.training
     assert torch.equal(logits(again), logits(model))
     config = json.loads((tmp_path / "config.json").read_text())
@@ -269,9 +269,9 @@ def test_another_architecture_is_refused(folder: Path) -> None:
 
 
 def test_another_generation_is_refused(folder: Path) -> None:
-    message = refusal(folder, generation="chatglm-6b")
+    message = refusal(folder, family="chatglm-6b")
     assert "a model of another generation; expected ChatGLM-6B: its config has" in message
-    load_model(folder, generation="chatglm3-6b-base")  # the same architecture
+    load_model(folder, family="chatglm3-6b-base")  # the same architecture
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _merged_model(parts: Parts) -> ChatGLMCausalLM:
         raise _unmergeable(f"--prefix {parts.prefix}")
     config = _base_config(parts)
     stored = config.get("torch_dtype") or config.get("dtype") or "float32"
-    model: Any = open_model(parts.model, dtype=parts.dtype or stored)
+    model: Any = open_model(parts.model, dtype=parts.dtype or stored, family=parts.generation)
     if model.transformer.prefix_encoder is not None:
         raise _unmergeable(f"{parts.model}: its P-Tuning v2 prefix")
     if parts.adapter is not None:
@@ -220,12 +220,11 @@ def _generation(parts: Parts) -> str:
 def _base_config(parts: Parts) -> dict[str, Any]:
     """The values of the base model's config.json."""
     location = read_location(parts.model)
-    if "random" in location:
-        return dict(location["random"])
-    return read_model_config(model_folder(parts.model))
+    return dict(location.get("random") or read_model_config(model_folder(parts.model)))
 
 
 def _skeleton(parts: Parts) -> ChatGLMCausalLM:
     """The model without its weights: its architecture and sizes."""
     source = f"{parts.model}: config.json"
-    return build_model(_base_config(parts), parts.generation, device="meta", source=source)
+    family = parts.generation or read_location(parts.model).get("family")
+    return build_model(_base_config(parts), family, device="meta", source=source)

@@ -21,6 +21,7 @@ from glmtune.files import write_json
 from glmtune.model_config import config_values, make_config, model_class_of, read_model_config
 from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.quantization import BITS, prepare_quantized, quantize
+from glmtune.tokenizer import refuse_first_release
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Computed, not learned; the official loaders ignore them too.
@@ -36,20 +37,22 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     quantization_bit: int | None = None,
-    generation: str | None = None,
+    family: str | None = None,
 ) -> ChatGLMCausalLM:
     """The model in the folder `path`, official or ours, in eval mode.
 
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
     `quantization_bit` 8 or 4 packs the linears of the layers in the official format, one by one as
     they are read: neither RAM nor the GPU ever holds the whole model unpacked.
-    `generation` names what is expected, such as "chatglm2-6b"; None takes what config.json says.
+    `family` names what is expected, such as "chatglm2-6b"; None takes what config.json says, which
+    does not tell the long-context models of ChatGLM2 and ChatGLM3 apart unless they are published.
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
     folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
     values = read_model_config(folder)
-    model_class = model_class_of(values, generation, source=str(folder / "config.json"))
-    config = make_config(model_class, values, str(folder / "config.json"))
+    refuse_first_release(folder)
+    model_class = model_class_of(values, family, source=str(folder / "config.json"))
+    config = make_config(model_class, values, family, source=str(folder / "config.json"))
     packs = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)
@@ -65,7 +68,7 @@ def load_model(
 
 def build_model(
     config: dict[str, Any],
-    generation: str | None = None,
+    family: str | None = None,
     *,
     seed: int | None = None,
     dtype: str | torch.dtype = "float32",
@@ -78,8 +81,8 @@ def build_model(
     The same `seed` gives the same weights on one kind of device; None draws from torch's generator
     as the caller seeded it.
     """
-    model_class = model_class_of(config, generation, source)
-    values = make_config(model_class, config | {"quantization_bit": 0}, source)
+    model_class = model_class_of(config, family, source)
+    values = make_config(model_class, config | {"quantization_bit": 0}, family, source)
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     # Named, because fork_rng warns about a machine with several GPUs otherwise.
     gpus = [torch_device] if torch_device.type == "cuda" else []

@@ -80,6 +80,9 @@ class ChatGLM2Config(PreTrainedConfig):
     fp32_residual_connection: bool = False
     original_rope: bool = True
     rope_ratio: float = 1.0
+    # Whether positions are divided by rope_ratio, or the rotary base is multiplied by it. Official
+    # files do not have this key: there the family decides.
+    interpolates_positions: bool = False
     quantization_bit: int = 0
     use_cache: bool = True
     tie_word_embeddings: bool = False
@@ -98,8 +101,10 @@ def rotary_table(
     """
     rotated = config.kv_channels // 2
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
-    frequencies = 1.0 / ((ROTARY_BASE * config.rope_ratio) ** (exponents / rotated))
-    angles = position_ids[:, None, :, None].float() * frequencies
+    base, positions = ROTARY_BASE * config.rope_ratio, position_ids[:, None, :, None].float()
+    if config.interpolates_positions:
+        base, positions = ROTARY_BASE, positions / config.rope_ratio
+    angles = positions * (1.0 / base ** (exponents / rotated))
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

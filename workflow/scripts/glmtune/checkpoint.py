@@ -172,7 +172,7 @@ def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: found {type(value).__name__}; expected a JSON object")

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 
 from glmtune.checkpoint import read_config
+from glmtune.config_checks import checked_values, dropped_keys
 from glmtune.errors import WeightsError
 from glmtune.families import get_family
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
 from glmtune.prefix import INFO_FILE
-from glmtune.quantization import BITS
 
 ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLMForConditionalGeneration,
     ChatGLM2ForConditionalGeneration,
-)
-# What configs of published models hold beside the architecture: code to run (never), paths, the
-# library's version, and sizes of a prefix, which are read from its tensors.
-DROPPED_CONFIG_KEYS = (
-    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
-    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
 )
 # (rope_ratio, seq_length) of published models -> whether positions are divided by it:
 # ChatGLM2-6B-32K, ChatGLM3-6B-32K and ChatGLM3-6B-128K.
@@ -87,28 +83,31 @@ def make_config(
 ) -> Any:
     """The configuration object; raises WeightsError for values that the architecture lacks."""
     config_class = model_class.config_class
-    for name in config_class.sizes:
-        value = values.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise WeightsError(f"{source}: {name}: found {value!r}; expected a positive integer")
-    for name, expected in config_class.fixed.items():
-        if values.get(name, expected) is not expected:
-            raise WeightsError(
-                f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
-                "as in all published models"
-            )
-    if (values.get("quantization_bit") or 0) not in (0, *BITS):
-        raise WeightsError(
-            f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
-        )
-    kept = {
-        name: value
-        for name, value in values.items()
-        if name not in DROPPED_CONFIG_KEYS and value is not None
-    }
+    kept = checked_values(known_keys(model_class), config_class.fixed, values, source)
+    config = config_class(**kept)
+    if problem := config.misfit():
+        raise WeightsError(f"{source}: {problem}")
     if "rope_ratio" in kept:
-        kept["interpolates_positions"] = interpolates_positions(values, family, source)
-    return config_class(**kept)
+        config.interpolates_positions = interpolates_positions(values, family, source)
+    return config
+
+
+def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
+    """The keys of config.json that an architecture reads, with their defaults."""
+    config_class = model_class.config_class
+    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    return {name: fields[name] for name in config_class.__annotations__ if name in fields}
+
+
+def log_dropped(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> None:
+    """Say once which keys of a config.json are not read."""
+    if names := dropped_keys(known_keys(model_class), values):
+        _say_once(f"{source}: not read: {', '.join(names)}")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:
@@ -140,10 +139,8 @@ def interpolates_positions(values: dict[str, Any], family: str | None, source: s
 
 def config_values(model: PreTrainedModel) -> dict[str, Any]:
     """config.json of `model` under official names; `load_model` and `build_model` take it."""
-    config: Any = model.config
-    own = type(config).__annotations__
-    names = [field.name for field in dataclasses.fields(config) if field.name in own]
-    values = {name: getattr(config, name) for name in names}
+    config, model_class = model.config, cast(type[ChatGLMCausalLM], type(model))
+    values = {name: getattr(config, name) for name in known_keys(model_class)}
     if values.get("rope_ratio") == 1:
         del values["interpolates_positions"]  # a key of this project alone
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())

@@ -48,7 +48,7 @@ def _check_vocabulary(folder: Path, generation: str) -> None:
     tokens = open_tokenizer(folder, generation).vocab_size
     config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
     embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
-    if embeddings is not None and tokens > embeddings:
+    if isinstance(embeddings, int) and tokens > embeddings:
         raise WeightsError(
             f"{model_folder(folder)}: the vocabulary has {tokens} tokens, the model only "
             f"{embeddings}; they do not belong together"

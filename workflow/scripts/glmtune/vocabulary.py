@@ -74,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
     if not isinstance(config, dict):
         raise WeightsError(f"{path}: not a JSON object; download it again")

@@ -18,7 +18,13 @@ from glmtune.checkpoint import read_weights, write_weights
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.files import write_json
-from glmtune.model_config import config_values, make_config, model_class_of, read_model_config
+from glmtune.model_config import (
+    config_values,
+    log_dropped,
+    make_config,
+    model_class_of,
+    read_model_config,
+)
 from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.quantization import BITS, prepare_quantized, quantize
 from glmtune.tokenizer import refuse_first_release
@@ -53,6 +59,7 @@ def load_model(
     refuse_first_release(folder)
     model_class = model_class_of(values, family, source=str(folder / "config.json"))
     config = make_config(model_class, values, family, source=str(folder / "config.json"))
+    log_dropped(model_class, values, str(folder / "config.json"))
     packs = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)

@@ -46,10 +46,6 @@ class ChatGLM2Config(PreTrainedConfig):
     # Keys that only this architecture has, and switches of the official code that every published
     # model has at these values.
     marks: ClassVar[tuple[str, ...]] = ("padded_vocab_size", "ffn_hidden_size")
-    sizes: ClassVar[tuple[str, ...]] = (
-        *("num_layers", "hidden_size", "num_attention_heads", "kv_channels"),
-        *("ffn_hidden_size", "padded_vocab_size", "multi_query_group_num", "seq_length"),
-    )
     fixed: ClassVar[dict[str, bool]] = {
         "rmsnorm": True,
         "post_layer_norm": True,
@@ -89,6 +85,16 @@ class ChatGLM2Config(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | None = 2
     pad_token_id: int | None = 0
+
+    def misfit(self) -> str | None:
+        """What of the sizes does not go together: half of a head rotates; heads share groups."""
+        if self.kv_channels % 4 == 0 == self.num_attention_heads % self.multi_query_group_num:
+            return None
+        return (
+            f"kv_channels {self.kv_channels}, num_attention_heads {self.num_attention_heads}, "
+            f"multi_query_group_num {self.multi_query_group_num}: expected channels that are a "
+            "multiple of 4, and heads that are a multiple of the groups"
+        )
 
 
 def rotary_table(

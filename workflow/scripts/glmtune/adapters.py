@@ -6,18 +6,18 @@ So is what savers other than PEFT's leave in the names of tensors.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from glmtune.adapter_checks import lora_arguments, unread_keys
 from glmtune.checkpoint import read_config, read_weights
+from glmtune.config_checks import say_not_read
 from glmtune.errors import WeightsError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
@@ -34,13 +34,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
     import peft
 
-    values = read_config(folder, CONFIG_FILE)
-    config = _lora_config(values, str(folder / CONFIG_FILE))
+    source, values = str(folder / CONFIG_FILE), read_config(folder, CONFIG_FILE)
     state = {WRAPPER_NAMES.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
+    arguments = lora_arguments(values, state, source)
+    say_not_read(source, tuple(unread_keys(values)))
     try:
-        peft.inject_adapter_in_model(config, model)
+        peft.inject_adapter_in_model(peft.LoraConfig(**arguments), model)
     except ValueError as error:
-        raise WeightsError(f"{folder / CONFIG_FILE}: does not fit this model: {error}") from None
+        raise WeightsError(f"{source}: does not fit this model: {error}") from None
     # Without save_embedding_layers=False PEFT asks the network for the base model's config.
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _refuse_mismatch(folder, state, expected, values)
@@ -50,22 +51,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 def _weights(folder: Path) -> Path:
     """The adapter's own file: a trainer's checkpoint may hold a model's weights beside it."""
     return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
-
-
-def _lora_config(values: dict[str, Any], source: str) -> LoraConfig:
-    """The known part of an adapter_config.json."""
-    from peft import LoraConfig
-
-    if values.get("peft_type") != "LORA":
-        raise WeightsError(
-            f"{source}: peft_type: found {values.get('peft_type')!r}; expected 'LORA' "
-            "(a P-Tuning v2 prefix is given as prefix, not as adapter)"
-        )
-    known = {field.name for field in dataclasses.fields(LoraConfig)}
-    try:
-        return LoraConfig(**{name: value for name, value in values.items() if name in known})
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{source}: not a LoRA configuration: {error}") from None
 
 
 def _refuse_mismatch(

@@ -7,7 +7,9 @@ what the model computes is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +120,20 @@ def _expected(name: str, value: Any, default: Any, fixed: Mapping[str, bool]) ->
     return None if isinstance(value, bool) else "true or false"
 
 
-def dropped_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """The keys that mean nothing here, but may to another program, as a log can show them."""
-    read = {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED}
+def unread_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """The keys that mean nothing here, but may to another program."""
+    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED})
+
+
+def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:
+    """The keys that hold something and are not among those `read`, in plain characters."""
     names = [ascii(name)[1:-1][:40] for name, value in values.items() if name not in read and value]
     rest = len(names) - SHOWN
     return names[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
+
+
+@functools.cache
+def say_not_read(source: str, names: tuple[str, ...]) -> None:
+    """Say once which keys of a foreign document are dropped."""
+    if names:
+        print(f"{source}: not read: {', '.join(names)}", file=sys.stderr)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import sys
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedModel
 
 from glmtune.checkpoint import read_config
-from glmtune.config_checks import checked_values, dropped_keys
+from glmtune.config_checks import checked_values
 from glmtune.errors import WeightsError
 from glmtune.families import get_family
 from glmtune.families.causal_lm import ChatGLMCausalLM
@@ -97,17 +95,6 @@ def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
     config_class = model_class.config_class
     fields = {field.name: field.default for field in dataclasses.fields(config_class)}
     return {name: fields[name] for name in config_class.__annotations__ if name in fields}
-
-
-def log_dropped(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> None:
-    """Say once which keys of a config.json are not read."""
-    if names := dropped_keys(known_keys(model_class), values):
-        _say_once(f"{source}: not read: {', '.join(names)}")
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:

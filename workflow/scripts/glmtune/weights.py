@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 
 from glmtune.adapters import load_adapter
 from glmtune.checkpoint import read_weights, write_weights
+from glmtune.config_checks import say_not_read, unread_keys
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.files import write_json
 from glmtune.model_config import (
     config_values,
-    log_dropped,
+    known_keys,
     make_config,
     model_class_of,
     read_model_config,
@@ -59,7 +60,8 @@ def load_model(
     refuse_first_release(folder)
     model_class = model_class_of(values, family, source=str(folder / "config.json"))
     config = make_config(model_class, values, family, source=str(folder / "config.json"))
-    log_dropped(model_class, values, str(folder / "config.json"))
+    unread = unread_keys(known_keys(model_class), values)
+    say_not_read(str(folder / "config.json"), tuple(unread))
     packs = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)

@@ -13,7 +13,7 @@ from steps import run_step
 
 from glmtune import errors
 from glmtune.code_inputs import SCRIPTS
-from glmtune.errors import UserError, run_script
+from glmtune.errors import UserError, run_script, shown_name
 
 KINDS = [
     kind
@@ -129,3 +129,13 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_message_holds_nothing_that_steers_a_terminal() -> None:
+    message = str(
+        UserError("name \x1b]0;title\x07\x1b[2J \u202eevil\u2066 \x85\u2028 裙子\u3000。\n2")
+    )
+    assert message == (
+        "name \\x1b]0;title\\x07\\x1b[2J \\u202eevil\\u2066 \\x85\\u2028 裙子\u3000。\n2"
+    )
+    assert shown_name("a\nb" * 60) == "a\\nb" * 33 + "a…"

@@ -15,7 +15,7 @@ import torch
 from glmtune.adapter_checks import lora_arguments, unread_keys
 from glmtune.checkpoint import read_config, read_weights
 from glmtune.config_checks import say_not_read
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, shown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +61,7 @@ def _refuse_mismatch(
 ) -> None:
     """Raise WeightsError unless names and shapes agree."""
     problems = [f"{name}: missing" for name in expected if name not in found]
-    problems += [f"{name}: unexpected" for name in found if name not in expected]
+    problems += [f"{shown_name(name)}: unexpected" for name in found if name not in expected]
     for name in found.keys() & expected.keys():
         if found[name].shape != expected[name].shape:
             sizes = ("x".join(map(str, t.shape)) for t in (found[name], expected[name]))

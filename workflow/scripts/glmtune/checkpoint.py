@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, shown_name
 from glmtune.files import atomic_path, write_json
 
 SHARD_BYTES = 5_000_000_000
@@ -43,11 +43,14 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
 
-    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights.
+    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
+    tensor of numbers that no weight has.
     """
     for path in weight_files(source):
         _check_is_content(path)
-        yield from _read_file(path)
+        for name, tensor in _read_file(path):
+            _check_values(path, name, tensor)
+            yield name, tensor
 
 
 def write_weights(
@@ -118,6 +121,8 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index}: no weight_map in it; download the file again")
     names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        _check_is_inside(index, name)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise WeightsError(
@@ -125,6 +130,35 @@ def _shards(index: Path) -> list[Path]:
             "download them into the same folder"
         )
     return [index.parent / name for name in names]
+
+
+def _check_is_inside(index: Path, name: str) -> None:
+    """Only files of the folder itself are its model: they are what its hashes are of."""
+    folder = index.parent.resolve()
+    # Snapshots in the hub's cache are links to files beside them.
+    homes = (
+        {folder, folder.parent.parent / "blobs"} if folder.parent.name == "snapshots" else {folder}
+    )
+    if Path(name).name != name or name.startswith(".") or not name:
+        raise WeightsError(
+            f"{index}: names {shown_name(name)!r}; expected names of files beside it"
+        )
+    if (index.parent / name).exists() and (index.parent / name).resolve().parent not in homes:
+        raise WeightsError(
+            f"{index}: {shown_name(name)!r} is a link out of the folder; expected the file itself"
+        )
+
+
+def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """WeightsError for a tensor that no trained model has, before anything is made of it."""
+    # Packed weights are bytes; the official code keeps their scales in half precision.
+    if not tensor.is_floating_point() and tensor.dtype not in (torch.int8, torch.uint8):
+        what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
+    elif not bool(tensor.isfinite().all()):
+        what = "NaN or infinite numbers; expected a model whose training did not diverge"
+    else:
+        return
+    raise WeightsError(f"{path}: {shown_name(name)}: {what}")
 
 
 def _check_is_content(path: Path) -> None:
@@ -148,7 +182,9 @@ def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
             "because unpickling it could run any code"
         ) from None
-    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # of damaged bytes torch's readers raise anything
         raise WeightsError(
             f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
         ) from None
@@ -166,7 +202,26 @@ def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise ValueError("a dictionary of tensors was expected")
+    _check_storage(path, state)
     yield from state.items()
+
+
+def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that would take more memory than the file: few bytes can state any shape."""
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not is_plain or tensor.is_quantized or tensor.is_nested:
+            raise WeightsError(
+                f"{path}: {shown_name(name)}: a sparse, nested, quantised or empty tensor; "
+                "expected plain weights"
+            )
+    stated = sum(tensor.nbytes for tensor in state.values())
+    # Tied weights are there once and count twice.
+    if stated > 2 * path.stat().st_size + 2**20:
+        raise WeightsError(
+            f"{path}: its tensors would take {stated:,} bytes, the file has "
+            f"{path.stat().st_size:,}; expected the weights themselves"
+        )
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, shown_name
 from glmtune.quantization import BITS
 
 # What configs of published models hold beside the architecture: code to run (never), paths, the
@@ -127,7 +127,7 @@ def unread_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str
 
 def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:
     """The keys that hold something and are not among those `read`, in plain characters."""
-    names = [ascii(name)[1:-1][:40] for name, value in values.items() if name not in read and value]
+    names = [shown_name(name, 40) for name, value in values.items() if name not in read and value]
     rest = len(names) - SHOWN
     return names[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from glmtune.adapters import load_adapter
 from glmtune.checkpoint import read_weights, write_weights
 from glmtune.config_checks import say_not_read, unread_keys
-from glmtune.errors import ParamsError, ResourceError, WeightsError
+from glmtune.errors import ParamsError, ResourceError, WeightsError, shown_name
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.files import write_json
 from glmtune.model_config import (
@@ -259,7 +259,8 @@ def _refuse_mismatch(
         )
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     problems = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN_KEYS])}{', …' * (len(names) > SHOWN_KEYS)}"
+        f"{len(names)} {kind}: {', '.join(map(shown_name, names[:SHOWN_KEYS]))}"
+        + ", …" * (len(names) > SHOWN_KEYS)
         for kind, names in kinds.items()
         if names
     ]

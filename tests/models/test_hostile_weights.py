@@ -127,7 +127,9 @@ def test_nan_is_found_in_safetensors_too(folder: Path, state: dict[str, torch.Te
     assert f"model.safetensors: {NAME}: NaN or infinite numbers" in refusal(folder)
 
 
-def test_one_tensor_may_be_there_under_two_names(folder: Path, state: dict[str, torch.Tensor]) -> None:
+def test_one_tensor_may_be_there_under_two_names(
+    folder: Path, state: dict[str, torch.Tensor]
+) -> None:
     """As one storage, which torch.save writes once."""
     name = next(iter(state))
     torch.save(state | {"again": state[name]}, folder / "pytorch_model.bin")

@@ -154,11 +154,19 @@ def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
     # Packed weights are bytes; the official code keeps their scales in half precision.
     if not tensor.is_floating_point() and tensor.dtype not in (torch.int8, torch.uint8):
         what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
-    elif not bool(tensor.isfinite().all()):
+    elif not _is_finite(tensor):
         what = "NaN or infinite numbers; expected a model whose training did not diverge"
     else:
         return
     raise WeightsError(f"{path}: {shown_name(name)}: {what}")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN is both; 12 GB in two seconds, isfinite takes a minute
+    return bool(low.isfinite() & high.isfinite())
 
 
 def _check_is_content(path: Path) -> None:

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-# In names of tensors: PEFT's wrapper, torch.compile's, and the adapter's own name, which a state
-# dict has and PEFT's files leave out.
-WRAPPER_NAMES = re.compile(
-    r"^(?:_orig_mod\.|base_model\.model\.)+|_orig_mod\.|(?<=\.lora_[AB])\.default(?=\.)"
-)
+# The adapter's own name, which a state dict has and PEFT's files leave out.
+OWN_NAME = re.compile(r"(?<=\.lora_[AB])\.default(?=\.)")
 SHOWN = 5
 
 
@@ -35,7 +32,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     import peft
 
     source, values = str(folder / CONFIG_FILE), read_config(folder, CONFIG_FILE)
-    state = {WRAPPER_NAMES.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
+    state = {OWN_NAME.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
     arguments = lora_arguments(values, state, source)
     say_not_read(source, tuple(unread_keys(values)))
     try:

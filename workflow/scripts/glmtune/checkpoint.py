@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,12 @@ WEIGHT_FILES = (
 )
 
 
+# DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+# Where trainers put the weights beside a step, an optimizer and the like.
+NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
+
+
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """The JSON object in `folder / name`; raises WeightsError if there is none."""
     path = folder / name
@@ -43,12 +51,18 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
 
+    Names are without those of wrappers that a model was trained in.
     Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
     tensor of numbers that no weight has.
     """
+    seen: set[str] = set()
     for path in weight_files(source):
         _check_is_content(path)
-        for name, tensor in _read_file(path):
+        for saved_name, tensor in _read_file(path):
+            name = WRAPPERS.sub("", saved_name)
+            if name in seen:
+                raise WeightsError(f"{path}: {shown_name(name)}: there twice; expected each once")
+            seen.add(name)
             _check_values(path, name, tensor)
             yield name, tensor
 
@@ -106,13 +120,17 @@ def weight_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise WeightsError(f"{source}: no such folder; expected one with weights")
-    first = next((source / name for name in WEIGHT_FILES if (source / name).is_file()), None)
-    if first is None:
-        raise WeightsError(
-            f"{source}: no weights in it; expected pytorch_model.bin or model.safetensors, "
-            "or their shards with an index"
-        )
-    return _shards(first) if first.name.endswith(".index.json") else [first]
+    found = [source / name for name in WEIGHT_FILES if (source / name).is_file()]
+    for file in found:
+        files = _shards(file) if file.name.endswith(".index.json") else [file]
+        if all(path.is_file() for path in files):
+            if file != found[0]:
+                why = f"the files of {found[0].name} are not all there"
+                print(f"{source}: reading {file.name}: {why}", file=sys.stderr)
+            return files
+    if found:
+        raise _incomplete(found[0])
+    return _shards_without_index(source)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -123,13 +141,39 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         _check_is_inside(index, name)
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise WeightsError(
-            f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
-            "download them into the same folder"
-        )
     return [index.parent / name for name in names]
+
+
+def _incomplete(index: Path) -> WeightsError:
+    names = [path.name for path in _shards(index)]
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    return WeightsError(
+        f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
+        "download them into the same folder"
+    )
+
+
+def _shards_without_index(folder: Path) -> list[Path]:
+    """Shards that say themselves how many they are."""
+    for start, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        shards = sorted(folder.glob(f"{start}-?????-of-?????{ending}"))
+        if shards:
+            count = int(shards[0].stem[-5:]) if shards[0].stem[-5:].isdigit() else 0
+            if len(shards) == count:
+                return shards
+            raise WeightsError(
+                f"{folder}: {len(shards)} shards like {shards[0].name}, which says there are "
+                f"{count}; download the others and {start}{ending}.index.json"
+            )
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
+        raise WeightsError(
+            f"{folder}: a DeepSpeed checkpoint, whose weights are in parts; put them together with "
+            "`python zero_to_fp32.py . pytorch_model.bin` in that folder"
+        )
+    raise WeightsError(
+        f"{folder}: no weights in it; expected pytorch_model.bin or model.safetensors, "
+        "or their shards with an index"
+    )
 
 
 def _check_is_inside(index: Path, name: str) -> None:
@@ -208,10 +252,17 @@ def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    while isinstance(state, dict) and (inner := _inner(state)) is not None:
+        state = inner
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise ValueError("a dictionary of tensors was expected")
     _check_storage(path, state)
     yield from state.items()
+
+
+def _inner(state: dict[Any, Any]) -> Any:
+    """The weights inside a trainer's dictionary; None if it is the weights."""
+    return next((state[key] for key in NESTED_IN if isinstance(state.get(key), dict)), None)
 
 
 def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:

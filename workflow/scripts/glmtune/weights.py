@@ -184,8 +184,11 @@ def _fill(
     prefix: dict[str, torch.Tensor] = {}
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
+    aliased: dict[str, torch.Tensor] = {}
     for name, tensor in read_weights(folder):
-        if name.startswith(PREFIX_KEY):
+        if name in model.aliases and name not in expected:
+            aliased[name] = tensor.to(device, dtype, copy=True)
+        elif name.startswith(PREFIX_KEY):
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
@@ -199,6 +202,7 @@ def _fill(
             # A stored integer or a scale of a quantised weight keeps its type.
             plain = expected[name].dtype == torch.get_default_dtype()
             loaded[name] = tensor.to(device, dtype if plain else tensor.dtype, copy=True)
+    _take_aliased(folder, model, loaded, aliased)
     _untie_if_different(model, loaded)
     tied = _tied_names(model)
     seen = {*loaded, *tied, *misshaped}
@@ -213,6 +217,23 @@ def _fill(
     model.load_state_dict(loaded, strict=False, assign=True)
     model.tie_weights()
     return prefix
+
+
+def _take_aliased(
+    folder: Path,
+    model: ChatGLMCausalLM,
+    loaded: dict[str, torch.Tensor],
+    aliased: dict[str, torch.Tensor],
+) -> None:
+    """Give tensors under other savers' names their official ones; refuse two that differ."""
+    for name, tensor in aliased.items():
+        official = model.aliases[name]
+        if official in loaded and not torch.equal(loaded[official], tensor):
+            raise WeightsError(
+                f"{folder}: {name} and {official} are one weight under two names and differ; "
+                "expected them equal; remove the one that was not trained"
+            )
+        loaded[official] = tensor
 
 
 def _is_to_be_packed(

@@ -292,6 +292,8 @@ class ChatGLM2ForConditionalGeneration(ChatGLMCausalLM):
     config_class = ChatGLM2Config
     _no_split_modules = ["GLMBlock"]
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq"]
+    # What LLaMA-Factory also saves, and its official name.
+    aliases: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.output_layer.weight"}
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)

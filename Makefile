@@ -38,7 +38,7 @@ results: env  ## Put the scores of the last default run into README.md
 	python tools/default_results.py --record results
 
 # Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
-quick: env  ## Run the tests of texts, files and parameters, without models
+quick: env  ## Run the tests that need no torch: texts, files, parameters
 	time pytest -n auto --ignore tests/models -m "not slow and not workflow"
 
 test: env  ## Run all tests but the slow ones

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_adapters import write_adapter
 from tiny_folders import logits, prompt_ids, write_base
@@ -147,3 +148,40 @@ def test_the_tensors_of_an_adapter_lose_the_same_wrappers(base: Path, tmp_path: 
     ids = prompt_ids(base)
     found, expected = (logits(load_model(base, adapter=a), ids) for a in (wrapped, plain))
     assert torch.equal(found, expected)
+
+
+# --- PEFT's prefixes -------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_prefix_of_peft_has_the_keys_and_values_of_peft_s_own_class(
+    base: Path, tmp_path: Path
+) -> None:
+    """As ChatGLM3's finetune_demo trains and saves it."""
+    model: Any = load_model(base)
+    shape = model.prefix_shape()
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=5,
+        num_layers=shape.layers,
+        num_attention_heads=shape.groups,
+        token_dim=shape.groups * shape.head_dim,
+    )
+    theirs = get_peft_model(load_model(base), config)
+    theirs.save_pretrained(tmp_path / "prefix", save_embedding_layers=False)
+    expected = theirs.get_prompt(batch_size=2)
+    encoder = load_prefix(model, tmp_path / "prefix").eval()
+    assert encoder.pre_seq_len == 5
+    found = encoder(2, torch.float32)
+    assert len(found) == shape.layers
+    for layer, (key, value) in enumerate(found):
+        assert torch.equal(key, expected.layers[layer].keys)
+        assert torch.equal(value, expected.layers[layer].values)
+    with pytest.raises(WeightsError, match="found 'PREFIX_TUNING'; expected 'LORA'"):
+        load_model(base, adapter=tmp_path / "prefix")
+
+
+def test_a_prefix_of_peft_for_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+    save_file({"prompt_embeddings": torch.zeros(8, 12)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match="found 8x12; this model .* expects 8x"):
+        load_prefix(load_model(base), tmp_path)

@@ -165,6 +165,8 @@ CATASTROPHE = "(" * 20 + "a" + "+)+" * 20 + "$"
         ("use_dora", "yes", "use_dora: found 'yes'; expected true or false"),
         ("megatron_config", {"a": 1}, "megatron_config: not supported; expected plain LoRA"),
         ("layer_replication", [[0, 2]], "layer_replication: not supported"),
+        ("init_lora_weights", "pissa_niter_4", "which changed the base model too; expected plain"),
+        ("modules_to_save", ["transformer"], "the tensors beside it have none of it"),
         ("peft_type", ["LORA"], "peft_type: found ['LORA']; expected 'LORA'"),
     ],
 )
@@ -185,7 +187,7 @@ def test_a_value_that_cannot_be_is_refused(
     [
         {"lora_dropout": None, "rank_pattern": None, "bias": None},
         {"runtime_config": {"ephemeral_gpu_offload": True}, "from_a_fork": [1]},
-        {"init_lora_weights": "pissa", "loftq_config": {"loftq_bits": 4}},
+        {"init_lora_weights": "gaussian", "loftq_config": {"loftq_bits": 4}},
         {"target_modules": r".*\.query_key_value"},
         {"target_modules": CATASTROPHE},  # never run: the tensors say what it found
         {"rank_pattern": {"query_key_value": 2}, "alpha_pattern": {"^.*\\.query_key_value$": 4}},

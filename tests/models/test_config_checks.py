@@ -84,6 +84,8 @@ def refusal(folder: Path) -> str:
         ("quantization_config", {"load_in_4bit": True}, "weights packed by another program"),
         ("quantization_embeddings", True, "as in chatglm-6b-int4-qe; expected a model without"),
         ("rope_scaling", {"type": "linear", "factor": 2.0}, "positions scaled in a way that no"),
+        ("rope_theta", 1e6, "rope_theta: found 1000000.0; expected 10000, as in all published"),
+        ("interleaved_qkv", True, "interleaved_qkv: found True; expected False"),
         ("num_attention_heads", 5, "num_attention_heads 5"),
     ],
 )

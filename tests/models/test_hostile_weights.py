@@ -58,7 +58,10 @@ def write_index(folder: Path, *names: str) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "{}/model.safetensors", "a/b", "..", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["../model.safetensors", "{}/model.safetensors", "a/b", "..", "", "shard.bin", "x" * 300],
+)
 def test_an_index_names_files_beside_it(folder: Path, base: Path, name: str) -> None:
     name = name.format(base)
     (folder.parent / "model.safetensors").write_bytes(b"elsewhere")
@@ -103,6 +106,7 @@ TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "sparse": (lambda t: t.to_sparse(), "a sparse, nested, quantised or empty tensor"),
     "meta": (lambda t: t.to("meta"), "a sparse, nested, quantised or empty tensor"),
     "complex": (lambda t: t.to(torch.complex64), "complex64 numbers; expected weights"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn numbers; expected weights"),
     "integer": (lambda t: t.to(torch.int64), "int64 numbers; expected weights"),
     "boolean": (lambda t: t > 0, "bool numbers; expected weights"),
     "NaN": (with_one(float("nan")), "NaN or infinite numbers; expected a model"),
@@ -120,6 +124,19 @@ def test_a_tensor_that_is_no_weight_is_one_message(
     said = refusal(folder)
     assert said.startswith("pytorch_model.bin: ")
     assert message in said
+
+
+@pytest.mark.parametrize("key", [0, None, ("a",)])
+def test_names_that_are_no_text_are_one_message(folder: Path, key: object) -> None:
+    torch.save({key: torch.zeros(1)}, folder / "pytorch_model.bin")
+    assert "a dictionary of tensors was expected" in refusal(folder)
+
+
+def test_a_dictionary_that_holds_itself_ends(folder: Path) -> None:
+    state: dict[str, object] = {}
+    state["model"] = state
+    torch.save(state, folder / "pytorch_model.bin")
+    assert "a dictionary of tensors was expected" in refusal(folder)
 
 
 def test_nan_is_found_in_safetensors_too(folder: Path, state: dict[str, torch.Tensor]) -> None:

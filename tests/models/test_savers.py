@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base") / "chatglm2-6b", "chatglm2-6b")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def state(base: Path) -> State:
     return load_file(base / "model.safetensors")
 
@@ -79,6 +79,13 @@ def test_two_heads_that_differ_are_both_named(folder: Path, state: State) -> Non
         load_model(folder)
 
 
+def test_a_head_of_another_size_is_refused(folder: Path, state: State) -> None:
+    del state[OFFICIAL_HEAD]
+    save_file(state | {HEAD: torch.zeros(3, 32)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"lm_head.weight is 3x32; this model expects \d+x32"):
+        load_model(folder)
+
+
 def test_a_weight_that_is_there_twice_is_refused(folder: Path, state: State) -> None:
     torch.save(state | prefixed("module.")(state), folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="there twice; expected each once"):
@@ -121,6 +128,16 @@ def test_a_whole_set_is_read_where_another_one_is_not_there(
     assert "reading pytorch_model.bin: the files of model.safetensors.index.json are not all" in (
         capsys.readouterr().err
     )
+
+
+def test_pointers_of_git_are_passed_over_for_a_whole_set(
+    folder: Path, base: Path, state: State
+) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsError, match="a Git-LFS pointer"):
+        load_model(folder)
+    write_shards(folder, state, "bin")  # without an index
+    assert answers_as(folder, base)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])

@@ -72,6 +72,8 @@ DROPPED = (
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "ensure_weight_tying"),
     *("runtime_config", "merge_weights", "enable_lora"),
 )
+# Ways to begin a training that take a part out of the base model's own weights.
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # They change what an adapter computes, if they hold anything.
 REFUSED = (
     *("megatron_config", "target_parameters", "trainable_token_indices", "layer_replication"),
@@ -93,6 +95,12 @@ def lora_arguments(
             f"{source}: peft_type: found {repr(kind)[:60]}; expected 'LORA' "
             "(a P-Tuning v2 prefix is given as prefix, not as adapter)"
         )
+    begun = values.get("init_lora_weights")
+    if isinstance(begun, str) and begun.startswith(CHANGE_THE_BASE):
+        raise WeightsError(
+            f"{source}: init_lora_weights: found {begun[:40]!r}, which changed the base model too; "
+            "expected plain LoRA: convert it with PEFT (path_initial_model_for_weight_conversion)"
+        )
     if found := [name for name in REFUSED if values.get(name)]:
         raise WeightsError(f"{source}: {found[0]}: not supported; expected plain LoRA")
     given = {n: v for n, v in values.items() if n in KNOWN and v is not None}
@@ -104,6 +112,13 @@ def lora_arguments(
         if not allows(value):
             raise WeightsError(f"{source}: {name}: found {repr(value)[:60]}; expected {expected}")
     _check_ranks(given, state, source)
+    whole = [name for name in state if ".lora_" not in name]
+    for module in given.get("modules_to_save", ()):  # PEFT would copy each
+        if not any(f".{module}." in f".{name}" for name in whole):
+            raise WeightsError(
+                f"{source}: modules_to_save: found {module!r}; the tensors beside it have none "
+                "of it"
+            )
     return given
 
 
@@ -121,7 +136,9 @@ def _check_ranks(given: Mapping[str, Any], state: Mapping[str, torch.Tensor], so
     """Before PEFT makes room: no rank may be above those of the tensors."""
     ranks = [t.shape[0] for name, t in state.items() if ".lora_A." in name and t.ndim]
     stated = [given.get("r", 8), *given.get("rank_pattern", {}).values()]
-    if ranks and max(stated) > max(ranks):
+    if not ranks:
+        raise WeightsError(f"{source}: no LoRA tensors beside it; expected names with .lora_A.")
+    if max(stated) > max(ranks):
         raise WeightsError(
             f"{source}: rank {max(stated)}; the tensors beside it have rank {max(ranks)}; is it "
             "the config of another adapter?"

@@ -12,6 +12,7 @@ import pickle
 import re
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,15 @@ WEIGHT_FILES = (
 )
 
 
+SHARD_NAMES = ("model*.safetensors", "pytorch_model*.bin")
+LONGEST_NAME = 200
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+# Packed weights are bytes; the official code keeps their scales in half precision.
+WEIGHT_TYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.int8, torch.uint8),
+)
 # Where trainers put the weights beside a step, an optimizer and the like.
 NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
 
@@ -123,14 +131,12 @@ def weight_files(source: Path) -> list[Path]:
     found = [source / name for name in WEIGHT_FILES if (source / name).is_file()]
     for file in found:
         files = _shards(file) if file.name.endswith(".index.json") else [file]
-        if all(path.is_file() for path in files):
+        if all(path.is_file() and not _is_pointer(path) for path in files):
             if file != found[0]:
                 why = f"the files of {found[0].name} are not all there"
                 print(f"{source}: reading {file.name}: {why}", file=sys.stderr)
             return files
-    if found:
-        raise _incomplete(found[0])
-    return _shards_without_index(source)
+    return _shards_without_index(source) or _refused(source, found)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -144,27 +150,13 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _incomplete(index: Path) -> WeightsError:
-    names = [path.name for path in _shards(index)]
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    return WeightsError(
-        f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
-        "download them into the same folder"
-    )
-
-
-def _shards_without_index(folder: Path) -> list[Path]:
-    """Shards that say themselves how many they are."""
-    for start, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        shards = sorted(folder.glob(f"{start}-?????-of-?????{ending}"))
-        if shards:
-            count = int(shards[0].stem[-5:]) if shards[0].stem[-5:].isdigit() else 0
-            if len(shards) == count:
-                return shards
-            raise WeightsError(
-                f"{folder}: {len(shards)} shards like {shards[0].name}, which says there are "
-                f"{count}; download the others and {start}{ending}.index.json"
-            )
+def _refused(folder: Path, found: list[Path]) -> list[Path]:
+    """Raise what is wrong with the first file of weights, or with a folder without any."""
+    if found:
+        if found[0].name.endswith(".index.json") and _is_incomplete(found[0]):
+            raise _incomplete(found[0])
+        # Git left pointers in their place; reading one says so.
+        return _shards(found[0]) if found[0].name.endswith(".index.json") else [found[0]]
     if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
         raise WeightsError(
             f"{folder}: a DeepSpeed checkpoint, whose weights are in parts; put them together with "
@@ -176,6 +168,34 @@ def _shards_without_index(folder: Path) -> list[Path]:
     )
 
 
+def _is_incomplete(index: Path) -> bool:
+    return not all(path.is_file() for path in _shards(index))
+
+
+def _incomplete(index: Path) -> WeightsError:
+    names = [path.name for path in _shards(index)]
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    return WeightsError(
+        f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
+        "download them into the same folder"
+    )
+
+
+def _shards_without_index(folder: Path) -> list[Path]:
+    """Shards that say themselves how many they are; none if there are none."""
+    for start, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        shards = sorted(folder.glob(f"{start}-?????-of-?????{ending}"))
+        if shards:
+            count = int(shards[0].stem[-5:]) if shards[0].stem[-5:].isdigit() else 0
+            if len(shards) == count:
+                return shards
+            raise WeightsError(
+                f"{folder}: {len(shards)} shards like {shards[0].name}, which says there are "
+                f"{count}; download the others and {start}{ending}.index.json"
+            )
+    return []
+
+
 def _check_is_inside(index: Path, name: str) -> None:
     """Only files of the folder itself are its model: they are what its hashes are of."""
     folder = index.parent.resolve()
@@ -183,7 +203,9 @@ def _check_is_inside(index: Path, name: str) -> None:
     homes = (
         {folder, folder.parent.parent / "blobs"} if folder.parent.name == "snapshots" else {folder}
     )
-    if Path(name).name != name or name.startswith(".") or not name:
+    # Of these names a model's hashes are.
+    is_known = any(fnmatchcase(name, pattern) for pattern in SHARD_NAMES)
+    if "/" in name or not is_known or len(name) > LONGEST_NAME:
         raise WeightsError(
             f"{index}: names {shown_name(name)!r}; expected names of files beside it"
         )
@@ -195,8 +217,7 @@ def _check_is_inside(index: Path, name: str) -> None:
 
 def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
     """WeightsError for a tensor that no trained model has, before anything is made of it."""
-    # Packed weights are bytes; the official code keeps their scales in half precision.
-    if not tensor.is_floating_point() and tensor.dtype not in (torch.int8, torch.uint8):
+    if tensor.dtype not in WEIGHT_TYPES:
         what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
     elif not _is_finite(tensor):
         what = "NaN or infinite numbers; expected a model whose training did not diverge"
@@ -213,10 +234,16 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(low.isfinite() & high.isfinite())
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether git left a note of a file in its place."""
+    with path.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def _check_is_content(path: Path) -> None:
     with path.open("rb") as stream:
         head = stream.read(len(LFS_POINTER))
-    if head == LFS_POINTER:
+    if _is_pointer(path):
         raise WeightsError(
             f"{path}: a Git-LFS pointer, not the file itself; run `git lfs pull` in its repository "
             "or download the file"
@@ -252,16 +279,20 @@ def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    while isinstance(state, dict) and (inner := _inner(state)) is not None:
-        state = inner
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    for _ in NESTED_IN:  # no trainer nests deeper, and a dictionary may hold itself
+        state = _inner(state) or state
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise ValueError("a dictionary of tensors was expected")
     _check_storage(path, state)
     yield from state.items()
 
 
-def _inner(state: dict[Any, Any]) -> Any:
+def _inner(state: Any) -> Any:
     """The weights inside a trainer's dictionary; None if it is the weights."""
+    if not isinstance(state, dict):
+        return None
     return next((state[key] for key in NESTED_IN if isinstance(state.get(key), dict)), None)
 
 

@@ -38,11 +38,14 @@ class Numbers:
     high: float
     real: bool = False
     optional: bool = False
+    several: bool = False  # or a list of them
 
     def allow(self, value: Any) -> bool:
         """Whether a value of a JSON document is such a number."""
         if value is None:
             return self.optional
+        if self.several and isinstance(value, list) and value:
+            return all(self.allow(each) for each in value if not isinstance(each, list))
         types = (int, float) if self.real else (int,)
         is_number = isinstance(value, types) and not isinstance(value, bool)
         return is_number and self.low <= value <= self.high  # false for NaN
@@ -64,6 +67,7 @@ NUMBERS = {
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), TOKEN_ID),
     **dict.fromkeys(("mask_token_id", "gmask_token_id"), TOKEN_ID),
     **dict.fromkeys(("hidden_dropout", "attention_dropout"), DROPOUT),
+    "eos_token_id": Numbers(0, 10_000_000, optional=True, several=True),
     "layernorm_epsilon": Numbers(1e-12, 0.1, real=True),
     "rope_ratio": Numbers(0.001, 1_000_000, real=True),
 }
@@ -88,6 +92,16 @@ REFUSED: dict[str, Callable[[Any], str]] = {
 }
 
 
+# Keys of other programs whose only value here is that of all published models.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "rope_theta": (10_000,),
+    "rotary_percent": (0.5,),
+    "partial_rotary_factor": (0.5,),
+    "interleaved_qkv": (False,),
+    "sliding_window": (False,),
+}
+
+
 def checked_values(
     known: Mapping[str, Any], fixed: Mapping[str, bool], values: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
@@ -98,6 +112,12 @@ def checked_values(
     for name, explain in REFUSED.items():
         if values.get(name):
             raise WeightsError(f"{source}: {name}: {explain(values[name])}")
+    for name, allowed in ONLY.items():
+        if values.get(name) is not None and values[name] not in allowed:
+            raise WeightsError(
+                f"{source}: {name}: found {repr(values[name])[:60]}; expected {allowed[0]}, as in "
+                "all published models"
+            )
     kept = {n: v for n, v in values.items() if n in known and v is not None}
     for name, value in kept.items():
         if expected := _expected(name, value, known[name], fixed):
@@ -122,7 +142,7 @@ def _expected(name: str, value: Any, default: Any, fixed: Mapping[str, bool]) ->
 
 def unread_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """The keys that mean nothing here, but may to another program."""
-    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED})
+    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *ONLY})
 
 
 def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:

@@ -100,10 +100,11 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
         "eos_token_id": list(stop_ids),
         "hidden_act": "silu",
         "model_type": "glm",
-        # Transformers 5 reads the first, version 4 the other two.
+        # Transformers 5 reads the first, version 4 the others.
         "rope_parameters": rotary,
         "rope_theta": rotary["rope_theta"],
         "partial_rotary_factor": rotary["partial_rotary_factor"],
+        **({"rope_scaling": rotary} if config.interpolates_positions else {}),
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
     }

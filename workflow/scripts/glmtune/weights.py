@@ -228,6 +228,10 @@ def _take_aliased(
     """Give tensors under other savers' names their official ones; refuse two that differ."""
     for name, tensor in aliased.items():
         official = model.aliases[name]
+        needed = model.get_parameter(official).shape
+        if tensor.shape != needed:
+            found, expected = ("x".join(map(str, shape)) for shape in (tensor.shape, needed))
+            raise WeightsError(f"{folder}: {name} is {found}; this model expects {expected}")
         if official in loaded and not torch.equal(loaded[official], tensor):
             raise WeightsError(
                 f"{folder}: {name} and {official} are one weight under two names and differ; "

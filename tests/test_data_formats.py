@@ -129,6 +129,67 @@ def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> 
     ]
 
 
+CLOCK = {"name": "clock", "arguments": {"城": "北京"}}
+CALL = {"role": "assistant", "metadata": "clock", "content": "```python\ntool_call(城='北京')\n```"}
+ASKED, RESULT = {"role": "user", "content": "几点？"}, {"role": "observation", "content": "三点"}
+ANSWERED_BY_TOOL = {
+    "content": "三点",
+    "summary": "三点了。",
+    "history": [ASKED, CALL],
+    "role": "observation",
+}
+# The same conversation as ChatGLM3, OpenAI (today and formerly) and LLaMA-Factory write it.
+CALLS: dict[str, list[dict]] = {
+    "chatglm3": [
+        {"role": "tool", "name": "clock", "parameters": {"城": "北京"}, "observation": "三点"}
+    ],
+    "openai": [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {**CLOCK, "arguments": json.dumps(CLOCK["arguments"])},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "三点"},
+    ],
+    "openai before": [
+        {"role": "assistant", "content": None, "function_call": CLOCK},
+        {"role": "function", "name": "clock", "content": "三点"},
+    ],
+    "llama-factory": [{"role": "function_call", "content": json.dumps(CLOCK)}, RESULT],
+}
+
+
+@pytest.mark.parametrize("written", CALLS)
+def test_an_answer_after_a_tool_is_the_answer_of_the_row(written: str, tmp_path: Path) -> None:
+    conversation = [ASKED, *CALLS[written], *said("assistant", "三点了。")]
+    assert read_rows(save(tmp_path, json.dumps([conversation]))) == [ANSWERED_BY_TOOL]
+
+
+@pytest.mark.parametrize("written", CALLS)
+def test_a_call_at_the_end_is_the_answer_of_the_row(written: str, tmp_path: Path) -> None:
+    (row,) = read_rows(save(tmp_path, json.dumps([[ASKED, *CALLS[written]]])))
+    assert row == {"content": "几点？", "summary": CALL["content"], "metadata": "clock"}
+
+
+def test_a_text_before_a_call_and_several_calls_are_messages_of_their_own(tmp_path: Path) -> None:
+    calls = {"role": "function_call", "content": json.dumps([CLOCK, CLOCK])}
+    turns = [ASKED, *said("assistant", "看一下。"), calls, RESULT, *said("assistant", "三点了。")]
+    (row,) = read_rows(save(tmp_path, json.dumps([turns])))
+    assert row["history"] == [ASKED, *said("assistant", "看一下。"), CALL, CALL]
+
+
+def test_a_system_message_of_tools_needs_no_text(tmp_path: Path) -> None:
+    system = {"role": "system", "content": None, "tools": [{"name": "clock"}]}
+    (row,) = read_rows(save(tmp_path, json.dumps([[system, *USER_TURNS]])))
+    assert row["history"][0] == {**system, "content": ""}
+
+
 def test_lists_in_the_cells_of_a_table_are_read_as_json(tmp_path: Path) -> None:
     cell = json.dumps([FIRST]).replace('"', '""')
     path = save(tmp_path, f'prompt,response,history\n{SECOND[0]},{SECOND[1]},"{cell}"\n', "a.csv")
@@ -168,9 +229,14 @@ UNCLEAR: list[tuple[Any, str]] = [
     ({"messages": [*USER_TURNS, "a"]}, "message 5 is text; expected {role, content}"),
     ({"messages": said("user assistant", "a", " ")}, "'messages': the last answer is empty"),
     ({"messages": [{"role": "user"}]}, "'messages': message 1: 'content' is null; expected text"),
+    ({"messages": said("system assistant", "a", "b")}, "ends with an answer after system; expect"),
     (
-        {"messages": said("user observation assistant", "a", "b", "c")},
-        "'messages': ends with an answer after observation; expected a question",
+        {"messages": said("user function_call assistant", "a", "clock()", "c")},
+        "message 2: 'content' is text that is not JSON ('clock()'); expected {\"name\": text, \"ar",
+    ),
+    (
+        {"messages": [*USER_TURNS, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        "message 5: the name of the tool is null; expected text",
     ),
     ({"src": "a", "tgt": "b", "history": [["a"]]}, "'history' item 1 is 1 texts; expected [quest"),
     ({"src": "a", "tgt": "b", "history": "x"}, "'history' is text that is not JSON ('x')"),

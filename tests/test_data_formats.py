@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_data import save
 
+from glmtune.conversation import as_rounds
 from glmtune.data import FORMATS, Columns, ReadOptions, check_file, read_rows
 from glmtune.errors import DataError, ParamsError
 
@@ -129,6 +130,50 @@ def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> 
     ]
 
 
+# (roles as they stand, roles of the row: the question, its history)
+ORDERS = [
+    ("assistant user assistant", ""),
+    ("system assistant user assistant", "system"),
+    ("user user assistant", ""),
+    ("user assistant assistant user assistant", "user assistant"),
+    ("user assistant user user user assistant", "user assistant"),
+    ("user assistant assistant", ""),
+]
+
+
+@pytest.mark.parametrize(("roles", "history"), ORDERS)
+def test_chats_in_another_order_are_brought_to_turns(
+    roles: str, history: str, tmp_path: Path
+) -> None:
+    turns = said(roles, *"abcdef"[: len(roles.split())])
+    file = check_file(save(tmp_path, json.dumps([turns])))
+    (row,) = file
+    assert " ".join(message["role"] for message in row.get("history", ())) == history
+    assert sum(file.notes.values()) == 1
+    as_rounds(row["content"], row.get("history", ()))  # the form of the older generations
+    kept = "".join(message["content"] for message in [*row.get("history", ()), *said("x", "")])
+    kept += row["content"] + row["summary"]
+    is_greeted = any("before the first question" in note for note in file.notes)
+    assert len(kept.replace("\n", "")) == len(turns) - is_greeted
+
+
+def test_two_questions_become_one_of_two_lines(tmp_path: Path) -> None:
+    before = {"prompt": "b", "response": "c", "history": said("user", "a")}
+    for value in (before, {"messages": said("user user assistant", "a", "b", "c")}):
+        rows = read_rows(save(tmp_path, json.dumps(value)))
+        assert rows == [{"content": "a\nb", "summary": "c"}]
+
+
+def test_rows_with_tools_are_refused_where_a_model_has_no_place_for_them(tmp_path: Path) -> None:
+    path = save(tmp_path, json.dumps([[ASKED, *CALLS["chatglm3"]], USER_TURNS]))
+    with pytest.raises(
+        DataError, match=r"line 1: tools, a call or an observation; .*leave the row"
+    ):
+        check_file(path, ReadOptions(takes_tools=False))
+    file = check_file(path, ReadOptions(takes_tools=False, skip_bad_rows=True))
+    assert list(file) == [SECOND_TURN]
+
+
 CLOCK = {"name": "clock", "arguments": {"城": "北京"}}
 CALL = {"role": "assistant", "metadata": "clock", "content": "```python\ntool_call(城='北京')\n```"}
 ASKED, RESULT = {"role": "user", "content": "几点？"}, {"role": "observation", "content": "三点"}
@@ -222,14 +267,19 @@ UNCLEAR: list[tuple[Any, str]] = [
     (USER_TURNS, "a message by itself; expected a conversation a row; put the messages of each"),
     ([PAIR, {"instruction": "a", "output": "b"}], "line 1: a row of format alpaca, after rows of"),
     ({"messages": []}, "no row of a known format (keys found: messages)"),
-    ({"messages": said("user", "a")}, "'messages': no answer (role assistant) among 1 messages"),
-    ({"messages": said("assistant", "a")}, "'messages': ends with an answer after nothing"),
+    ({"messages": said("user", "a")}, "'messages': no answer (role assistant) to a question"),
+    ({"messages": said("assistant", "a")}, "'messages': no answer (role assistant) to a question"),
     ({"messages": said("bot", "a")}, "message 1: 'role' is 'bot'; expected one of system, user"),
     ({"messages": [{"role": None}]}, "message 1: 'role' is null; expected one of system, user"),
     ({"messages": [*USER_TURNS, "a"]}, "message 5 is text; expected {role, content}"),
     ({"messages": said("user assistant", "a", " ")}, "'messages': the last answer is empty"),
     ({"messages": [{"role": "user"}]}, "'messages': message 1: 'content' is null; expected text"),
-    ({"messages": said("system assistant", "a", "b")}, "ends with an answer after system; expect"),
+    ({"messages": said("system assistant", "a", "b")}, "no answer (role assistant) to a question"),
+    ({"messages": said("observation assistant", "a", "b")}, "an observation before the first"),
+    (
+        {"messages": said("user system assistant", "a", "b", "c")},
+        "'messages': a system message between a question and its answer; expected it before",
+    ),
     (
         {"messages": said("user function_call assistant", "a", "clock()", "c")},
         "message 2: 'content' is text that is not JSON ('clock()'); expected {\"name\": text, \"ar",

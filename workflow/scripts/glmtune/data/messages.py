@@ -6,11 +6,20 @@ the last answer to a question is what the row is scored on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from glmtune.data.rows import Row, RowMistake, filled_text_of, list_of, name_of, text_of
+from glmtune.data.rows import (
+    ReadRow,
+    Row,
+    RowMistake,
+    filled_text_of,
+    list_of,
+    name_of,
+    text_of,
+)
 from glmtune.data.tool_calls import call_and_result, calls_in_text, calls_of_message
+from glmtune.data.turns import in_turns
 
 CALL = "function_call"
 # Names of roles in lower case -> the roles of `glmtune.conversation`, or CALL.
@@ -37,7 +46,7 @@ ASKING = {"user": "question", "observation": "observation", "assistant": "answer
 
 def row_of_conversation(
     items: Sequence[Any], keys: tuple[str, str], name: str, tools: Any = None
-) -> Row:
+) -> ReadRow:
     """The row of a conversation's last answer; what stands after it is left out.
 
     `name` begins what a RowMistake says, e.g. "'messages': "; `tools` is what may be called.
@@ -47,44 +56,40 @@ def row_of_conversation(
         for number, item in enumerate(items, start=1)
         for message in _messages_of(item, keys, f"{name}message {number}")
     ]
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    return row_of_messages(_with_tools(messages, tools_of(tools)), name)
+
+
+def row_of_messages(messages: Sequence[dict[str, Any]], name: str) -> ReadRow:
+    """The row of messages of which the last is an answer; RowMistake if it answers nothing."""
+    ordered, notes = in_turns(messages, name)
+    if not ordered or ordered[-1]["role"] != "assistant":
         raise RowMistake(
-            f"{name}no answer (role assistant) among {len(messages)} messages; expected questions "
-            "and answers; add the answer or remove the conversation"
+            f"{name}no answer (role assistant) to a question (role user); expected questions and "
+            "answers; add what is missing or remove the conversation"
         )
-    last = answers[-1]
-    asked, answer = messages[last - 1] if last else {"role": "nothing"}, messages[last]
-    if asked["role"] not in ASKING:
-        raise RowMistake(
-            f"{name}ends with an answer after {asked['role']}; expected a question (role user) and "
-            "its answer; end the conversation there, or remove it"
-        )
-    history = _with_tools(messages[: last - 1], tools_of(tools))
-    names = (f"{name}the last {ASKING[asked['role']]}", f"{name}the last answer")
-    row = row_of(asked["content"], answer["content"], history, *names)
+    *history, asked, answer = ordered
+    row: Row = {
+        "content": filled_text_of(asked["content"], f"{name}the last {ASKING[asked['role']]}"),
+        "summary": filled_text_of(answer["content"], f"{name}the last answer"),
+    }
+    if history:
+        row["history"] = history
     if asked["role"] != "user":
         row["role"] = asked["role"]
     if "metadata" in answer:
         row["metadata"] = answer["metadata"]
-    return row
+    return ReadRow(row, notes)
 
 
-def row_of(
-    question: Any,
-    answer: Any,
-    history: Sequence[Mapping[str, Any]] = (),
-    question_name: str = "the question",
-    answer_name: str = "the answer",
-) -> Row:
-    """A row of checked texts; RowMistake names the one that is missing or empty."""
-    row: Row = {
-        "content": filled_text_of(question, question_name),
-        "summary": filled_text_of(answer, answer_name),
-    }
-    if history:
-        row["history"] = list(history)
-    return row
+def row_of_pair(
+    question: Any, answer: Any, before: Sequence[dict[str, Any]], names: tuple[str, str]
+) -> ReadRow:
+    """The row of a question and an answer after these messages; `names` are those of the two."""
+    asked = {"role": "user", "content": filled_text_of(question, names[0])}
+    answered = {"role": "assistant", "content": filled_text_of(answer, names[1])}
+    return row_of_messages([*before, asked, answered], "'history': " if before else "")
 
 
 def messages_of_history(value: Any, name: str) -> list[dict[str, Any]]:

@@ -7,17 +7,19 @@ Accepted are the containers of `glmtune.data.containers` and the forms of rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from glmtune.conversation import NO_TOOLS, uses_tools
 from glmtune.data.containers import CONTAINERS, Values, container_of
 from glmtune.data.formats import FORMATS, Columns, Taken
 from glmtune.data.json_values import values_below
 from glmtune.data.recognising import Shape, choose, wrapper_key
-from glmtune.data.rows import Row, RowMistake, fail
+from glmtune.data.rows import ReadRow, Row, RowMistake, fail
 from glmtune.errors import DataError, ParamsError
 
 MOST_LINES_NAMED = 5
@@ -32,6 +34,8 @@ class ReadOptions:
     data_format: str | None = None
     # Whether rows with a mistake are left out instead of an error.
     skip_bad_rows: bool = False
+    # Whether rows with tools can be used; only ChatGLM3 can.
+    takes_tools: bool = True
 
     def __post_init__(self) -> None:
         if self.data_format is not None and self.data_format not in FORMATS:
@@ -86,6 +90,8 @@ class UserFile:
     # The columns that some row has, by the part of the row they are.
     columns: Taken
     skipped: Mistakes
+    # What was done to some rows, and to how many.
+    notes: Mapping[str, int]
     options: ReadOptions
 
     def __len__(self) -> int:
@@ -98,7 +104,7 @@ class UserFile:
         """Yield (line, row) of every usable row."""
         for line, value in _values(self.path, self.options):
             try:
-                yield line, _read(self.shape, value)
+                yield line, _read(self.shape, value, self.options).row
             except RowMistake:
                 if not self.options.skip_bad_rows:  # it was not there when the file was checked
                     raise DataError(f"{self.path}: changed while it was read; try again") from None
@@ -108,11 +114,11 @@ def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile
     """Read a whole file; DataError unless every row, or with `skip_bad_rows` one, is usable."""
     path, options = Path(path), options or ReadOptions()
     unit = container_of(path).unit
-    shape, keys, rows, mistakes = None, set[str](), 0, Mistakes()
+    shape, keys, rows, mistakes, notes = None, set[str](), 0, Mistakes(), Counter[str]()
     for line, value in _values(path, options):
         try:
             shape = shape or _choose(value, options)
-            _read(shape, value)
+            notes.update(_read(shape, value, options).notes)
         except RowMistake as mistake:
             mistakes.add(line, str(mistake))
         else:
@@ -124,7 +130,7 @@ def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile
         raise DataError(f"{path}: no rows; expected at least one; check that the file was saved")
     _require_history(path, keys, options.columns)
     columns = {part: name for part, name in shape.taken.items() if name in keys}
-    return UserFile(path, unit, rows, shape, columns, mistakes, options)
+    return UserFile(path, unit, rows, shape, columns, mistakes, notes, options)
 
 
 def read_rows(
@@ -140,10 +146,13 @@ def _choose(value: Any, options: ReadOptions) -> Shape:
     return choose(value, options.columns, options.wanted_format)
 
 
-def _read(shape: Shape, value: Any) -> Row:
+def _read(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
     if isinstance(value, RowMistake):
         raise value
-    return shape.read(value)
+    read = shape.read(value)
+    if not options.takes_tools and uses_tools(read.row):
+        raise RowMistake(NO_TOOLS)
+    return read
 
 
 def _values(path: Path, options: ReadOptions) -> Values:

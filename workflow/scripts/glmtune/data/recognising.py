@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.data.formats import FORMATS, Columns, Taken
-from glmtune.data.rows import Row, RowMistake, keys_of, name_of, shorten
+from glmtune.data.rows import ReadRow, RowMistake, keys_of, name_of, shorten
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Shape:
     format: str
     taken: Taken
 
-    def read(self, value: Any) -> Row:
+    def read(self, value: Any) -> ReadRow:
         """The row of a value; RowMistake says what it lacks, or that it is of another format."""
         try:
             return FORMATS[self.format].read(value, self.taken)

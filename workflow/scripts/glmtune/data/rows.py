@@ -10,7 +10,8 @@ row  {"content": last question, "summary": its answer}, and where they are neede
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,14 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row, and what was done to its messages: `glmtune.data.turns` has the notes."""
+
+    row: Row
+    notes: Collection[str] = ()
 
 
 class RowMistake(Exception):

@@ -145,6 +145,8 @@ def _describe(split: Split, rows: Rows, subset: Subset) -> dict[str, Any]:
     if isinstance(rows, UserFile) and rows.skipped.rows:
         lines = rows.skipped.lines[:MOST_LINES_NAMED]
         entry["skipped"] = {"rows": rows.skipped.rows, "lines": lines}
+    if isinstance(rows, UserFile) and rows.notes:
+        entry["notes"] = dict(rows.notes)
     return entry
 
 

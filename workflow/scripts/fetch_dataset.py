@@ -2,7 +2,7 @@
 
 Reads   nothing (--sample), a download (--adgen), or two files (--train, --dev)
 Writes  OUT_DIR/train.jsonl, dev.jsonl, manifest.json (rows and SHA-256 of both), card.json (what
-        the rows are like)
+        the rows are like), left_out.jsonl (the number of every row left out, and why)
 
     python workflow/scripts/fetch_dataset.py --sample --train-rows 3000 --dev-rows 200 --seed 42 \
         --out-dir data/sample
@@ -63,8 +63,12 @@ def report(folder: Path, dataset: DataSet) -> None:
     print(f"{folder}: {train['rows']} train rows, {dev['rows']} dev rows")
     for split, entry in (("train", train), ("dev", dev)):
         if "skipped" in entry:
-            lines = ", ".join(map(str, entry["skipped"]["lines"]))
-            print(f"{split}: {entry['skipped']['rows']} unusable rows left out, first: {lines}")
+            skipped = entry["skipped"]
+            first = f"{skipped['unit']} {', '.join(map(str, skipped['first']))}"
+            listed = folder / "left_out.jsonl"
+            print(
+                f"{split}: {skipped['rows']} unusable rows left out, first {first}; all: {listed}"
+            )
         for note, rows in entry.get("notes", {}).items():
             print(f"{split}: {rows} rows: {note}")
     leaking = dataset.card["leakage"]["pairs"]

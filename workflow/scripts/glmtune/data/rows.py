@@ -47,6 +47,10 @@ class ReadRow:
     notes: Collection[str] = ()
 
 
+class Unwanted(Exception):
+    """Why a value that could be a row is left out: it says of itself that it is no example."""
+
+
 class RowMistake(Exception):
     """Why one value is no row, "found; expected; how to fix": a file may have more such values."""
 
@@ -75,8 +79,7 @@ def keys_of(value: dict[str, Any]) -> str:
 def text_of(value: Any, name: str) -> str:
     """A value that has to be text; RowMistake otherwise."""
     if not isinstance(value, str):
-        fix = "fill it in or remove the row" if value is None else "put it in double quotes"
-        raise RowMistake(f"{name} is {name_of(value)}; expected text; {fix}")
+        raise RowMistake(f"{name} is {name_of(value)}; expected text; {_way_to_text(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -85,6 +88,13 @@ def text_of(value: Any, name: str) -> str:
             "whole characters; repair the text or remove the row"
         ) from None
     return value
+
+
+def _way_to_text(value: Any) -> str:
+    if value is None:
+        return "fill it in or remove the row"
+    is_nested = isinstance(value, dict | list)
+    return "write it as text with json.dumps" if is_nested else "put it in double quotes"
 
 
 def filled_text_of(value: Any, name: str) -> str:

@@ -38,8 +38,8 @@ results: env  ## Put the scores of the last default run into README.md
 	python tools/default_results.py --record results
 
 # Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
-quick: env  ## Run the tests of texts, files and parameters, without models
-	time pytest -n auto -m "not slow and not numeric and not workflow"
+quick: env  ## Run the tests that need no torch: texts, files, parameters
+	time pytest -n auto --ignore tests/models -m "not slow and not workflow"
 
 test: env  ## Run all tests but the slow ones
 	time pytest -n auto -m "not slow"
@@ -48,7 +48,7 @@ test-slow: env  ## Run the journeys through both engines, kills and long fuzzing
 	time pytest -n auto -m slow
 
 test-cpus: env  ## Run the numeric tests with the kernels of older CPUs (minutes)
-	python tools/test_cpus.py -n auto
+	python tools/run_numeric_tests.py -n auto
 
 lint: env  ## Check style, types and the workflow
 	ruff check

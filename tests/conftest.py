@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -18,19 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # A folder that holds reference/; another machine may have it elsewhere.
 SHARED = Path(os.environ.get("GLMTUNE_SHARED", ROOT.parent / "shared"))
 
-# How long an example takes says nothing about the code: a machine is busy, a first import slow.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# The same examples in every run, so that a failure is one of the change at hand. How long one takes
+# says nothing about the code: a machine is busy, a first import slow.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(tryfirst=True)  # before markers select tests
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests of a file in one process of `pytest -n`, and all that share a workspace in one."""
-    for item in items:
-        if "recorded" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.workflow)
-        shares = item.get_closest_marker("workflow") is not None
-        item.add_marker(pytest.mark.xdist_group("workflow" if shares else item.path.name))
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of each garbage collection: a training asks for several."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

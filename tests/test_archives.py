@@ -175,6 +175,14 @@ def test_a_zip_that_understates_a_size_gives_no_more_than_it_states(tmp_path: Pa
     assert "damaged or incomplete" in refusal(bytes(packed), tmp_path, Limits(bytes=100_000))
 
 
+def test_a_zip_with_a_nameless_member_is_refused(tmp_path: Path) -> None:
+    packed = bytearray(zipped())
+    entry = packed.rindex(b"PK\x01\x02")
+    # The last name becomes its entry's comment.
+    packed[entry + 28], packed[entry + 32] = packed[entry + 32], packed[entry + 28]
+    assert "no dev.json in it" in refusal(bytes(packed), tmp_path)
+
+
 def test_too_many_members_are_refused(tmp_path: Path) -> None:
     files = {f"{number}": b"" for number in range(99)} | FILES
     assert refusal(tar(files=files), tmp_path) == "more than 100 members; refused"

@@ -7,15 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from glmtune.data import FORMATS
-from glmtune.exporting import FORMATS as EXPORTS
-from glmtune.families import FAMILIES
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS
 from glmtune.params import read_params
-from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
-from glmtune.tuning import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -108,19 +103,12 @@ def test_every_preset_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize(
     "registry",
-    [FAMILIES, METHODS, METRICS, STATISTICS, PROTOCOLS, FORMATS, EXPORTS],
-    ids=["generations", "methods", "metrics", "statistics", "protocols", "readers", "exports"],
+    [METRICS, STATISTICS, PROTOCOLS, FORMATS],
+    ids=["metrics", "statistics", "protocols", "readers"],
 )
 def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) -> None:
     recipes = text(ROOT / "docs" / "extending.md")
     assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
-
-
-def test_the_schema_knows_the_generations_and_methods_of_the_code() -> None:
-    schema = yaml.safe_load(text(SCHEMA_FILE))
-    model = schema["properties"]["models"]["additionalProperties"]["properties"]
-    assert set(model["generation"]["enum"]) == set(FAMILIES) == set(GENERATIONS)
-    assert set(schema["$defs"]["methods"]) == set(METHODS)
 
 
 def test_the_changelog_has_the_version_of_the_code() -> None:

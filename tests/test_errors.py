@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors import SafetensorError
+from steps import run_step
 
 from glmtune import errors
 from glmtune.code_inputs import SCRIPTS
-from glmtune.errors import UserError, run_script
+from glmtune.errors import UserError, run_script, shown_name
 
 KINDS = [
     kind
@@ -99,6 +99,8 @@ def test_a_folder_without_permission_is_explained(
 def test_a_full_gpu_is_answered_with_the_parameters_to_lower(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    import torch  # takes seconds; no other test here needs it
+
     message = message_of(torch.OutOfMemoryError("CUDA out of memory. Tried to …"), capsys)
     for key in ("training.batch_size", "gradient_checkpointing", "quantization_bit"):
         assert key in message
@@ -115,11 +117,6 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     assert caught.value is error
 
 
-def run(folder: Path, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -> None:
     """As a user sees it: one line, no traceback."""
     outputs = [
@@ -128,7 +125,17 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
         for word in (f"--{name}", "x")
     ]
     flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
-    done = run(tmp_path, "finetune_model", *flags, "--settings", "{}", *outputs)
+    done = run_step("finetune_model", *flags, "--settings", "{}", *outputs, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_message_holds_nothing_that_steers_a_terminal() -> None:
+    message = str(
+        UserError("name \x1b]0;title\x07\x1b[2J \u202eevil\u2066 \x85\u2028 裙子\u3000。\n2")
+    )
+    assert message == (
+        "name \\x1b]0;title\\x07\\x1b[2J \\u202eevil\\u2066 \\x85\\u2028 裙子\u3000。\n2"
+    )
+    assert shown_name("a\nb" * 60) == "a\\nb" * 33 + "a…"

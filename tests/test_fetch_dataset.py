@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SHARED
+from steps import run_step
 
 from glmtune.adgen import AdgenFiles
 from glmtune.data import ReadOptions, write_dataset
@@ -19,24 +20,21 @@ SCRIPT = ROOT / "workflow" / "scripts" / "fetch_dataset.py"
 ROW = '{"content": "裙", "summary": "好"}\n'
 
 
-def fetch(*flags: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, flags)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
-    )
+SAMPLE = ("--sample", "--train-rows", "30", "--dev-rows", "10", "--seed", "7")
 
 
-def fetch_sample(folder: Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
-    sizes = ("--train-rows", "30", "--dev-rows", "10", "--seed", "7")
-    return fetch("--sample", *sizes, "--out-dir", folder, hash_seed=hash_seed)
+def fetch(*flags: str | Path) -> subprocess.CompletedProcess[str]:
+    return run_step("fetch_dataset", *flags)
+
+
+def fetch_sample(folder: Path) -> subprocess.CompletedProcess[str]:
+    return fetch(*SAMPLE, "--out-dir", folder)
 
 
 def test_the_sample_is_the_same_in_every_process(tmp_path: Path) -> None:
     for folder, hash_seed in (("a", "1"), ("b", "2")):
-        done = fetch_sample(tmp_path / folder, hash_seed)
-        assert done.returncode == 0, done.stderr
+        command = [sys.executable, SCRIPT, *SAMPLE, "--out-dir", tmp_path / folder]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, check=True)
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
     assert set(hash_folder(tmp_path / "a")) == {
         "train.jsonl",

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from glmtune.errors import ParamsError
-from glmtune.families import FAMILIES
 from glmtune.params import Params, find_mistakes, read_params
-from glmtune.tuning import METHODS
+from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
 
+METHODS = list(yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["methods"])
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "chatglm2-6b"
 SEEDED = ("", ".seed-43")
@@ -297,14 +297,14 @@ def test_an_entry_may_have_any_name(values: dict[str, Any], method: str) -> None
     entry = {**values["methods"][method], "method": method}
     values["methods"] = {"my-entry.2": entry}
     values["models"] = {
-        f"my-{name}": {"source": "miniature", "generation": name} for name in FAMILIES
+        f"my-{name}": {"source": "miniature", "generation": name} for name in GENERATIONS
     }
     assert list(find_mistakes(values)) == []
     params = Params(values)
     assert params.tuning_method("my-entry.2") == method
     assert params.trains("my-entry.2") == (method != "none")
-    assert [params.generation(model) for model in params.models] == list(FAMILIES)
-    expected = [(f"my-{name}", "my-entry.2") for name in FAMILIES]
+    assert [params.generation(model) for model in params.models] == list(GENERATIONS)
+    expected = [(f"my-{name}", "my-entry.2") for name in GENERATIONS]
     assert [(run.model, run.method) for run in params.runs] == expected
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from report_tree import METHODS, MODELS, PARAMS, RUNS, change, read, write_tree
+from steps import SCRIPTS, run_step
 
 from glmtune.errors import DataError
 from glmtune.files import write_json, write_jsonl
 from glmtune.probe import TRAINING_ANSWERS
 from glmtune.report.writing import render_markdown
-
-SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/render_report.py"
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +103,7 @@ def test_runs_on_different_rows_are_refused(copy: Path) -> None:
 
 
 def run_script(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *flags]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return run_step("render_report", *flags, folder=root)
 
 
 def test_the_script_writes_beside_the_results(copy: Path) -> None:
@@ -147,7 +145,7 @@ def test_importing_the_report_loads_no_heavy_package() -> None:
     heavy = {"matplotlib", "markdown_it", "jieba", "nltk", "torch", "transformers"}
     code = f"import sys, glmtune.report; print({heavy} & set(sys.modules))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 

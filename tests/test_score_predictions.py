@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from steps import run_step
 
 from glmtune.errors import DataError
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, read_predictions
 
-SCRIPT = Path(__file__).resolve().parents[1] / "workflow/scripts/score_predictions.py"
 GOOD = '{"prompt": "类型#裙*颜色#白色", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
 
 
-def run(folder: Path, content: bytes | None, *flags: str) -> subprocess.CompletedProcess[str]:
-    if content is not None:
-        (folder / "predictions.jsonl").write_bytes(content)
-    command = [sys.executable, str(SCRIPT), "--predictions", "predictions.jsonl"]
-    command += ["--metrics", "out/scores.json", *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(folder: Path, content: bytes, *flags: str) -> subprocess.CompletedProcess[str]:
+    (folder / "predictions.jsonl").write_bytes(content)
+    files = ("--predictions", "predictions.jsonl", "--metrics", "out/scores.json")
+    return run_step("score_predictions", *files, *flags, folder=folder)
 
 
 def read(folder: Path, content: str) -> list[dict[str, Any]]:

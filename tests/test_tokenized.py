@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from safetensors.numpy import load_file
+from steps import run_step
 
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
@@ -185,20 +184,11 @@ def test_a_distribution_has_five_figures(values: Any, figures: dict[str, Any]) -
 # --- The step ------------------------------------------------------------------------------------
 
 
-def run_step(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "workflow/scripts/tokenize_dataset.py", *flags]
-    command += ["--generation", "chatglm3-6b-base", "--data", "data", "--model", "model"]
-    command += [
-        "--model-manifest",
-        "model.json",
-        "--max-source-tokens",
-        "24",
-        "--max-target-tokens",
-        "16",
-        "--out-dir",
-        "tokens",
-    ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def tokenize(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    usual = ["--generation", "chatglm3-6b-base", "--data", "data", "--model", "model"]
+    usual += ["--model-manifest", "model.json", "--out-dir", "tokens"]
+    usual += ["--max-source-tokens", "24", "--max-target-tokens", "16"]
+    return run_step("tokenize_dataset", *flags, *usual, folder=folder)
 
 
 def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) -> None:
@@ -211,7 +201,7 @@ def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) 
     sizes = {split: {"rows": len(content)} for split, content in rows.items()}
     write_json(tmp_path / "data/manifest.json", sizes)
 
-    done = run_step(tmp_path, "--template", "chatglm3-base-tuning")
+    done = tokenize(tmp_path, "--template", "chatglm3-base-tuning")
     assert done.returncode == 0, done.stderr
     manifest = read_json(tmp_path / "tokens/manifest.json")
     assert manifest["template"] == "chatglm3-base-tuning"
@@ -221,11 +211,11 @@ def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) 
     assert "2 cut (raise max_target_tokens, now 16)" in done.stdout
 
     (model / "tokenizer_config.json").write_text("{}")
-    replaced = run_step(tmp_path)
+    replaced = tokenize(tmp_path)
     assert replaced.returncode == 2
     assert "tokenizer_config.json: found SHA-256 44136fa355b3…; its manifest has" in replaced.stderr
 
     write_json(tmp_path / "model.json", {"files": hash_model(model)})
-    wrong = run_step(tmp_path, "--template", "thudm-ptuning")
+    wrong = tokenize(tmp_path, "--template", "thudm-ptuning")
     assert wrong.returncode == 2
     assert "choose from finetune-demo, chatglm3-base-tuning" in wrong.stderr

@@ -69,7 +69,7 @@ def golden_model(reference: Path, version: str, kind: str = "base") -> Any:
         parts["prefix"] = folder / f"ptuning_{kind}"
     elif kind == "lora":
         parts["adapter"] = folder / "lora_peft"
-    return load_model(folder / "checkpoint", generation=GOLDEN_FAMILIES[version], **parts)
+    return load_model(folder / "checkpoint", family=GOLDEN_FAMILIES[version], **parts)
 
 
 def golden_mask(version: str, tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:

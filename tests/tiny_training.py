@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> TokenizedRows:
     """Rows of different lengths."""
     random = np.random.default_rng(0)

@@ -141,7 +141,8 @@ def _elsewhere(run: dict[str, Any]) -> str:
     """How far the scores of the same run move on other CPUs; nothing if it was not measured."""
     if not run["elsewhere"]:
         return ""
-    names = " and ".join(each["machine"]["cpu_capability"] for each in run["elsewhere"])
+    kernels = (each["machine"]["cpu_capability"] for each in run["elsewhere"])
+    names = " and ".join("SSE" if name == "DEFAULT" else name for name in kernels)
     bleu, general = (_largest_move(run, name) for name in ("bleu-4", "general-questions"))
     return (
         f"The same run with {names} kernels moves BLEU-4 by up to {bleu[0]:.1f} ({bleu[1]}) and "

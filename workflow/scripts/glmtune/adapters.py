@@ -6,27 +6,24 @@ So is what savers other than PEFT's leave in the names of tensors.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from glmtune.adapter_checks import lora_arguments, unread_keys
 from glmtune.checkpoint import read_config, read_weights
-from glmtune.errors import WeightsError
+from glmtune.config_checks import say_not_read
+from glmtune.errors import WeightsError, shown_name
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-# In names of tensors: PEFT's wrapper, torch.compile's, and the adapter's own name, which a state
-# dict has and PEFT's files leave out.
-WRAPPER_NAMES = re.compile(
-    r"^(?:_orig_mod\.|base_model\.model\.)+|_orig_mod\.|(?<=\.lora_[AB])\.default(?=\.)"
-)
+# The adapter's own name, which a state dict has and PEFT's files leave out.
+OWN_NAME = re.compile(r"(?<=\.lora_[AB])\.default(?=\.)")
 SHOWN = 5
 
 
@@ -34,13 +31,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
     import peft
 
-    values = read_config(folder, CONFIG_FILE)
-    config = _lora_config(values, str(folder / CONFIG_FILE))
-    state = {WRAPPER_NAMES.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
+    source, values = str(folder / CONFIG_FILE), read_config(folder, CONFIG_FILE)
+    state = {OWN_NAME.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
+    arguments = lora_arguments(values, state, source)
+    say_not_read(source, tuple(unread_keys(values)))
     try:
-        peft.inject_adapter_in_model(config, model)
+        peft.inject_adapter_in_model(peft.LoraConfig(**arguments), model)
     except ValueError as error:
-        raise WeightsError(f"{folder / CONFIG_FILE}: does not fit this model: {error}") from None
+        raise WeightsError(f"{source}: does not fit this model: {error}") from None
     # Without save_embedding_layers=False PEFT asks the network for the base model's config.
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _refuse_mismatch(folder, state, expected, values)
@@ -52,22 +50,6 @@ def _weights(folder: Path) -> Path:
     return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
 
 
-def _lora_config(values: dict[str, Any], source: str) -> LoraConfig:
-    """The known part of an adapter_config.json."""
-    from peft import LoraConfig
-
-    if values.get("peft_type") != "LORA":
-        raise WeightsError(
-            f"{source}: peft_type: found {values.get('peft_type')!r}; expected 'LORA' "
-            "(a P-Tuning v2 prefix is given as prefix, not as adapter)"
-        )
-    known = {field.name for field in dataclasses.fields(LoraConfig)}
-    try:
-        return LoraConfig(**{name: value for name, value in values.items() if name in known})
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{source}: not a LoRA configuration: {error}") from None
-
-
 def _refuse_mismatch(
     folder: Path,
     found: dict[str, torch.Tensor],
@@ -76,7 +58,7 @@ def _refuse_mismatch(
 ) -> None:
     """Raise WeightsError unless names and shapes agree."""
     problems = [f"{name}: missing" for name in expected if name not in found]
-    problems += [f"{name}: unexpected" for name in found if name not in expected]
+    problems += [f"{shown_name(name)}: unexpected" for name in found if name not in expected]
     for name in found.keys() & expected.keys():
         if found[name].shape != expected[name].shape:
             sizes = ("x".join(map(str, t.shape)) for t in (found[name], expected[name]))

@@ -163,7 +163,7 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
         return "encrypted"
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link" if mode == stat.S_IFLNK else "a device"
-    if info.is_dir():
+    if info.filename.endswith("/"):  # is_dir() fails on an empty name
         return "folder"
     known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     return "file" if info.compress_type in known else "packed by a rare method"

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, shown_name
 from glmtune.files import atomic_path, write_json
 
 SHARD_BYTES = 5_000_000_000
@@ -28,6 +30,12 @@ WEIGHT_FILES = (
     *("model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"),
     *("pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.bin"),
 )
+
+
+# DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+# Where trainers put the weights beside a step, an optimizer and the like.
+NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -43,11 +51,20 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
 
-    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights.
+    Names are without those of wrappers that a model was trained in.
+    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
+    tensor of numbers that no weight has.
     """
+    seen: set[str] = set()
     for path in weight_files(source):
         _check_is_content(path)
-        yield from _read_file(path)
+        for saved_name, tensor in _read_file(path):
+            name = WRAPPERS.sub("", saved_name)
+            if name in seen:
+                raise WeightsError(f"{path}: {shown_name(name)}: there twice; expected each once")
+            seen.add(name)
+            _check_values(path, name, tensor)
+            yield name, tensor
 
 
 def write_weights(
@@ -103,13 +120,17 @@ def weight_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise WeightsError(f"{source}: no such folder; expected one with weights")
-    first = next((source / name for name in WEIGHT_FILES if (source / name).is_file()), None)
-    if first is None:
-        raise WeightsError(
-            f"{source}: no weights in it; expected pytorch_model.bin or model.safetensors, "
-            "or their shards with an index"
-        )
-    return _shards(first) if first.name.endswith(".index.json") else [first]
+    found = [source / name for name in WEIGHT_FILES if (source / name).is_file()]
+    for file in found:
+        files = _shards(file) if file.name.endswith(".index.json") else [file]
+        if all(path.is_file() for path in files):
+            if file != found[0]:
+                why = f"the files of {found[0].name} are not all there"
+                print(f"{source}: reading {file.name}: {why}", file=sys.stderr)
+            return files
+    if found:
+        raise _incomplete(found[0])
+    return _shards_without_index(source)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -118,13 +139,78 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index}: no weight_map in it; download the file again")
     names = sorted(set(map(str, weight_map.values())))
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise WeightsError(
-            f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
-            "download them into the same folder"
-        )
+    for name in names:
+        _check_is_inside(index, name)
     return [index.parent / name for name in names]
+
+
+def _incomplete(index: Path) -> WeightsError:
+    names = [path.name for path in _shards(index)]
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    return WeightsError(
+        f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
+        "download them into the same folder"
+    )
+
+
+def _shards_without_index(folder: Path) -> list[Path]:
+    """Shards that say themselves how many they are."""
+    for start, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        shards = sorted(folder.glob(f"{start}-?????-of-?????{ending}"))
+        if shards:
+            count = int(shards[0].stem[-5:]) if shards[0].stem[-5:].isdigit() else 0
+            if len(shards) == count:
+                return shards
+            raise WeightsError(
+                f"{folder}: {len(shards)} shards like {shards[0].name}, which says there are "
+                f"{count}; download the others and {start}{ending}.index.json"
+            )
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
+        raise WeightsError(
+            f"{folder}: a DeepSpeed checkpoint, whose weights are in parts; put them together with "
+            "`python zero_to_fp32.py . pytorch_model.bin` in that folder"
+        )
+    raise WeightsError(
+        f"{folder}: no weights in it; expected pytorch_model.bin or model.safetensors, "
+        "or their shards with an index"
+    )
+
+
+def _check_is_inside(index: Path, name: str) -> None:
+    """Only files of the folder itself are its model: they are what its hashes are of."""
+    folder = index.parent.resolve()
+    # Snapshots in the hub's cache are links to files beside them.
+    homes = (
+        {folder, folder.parent.parent / "blobs"} if folder.parent.name == "snapshots" else {folder}
+    )
+    if Path(name).name != name or name.startswith(".") or not name:
+        raise WeightsError(
+            f"{index}: names {shown_name(name)!r}; expected names of files beside it"
+        )
+    if (index.parent / name).exists() and (index.parent / name).resolve().parent not in homes:
+        raise WeightsError(
+            f"{index}: {shown_name(name)!r} is a link out of the folder; expected the file itself"
+        )
+
+
+def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """WeightsError for a tensor that no trained model has, before anything is made of it."""
+    # Packed weights are bytes; the official code keeps their scales in half precision.
+    if not tensor.is_floating_point() and tensor.dtype not in (torch.int8, torch.uint8):
+        what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
+    elif not _is_finite(tensor):
+        what = "NaN or infinite numbers; expected a model whose training did not diverge"
+    else:
+        return
+    raise WeightsError(f"{path}: {shown_name(name)}: {what}")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN is both; 12 GB in two seconds, isfinite takes a minute
+    return bool(low.isfinite() & high.isfinite())
 
 
 def _check_is_content(path: Path) -> None:
@@ -148,7 +234,9 @@ def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
             "because unpickling it could run any code"
         ) from None
-    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # of damaged bytes torch's readers raise anything
         raise WeightsError(
             f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
         ) from None
@@ -164,15 +252,41 @@ def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    while isinstance(state, dict) and (inner := _inner(state)) is not None:
+        state = inner
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise ValueError("a dictionary of tensors was expected")
+    _check_storage(path, state)
     yield from state.items()
+
+
+def _inner(state: dict[Any, Any]) -> Any:
+    """The weights inside a trainer's dictionary; None if it is the weights."""
+    return next((state[key] for key in NESTED_IN if isinstance(state.get(key), dict)), None)
+
+
+def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that would take more memory than the file: few bytes can state any shape."""
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not is_plain or tensor.is_quantized or tensor.is_nested:
+            raise WeightsError(
+                f"{path}: {shown_name(name)}: a sparse, nested, quantised or empty tensor; "
+                "expected plain weights"
+            )
+    stated = sum(tensor.nbytes for tensor in state.values())
+    # Tied weights are there once and count twice.
+    if stated > 2 * path.stat().st_size + 2**20:
+        raise WeightsError(
+            f"{path}: its tensors would take {stated:,} bytes, the file has "
+            f"{path.stat().st_size:,}; expected the weights themselves"
+        )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: found {type(value).__name__}; expected a JSON object")

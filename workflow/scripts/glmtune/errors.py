@@ -16,13 +16,41 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import unicodedata
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
+# Unicode's control characters, invisible marks (of direction, too), lone surrogates, line ends.
+UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is the whole explanation."""
+    """A mistake that the user can mend; its text is the whole explanation.
+
+    Texts of foreign files stand in it as a terminal can show them.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""A text without what steers a terminal or turns its order; line breaks stay.
+
+    Example: "\x1b[31m" -> "\\x1b[31m"
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNSHOWN and character != "\n"
+        else character
+        for character in text
+    )
+
+
+def shown_name(name: str, longest: int = 100) -> str:
+    """A foreign name in one line, cut if it is long."""
+    shown = printable(name[:longest]).replace("\n", "\\n")
+    return f"{shown}…" if len(name) > longest else shown
 
 
 class ParamsError(UserError):

@@ -17,13 +17,14 @@ from typing import Any
 from glmtune.adapters import load_adapter
 from glmtune.base_model import open_model
 from glmtune.checkpoint import write_weights
+from glmtune.config_checks import SPEED_KEYS
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import get_family
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.merging import merge_adapter
-from glmtune.model_config import config_values, read_model_config
+from glmtune.model_config import config_values, known_keys, read_model_config
 from glmtune.prefix import read_prefix, write_prefix
 from glmtune.sources import (
     check_checkpoint,
@@ -38,8 +39,8 @@ from glmtune.transformers_format import glm_config, glm_state, write_fast_tokeni
 from glmtune.vocabulary import read_vocabulary
 from glmtune.weights import build_model, save_model
 
-# Of the base model's config.json: code that is not exported, and what the export itself decides.
-DROPPED_CONFIG_KEYS = ("auto_map", "pre_seq_len", "prefix_projection", "transformers_version")
+# Of the base model's config.json, beside the architecture: what official code names a model by.
+NAMING_KEYS = ("_name_or_path", "architectures", "model_type", "torch_dtype")
 # In every export: what it was made of, and its files. Only these may be replaced by another one.
 RECORD = "export.json"
 
@@ -125,10 +126,9 @@ def _official(parts: Parts, folder: Path) -> None:
     generation = _generation(parts)
     model = _merged_model(parts)
     save_model(model, folder)
-    values = _base_config(parts) | config_values(model)
-    kept = {name: value for name, value in values.items() if name not in DROPPED_CONFIG_KEYS}
     # The vocabulary of two generations is the same, and the name of a folder may change.
-    write_json(folder / "config.json", kept | {"_name_or_path": generation})
+    named = {"_name_or_path": generation}
+    write_json(folder / "config.json", _official_values(parts) | config_values(model) | named)
     copy_vocabulary(parts.model, folder)
 
 
@@ -160,8 +160,7 @@ def _thudm_prefix(parts: Parts, folder: Path) -> None:
     source = parts.prefix or model_folder(parts.model)
     encoder = read_prefix(_skeleton(parts).prefix_shape(), source)
     write_prefix(encoder, folder)
-    values = _base_config(parts)
-    values.pop("auto_map", None)
+    values = _official_values(parts)
     sizes = {"pre_seq_len": encoder.pre_seq_len, "prefix_projection": encoder.projection}
     write_json(folder / "config.json", values | sizes)
 
@@ -179,7 +178,7 @@ def _merged_model(parts: Parts) -> ChatGLMCausalLM:
         raise _unmergeable(f"--prefix {parts.prefix}")
     config = _base_config(parts)
     stored = config.get("torch_dtype") or config.get("dtype") or "float32"
-    model: Any = open_model(parts.model, dtype=parts.dtype or stored)
+    model: Any = open_model(parts.model, dtype=parts.dtype or stored, family=parts.generation)
     if model.transformer.prefix_encoder is not None:
         raise _unmergeable(f"{parts.model}: its P-Tuning v2 prefix")
     if parts.adapter is not None:
@@ -220,12 +219,17 @@ def _generation(parts: Parts) -> str:
 def _base_config(parts: Parts) -> dict[str, Any]:
     """The values of the base model's config.json."""
     location = read_location(parts.model)
-    if "random" in location:
-        return dict(location["random"])
-    return read_model_config(model_folder(parts.model))
+    return dict(location.get("random") or read_model_config(model_folder(parts.model)))
+
+
+def _official_values(parts: Parts) -> dict[str, Any]:
+    """Those of the base model's config.json that are the architecture's or a published model's."""
+    read = {*known_keys(type(_skeleton(parts))), *SPEED_KEYS, *NAMING_KEYS}
+    return {name: value for name, value in _base_config(parts).items() if name in read}
 
 
 def _skeleton(parts: Parts) -> ChatGLMCausalLM:
     """The model without its weights: its architecture and sizes."""
     source = f"{parts.model}: config.json"
-    return build_model(_base_config(parts), parts.generation, device="meta", source=source)
+    family = parts.generation or read_location(parts.model).get("family")
+    return build_model(_base_config(parts), family, device="meta", source=source)

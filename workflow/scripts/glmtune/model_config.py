@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 
 from glmtune.checkpoint import read_config
+from glmtune.config_checks import checked_values
 from glmtune.errors import WeightsError
+from glmtune.families import get_family
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.modeling_chatglm import ChatGLMForConditionalGeneration
 from glmtune.families.modeling_chatglm2 import ChatGLM2ForConditionalGeneration
 from glmtune.prefix import INFO_FILE
-from glmtune.quantization import BITS
 
 ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLMForConditionalGeneration,
     ChatGLM2ForConditionalGeneration,
 )
-# What configs of published models hold beside the architecture: code to run (never), paths, the
-# library's version, and sizes of a prefix, which are read from its tensors.
-DROPPED_CONFIG_KEYS = (
-    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
-    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
-)
+# (rope_ratio, seq_length) of published models -> whether positions are divided by it:
+# ChatGLM2-6B-32K, ChatGLM3-6B-32K and ChatGLM3-6B-128K.
+PUBLISHED_RATIOS: dict[Any, bool] = {
+    (16, 32768): True,
+    (50, 32768): False,
+    (500, 131072): False,
+}
 # A file that only they have, what they are, the option that takes them.
 TUNED_PARTS = {
     "adapter_config.json": ("a PEFT adapter", "adapter"),
@@ -46,9 +48,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def model_class_of(
-    values: dict[str, Any], generation: str | None, source: str
+    values: dict[str, Any], family: str | None, source: str
 ) -> type[ChatGLMCausalLM]:
-    """The class for config.json values, which must be of `generation` if that is given."""
+    """The class for config.json values, which must be of `family` if that is given."""
     found = _architecture(values)
     if found is None:
         raise WeightsError(
@@ -56,15 +58,13 @@ def model_class_of(
             "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
             "a model of one of these generations"
         )
-    if generation is not None:
-        from glmtune.families import get_family
-
-        family = get_family(generation)
-        expected = _architecture(family.real_config)
+    if family is not None:
+        wanted = get_family(family)
+        expected = _architecture(wanted.real_config)
         if found is not expected:
             keys = " and ".join(expected.config_class.marks) if expected else "other keys"
             raise WeightsError(
-                f"{source}: a model of another generation; expected {family.title}: its config "
+                f"{source}: a model of another generation; expected {wanted.title}: its config "
                 f"has {keys}"
             )
     return found
@@ -76,37 +76,60 @@ def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
     return found[0] if len(found) == 1 else None
 
 
-def make_config(model_class: type[ChatGLMCausalLM], values: dict[str, Any], source: str) -> Any:
+def make_config(
+    model_class: type[ChatGLMCausalLM], values: dict[str, Any], family: str | None, source: str
+) -> Any:
     """The configuration object; raises WeightsError for values that the architecture lacks."""
     config_class = model_class.config_class
-    for name in config_class.sizes:
-        value = values.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise WeightsError(f"{source}: {name}: found {value!r}; expected a positive integer")
-    for name, expected in config_class.fixed.items():
-        if values.get(name, expected) is not expected:
-            raise WeightsError(
-                f"{source}: {name}: found {values[name]!r}; only {expected} is supported, "
-                "as in all published models"
-            )
-    if (values.get("quantization_bit") or 0) not in (0, *BITS):
+    kept = checked_values(known_keys(model_class), config_class.fixed, values, source)
+    config = config_class(**kept)
+    if problem := config.misfit():
+        raise WeightsError(f"{source}: {problem}")
+    if "rope_ratio" in kept:
+        config.interpolates_positions = interpolates_positions(values, family, source)
+    return config
+
+
+def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
+    """The keys of config.json that an architecture reads, with their defaults."""
+    config_class = model_class.config_class
+    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    return {name: fields[name] for name in config_class.__annotations__ if name in fields}
+
+
+def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:
+    """What `rope_ratio` means: positions are divided by it, or the rotary base is multiplied.
+
+    The family decides, else what this project wrote, else the published model with these values.
+    Raises WeightsError where they differ, or where nothing decides.
+    """
+    ratio, length = values["rope_ratio"], values.get("seq_length")
+    if ratio == 1:
+        return False
+    settled = values.get("interpolates_positions", PUBLISHED_RATIOS.get((ratio, length)))
+    wanted = get_family(family).interpolates_positions if family else settled
+    if wanted is None:
         raise WeightsError(
-            f"{source}: quantization_bit: found {values['quantization_bit']!r}; expected 0, 4 or 8"
+            f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B "
+            "multiplies the rotary base by it, and nothing here says which of them this is; "
+            "load_model takes family='chatglm2-6b' or family='chatglm3-6b-base', "
+            "export_model.py --generation"
         )
-    kept = {
-        name: value
-        for name, value in values.items()
-        if name not in DROPPED_CONFIG_KEYS and value is not None
-    }
-    return config_class(**kept)
+    if settled not in (None, wanted):
+        owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B"
+        raise WeightsError(
+            f"{source}: rope_ratio {ratio!r} at seq_length {length}: a model of {owner}; found "
+            f"{family}; expected its own family"
+        )
+    return wanted
 
 
 def config_values(model: PreTrainedModel) -> dict[str, Any]:
     """config.json of `model` under official names; `load_model` and `build_model` take it."""
-    config: Any = model.config
-    own = type(config).__annotations__
-    names = [field.name for field in dataclasses.fields(config) if field.name in own]
-    values = {name: getattr(config, name) for name in names}
+    config, model_class = model.config, cast(type[ChatGLMCausalLM], type(model))
+    values = {name: getattr(config, name) for name in known_keys(model_class)}
+    if values.get("rope_ratio") == 1:
+        del values["interpolates_positions"]  # a key of this project alone
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     return {
         **{name: value for name, value in values.items() if value is not None},

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX_KEY = "transformer.prefix_encoder."
+# A prefix of PEFT's PREFIX_TUNING, as ChatGLM3's finetune_demo writes it: one row a position, its
+# keys and values in the official order. A network before it is already applied.
+PEFT_KEY = "prompt_embeddings"
 WEIGHTS_FILE = "pytorch_model.bin"
 INFO_FILE = "info.json"
 DROPOUT = 0.1  # of the official code, in training
@@ -137,7 +140,7 @@ def write_prefix(encoder: PrefixEncoder, folder: Path | str) -> dict[str, torch.
 
 
 def load_prefix(model: PreTrainedModel, folder: Path | str) -> PrefixEncoder:
-    """Attach the prefix in `folder`, ours or THUDM's, sizes taken from its tensors.
+    """Attach the prefix in `folder`, ours, THUDM's or PEFT's, sizes taken from its tensors.
 
     Raises WeightsError if the folder holds no prefix or one of another model.
     """
@@ -149,9 +152,9 @@ def read_prefix(shape: PrefixShape, folder: Path | str) -> PrefixEncoder:
     from glmtune.checkpoint import read_weights
 
     state = {
-        name.removeprefix(PREFIX_KEY): tensor
+        "embedding.weight" if name == PEFT_KEY else name.removeprefix(PREFIX_KEY): tensor
         for name, tensor in read_weights(Path(folder))
-        if name.startswith(PREFIX_KEY)
+        if name == PEFT_KEY or name.startswith(PREFIX_KEY)
     }
     return _encoder(shape, state, source=str(folder))
 
@@ -169,7 +172,7 @@ def _encoder(shape: PrefixShape, state: dict[str, torch.Tensor], *, source: str)
     if embedding is None:
         raise WeightsError(
             f"{source}: no prefix in it; expected {PREFIX_KEY}embedding.weight, "
-            "as P-Tuning v2 saves it"
+            f"as P-Tuning v2 saves it, or {PEFT_KEY}, as PEFT does"
         )
     encoder = PrefixEncoder(shape, embedding.shape[0], "trans.0.weight" in state)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

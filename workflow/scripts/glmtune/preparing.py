@@ -48,7 +48,7 @@ def _check_vocabulary(folder: Path, generation: str) -> None:
     tokens = open_tokenizer(folder, generation).vocab_size
     config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
     embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
-    if embeddings is not None and tokens > embeddings:
+    if isinstance(embeddings, int) and tokens > embeddings:
         raise WeightsError(
             f"{model_folder(folder)}: the vocabulary has {tokens} tokens, the model only "
             f"{embeddings}; they do not belong together"
@@ -71,17 +71,20 @@ def _miniature(settings: Settings, folder: Path, work: Path) -> None:
 def _random(settings: Settings, folder: Path, work: Path) -> None:
     write_vocabulary(settings, folder)
     config = {**get_family(settings["generation"]).real_config, **settings.get("config", {})}
-    write_json(folder / LOCATION, {"random": config, "seed": settings["seed"]})
+    family = {"family": settings["generation"]}
+    write_json(folder / LOCATION, {"random": config, "seed": settings["seed"]} | family)
 
 
 def _local(settings: Settings, folder: Path, work: Path) -> None:
     _check_complete(local_folder(settings["source"]))
-    write_json(folder / LOCATION, {"folder": settings["source"]})
+    location = {"folder": settings["source"], "family": settings["generation"]}
+    write_json(folder / LOCATION, location)
 
 
 def _hub(settings: Settings, folder: Path, work: Path) -> None:
     _check_complete(hub_snapshot(settings["source"], settings["revision"]))
-    write_json(folder / LOCATION, {"hub": settings["source"], "revision": settings["revision"]})
+    location = {"hub": settings["source"], "revision": settings["revision"]}
+    write_json(folder / LOCATION, location | {"family": settings["generation"]})
 
 
 def _check_complete(folder: Path) -> None:

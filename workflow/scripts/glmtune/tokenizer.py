@@ -47,7 +47,7 @@ def load_tokenizer(path: Path | str, generation: str | None = None) -> Tokenizer
         )
     tokenizer_class = TOKENIZERS[generation]
     if tokenizer_class is ChatGLMTokenizer:
-        _refuse_image_tokens(folder)
+        refuse_first_release(folder)
     file = path if path.is_file() else folder / tokenizer_class.file_name
     processor = read_vocabulary(file)
     try:
@@ -89,7 +89,7 @@ def detect_generation(folder: Path | str) -> str:
     )
 
 
-def _refuse_image_tokens(folder: Path) -> None:
+def refuse_first_release(folder: Path) -> None:
     """WeightsError for the first release of ChatGLM-6B, whose ids are shifted by 20000."""
     image_tokens = read_config(folder / "tokenizer_config.json").get("num_image_tokens", 0)
     vocab_size = read_config(folder / "config.json").get("vocab_size")

@@ -93,8 +93,7 @@ PROBES = (
 
 def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) -> dict[str, Any]:
     """The values of transformers' config.json."""
-    theta = float(ROTARY_BASE * config.rope_ratio)
-    rotary = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
+    rotary = _rotary(config)
     return {
         **{new: getattr(config, old) for new, old in CONFIG_NAMES.items()},
         "architectures": ["GlmForCausalLM"],
@@ -103,11 +102,21 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
         "model_type": "glm",
         # Transformers 5 reads the first, version 4 the other two.
         "rope_parameters": rotary,
-        "rope_theta": theta,
-        "partial_rotary_factor": 0.5,
+        "rope_theta": rotary["rope_theta"],
+        "partial_rotary_factor": rotary["partial_rotary_factor"],
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
     }
+
+
+def _rotary(config: ChatGLM2Config) -> dict[str, Any]:
+    """What the angles of positions are, in the words of transformers."""
+    half = {"partial_rotary_factor": 0.5}
+    if config.interpolates_positions:
+        scaling = {"rope_type": "linear", "factor": float(config.rope_ratio)}
+        return {**scaling, "rope_theta": float(ROTARY_BASE), **half}
+    theta = float(ROTARY_BASE * config.rope_ratio)
+    return {"rope_type": "default", "rope_theta": theta, **half}
 
 
 def glm_state(state: dict[str, torch.Tensor], config: ChatGLM2Config) -> dict[str, torch.Tensor]:

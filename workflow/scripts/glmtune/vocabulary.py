@@ -43,13 +43,25 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
         )
     try:
         if content:  # sentencepiece accepts an empty file and fails later
-            return SentencePieceProcessor(model_proto=content)
-    except RuntimeError:
-        pass  # the reason is an internal line number of sentencepiece
+            processor = SentencePieceProcessor(model_proto=content)
+            _check_pieces(processor)
+            return processor
+    except (RuntimeError, ValueError):
+        pass  # the reason is an internal line number of sentencepiece, or a byte
     raise WeightsError(
         f"{path}: not a sentencepiece vocabulary ({len(content)} bytes); the download was cut off "
         "or the file is something else; download it again"
     )
+
+
+def _check_pieces(processor: SentencePieceProcessor) -> None:
+    """Raise ValueError for pieces that are no text, or a vocabulary without its marks."""
+    for i in range(processor.get_piece_size()):
+        piece = processor.id_to_piece(i)  # UnicodeDecodeError is a ValueError
+        if processor.is_byte(i) and not re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+            raise ValueError(f"{piece!r} is no byte")
+    if min(processor.unk_id(), processor.eos_id()) < 0:
+        raise ValueError("no unknown piece, or none that ends a text")
 
 
 def spelled_ids(processor: SentencePieceProcessor) -> frozenset[int]:
@@ -74,7 +86,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
     if not isinstance(config, dict):
         raise WeightsError(f"{path}: not a JSON object; download it again")

@@ -15,12 +15,20 @@ from transformers import PreTrainedModel
 
 from glmtune.adapters import load_adapter
 from glmtune.checkpoint import read_weights, write_weights
-from glmtune.errors import ParamsError, ResourceError, WeightsError
+from glmtune.config_checks import say_not_read, unread_keys
+from glmtune.errors import ParamsError, ResourceError, WeightsError, shown_name
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.files import write_json
-from glmtune.model_config import config_values, make_config, model_class_of, read_model_config
+from glmtune.model_config import (
+    config_values,
+    known_keys,
+    make_config,
+    model_class_of,
+    read_model_config,
+)
 from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.quantization import BITS, prepare_quantized, quantize
+from glmtune.tokenizer import refuse_first_release
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Computed, not learned; the official loaders ignore them too.
@@ -36,20 +44,24 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     quantization_bit: int | None = None,
-    generation: str | None = None,
+    family: str | None = None,
 ) -> ChatGLMCausalLM:
     """The model in the folder `path`, official or ours, in eval mode.
 
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
     `quantization_bit` 8 or 4 packs the linears of the layers in the official format, one by one as
     they are read: neither RAM nor the GPU ever holds the whole model unpacked.
-    `generation` names what is expected, such as "chatglm2-6b"; None takes what config.json says.
+    `family` names what is expected, such as "chatglm2-6b"; None takes what config.json says, which
+    does not tell the long-context models of ChatGLM2 and ChatGLM3 apart unless they are published.
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
     folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
     values = read_model_config(folder)
-    model_class = model_class_of(values, generation, source=str(folder / "config.json"))
-    config = make_config(model_class, values, str(folder / "config.json"))
+    refuse_first_release(folder)
+    model_class = model_class_of(values, family, source=str(folder / "config.json"))
+    config = make_config(model_class, values, family, source=str(folder / "config.json"))
+    unread = unread_keys(known_keys(model_class), values)
+    say_not_read(str(folder / "config.json"), tuple(unread))
     packs = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)
@@ -65,7 +77,7 @@ def load_model(
 
 def build_model(
     config: dict[str, Any],
-    generation: str | None = None,
+    family: str | None = None,
     *,
     seed: int | None = None,
     dtype: str | torch.dtype = "float32",
@@ -78,8 +90,8 @@ def build_model(
     The same `seed` gives the same weights on one kind of device; None draws from torch's generator
     as the caller seeded it.
     """
-    model_class = model_class_of(config, generation, source)
-    values = make_config(model_class, config | {"quantization_bit": 0}, source)
+    model_class = model_class_of(config, family, source)
+    values = make_config(model_class, config | {"quantization_bit": 0}, family, source)
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     # Named, because fork_rng warns about a machine with several GPUs otherwise.
     gpus = [torch_device] if torch_device.type == "cuda" else []
@@ -172,8 +184,11 @@ def _fill(
     prefix: dict[str, torch.Tensor] = {}
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
+    aliased: dict[str, torch.Tensor] = {}
     for name, tensor in read_weights(folder):
-        if name.startswith(PREFIX_KEY):
+        if name in model.aliases and name not in expected:
+            aliased[name] = tensor.to(device, dtype, copy=True)
+        elif name.startswith(PREFIX_KEY):
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
@@ -187,6 +202,7 @@ def _fill(
             # A stored integer or a scale of a quantised weight keeps its type.
             plain = expected[name].dtype == torch.get_default_dtype()
             loaded[name] = tensor.to(device, dtype if plain else tensor.dtype, copy=True)
+    _take_aliased(folder, model, loaded, aliased)
     _untie_if_different(model, loaded)
     tied = _tied_names(model)
     seen = {*loaded, *tied, *misshaped}
@@ -201,6 +217,23 @@ def _fill(
     model.load_state_dict(loaded, strict=False, assign=True)
     model.tie_weights()
     return prefix
+
+
+def _take_aliased(
+    folder: Path,
+    model: ChatGLMCausalLM,
+    loaded: dict[str, torch.Tensor],
+    aliased: dict[str, torch.Tensor],
+) -> None:
+    """Give tensors under other savers' names their official ones; refuse two that differ."""
+    for name, tensor in aliased.items():
+        official = model.aliases[name]
+        if official in loaded and not torch.equal(loaded[official], tensor):
+            raise WeightsError(
+                f"{folder}: {name} and {official} are one weight under two names and differ; "
+                "expected them equal; remove the one that was not trained"
+            )
+        loaded[official] = tensor
 
 
 def _is_to_be_packed(
@@ -247,7 +280,8 @@ def _refuse_mismatch(
         )
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     problems = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN_KEYS])}{', …' * (len(names) > SHOWN_KEYS)}"
+        f"{len(names)} {kind}: {', '.join(map(shown_name, names[:SHOWN_KEYS]))}"
+        + ", …" * (len(names) > SHOWN_KEYS)
         for kind, names in kinds.items()
         if names
     ]

@@ -31,6 +31,7 @@ FAMILIES: dict[str, Family] = {
         train_tokenizer=chatglm2.train_tokenizer,
         real_config=chatglm2.REAL_CONFIG,
         miniature_config=chatglm2.miniature_config,
+        interpolates_positions=True,
     ),
     "chatglm3-6b-base": Family(
         name="chatglm3-6b-base",

@@ -9,7 +9,7 @@ g key-value groups, d head dim. Caches and prefixes are (b, g, positions, d).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -162,6 +162,8 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = False
     _skip_keys_device_placement = ["past_key_values"]
     config_class: Any
+    # Other savers' names of tensors -> the official ones.
+    aliases: ClassVar[dict[str, str]] = {}
     transformer: Any
 
     def prefix_shape(self) -> PrefixShape:

@@ -73,6 +73,9 @@ class Family:
     real_config: dict[str, Any]
     # (tokenizer, *, hidden_size, num_layers, num_heads) -> a tiny config with the same keys.
     miniature_config: Callable[..., dict[str, Any]]
+    # What `rope_ratio` in config.json means: positions are divided by it (ChatGLM2-6B-32K), or
+    # the rotary base is multiplied by it (ChatGLM3-6B-32K and -128K).
+    interpolates_positions: bool = False
     # The linear layers that LoRA adapts by default.
     lora_targets: tuple[str, ...] = ("query_key_value",)
 

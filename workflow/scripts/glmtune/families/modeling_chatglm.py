@@ -5,7 +5,7 @@ causal. Positions are two-dimensional: row 0 counts the prompt and then stays at
 the token to fill in, [gMASK] or [MASK]; row 1 is 0 in the prompt and counts the answer from 1.
 Half of each head rotates with each. Residual paths are scaled and start at the normed input.
 Written anew; what must be as in the official code is held by the golden tests in
-tests/test_goldens.py.
+tests/models/test_goldens.py.
 
 Shapes: b batch, s positions, h heads, d head dim.
 """
@@ -52,10 +52,6 @@ class ChatGLMConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     # Keys that only this architecture has, and switches at the value of every published model.
     marks: ClassVar[tuple[str, ...]] = ("inner_hidden_size", "position_encoding_2d")
-    sizes: ClassVar[tuple[str, ...]] = (
-        *("num_layers", "hidden_size", "num_attention_heads", "inner_hidden_size"),
-        *("vocab_size", "max_sequence_length"),
-    )
     fixed: ClassVar[dict[str, bool]] = {"position_encoding_2d": True}
 
     vocab_size: int = 130528
@@ -74,6 +70,15 @@ class ChatGLMConfig(PreTrainedConfig):
     mask_token_id: int = 130000
     gmask_token_id: int = 130001
     pad_token_id: int | None = 3
+
+    def misfit(self) -> str | None:
+        """What of the sizes does not go together: half of each head rotates, in pairs."""
+        if self.hidden_size % (4 * self.num_attention_heads) == 0:
+            return None
+        return (
+            f"hidden_size {self.hidden_size}, num_attention_heads {self.num_attention_heads}: "
+            "expected a hidden size that is a multiple of four times the heads"
+        )
 
 
 def first_index(input_ids: torch.Tensor, token_id: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 A decoder with RMSNorm, grouped queries, SwiGLU and rotary positions on half of each head, the
 pairs interleaved. Official checkpoints, prefixes and adapters load without conversion. Written
-anew; what must be as in the official code is held by the golden tests in tests/test_goldens.py.
+anew; what must be as in the official code is held by tests/models/test_goldens.py.
 
 Shapes: b batch, s positions, h heads, g key-value groups, d head dim (kv_channels).
 """
@@ -46,10 +46,6 @@ class ChatGLM2Config(PreTrainedConfig):
     # Keys that only this architecture has, and switches of the official code that every published
     # model has at these values.
     marks: ClassVar[tuple[str, ...]] = ("padded_vocab_size", "ffn_hidden_size")
-    sizes: ClassVar[tuple[str, ...]] = (
-        *("num_layers", "hidden_size", "num_attention_heads", "kv_channels"),
-        *("ffn_hidden_size", "padded_vocab_size", "multi_query_group_num", "seq_length"),
-    )
     fixed: ClassVar[dict[str, bool]] = {
         "rmsnorm": True,
         "post_layer_norm": True,
@@ -80,12 +76,25 @@ class ChatGLM2Config(PreTrainedConfig):
     fp32_residual_connection: bool = False
     original_rope: bool = True
     rope_ratio: float = 1.0
+    # Whether positions are divided by rope_ratio, or the rotary base is multiplied by it. Official
+    # files do not have this key: there the family decides.
+    interpolates_positions: bool = False
     quantization_bit: int = 0
     use_cache: bool = True
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = 2
     pad_token_id: int | None = 0
+
+    def misfit(self) -> str | None:
+        """What of the sizes does not go together: half of a head rotates; heads share groups."""
+        if self.kv_channels % 4 == 0 == self.num_attention_heads % self.multi_query_group_num:
+            return None
+        return (
+            f"kv_channels {self.kv_channels}, num_attention_heads {self.num_attention_heads}, "
+            f"multi_query_group_num {self.multi_query_group_num}: expected channels that are a "
+            "multiple of 4, and heads that are a multiple of the groups"
+        )
 
 
 def rotary_table(
@@ -98,8 +107,10 @@ def rotary_table(
     """
     rotated = config.kv_channels // 2
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
-    frequencies = 1.0 / ((ROTARY_BASE * config.rope_ratio) ** (exponents / rotated))
-    angles = position_ids[:, None, :, None].float() * frequencies
+    base, positions = ROTARY_BASE * config.rope_ratio, position_ids[:, None, :, None].float()
+    if config.interpolates_positions:
+        base, positions = ROTARY_BASE, positions / config.rope_ratio
+    angles = positions * (1.0 / base ** (exponents / rotated))
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -281,6 +292,8 @@ class ChatGLM2ForConditionalGeneration(ChatGLMCausalLM):
     config_class = ChatGLM2Config
     _no_split_modules = ["GLMBlock"]
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq"]
+    # What LLaMA-Factory also saves, and its official name.
+    aliases: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.output_layer.weight"}
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)

@@ -94,7 +94,7 @@ def test_a_full_checkpoint_opens_like_any_model(generation: str, tmp_path: Path)
     METHODS["full"].save(tuned, checkpoint, base)
     shutil.rmtree(base)
     with torch.no_grad():
-        found = load_model(checkpoint, generation=generation)(INPUT).logits
+        found = load_model(checkpoint, family=generation)(INPUT).logits
         assert torch.equal(found, tuned.eval()(INPUT).logits)
     text = "颜色是白色"
     tokenizer = load_tokenizer(checkpoint, generation)

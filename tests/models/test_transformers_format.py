@@ -35,7 +35,7 @@ def refusal(parts: Parts, out: Path) -> str:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_transformers_own_model_answers_as_ours(tmp_path: Path, generation: str) -> None:
-    base = write_base(tmp_path / "base", generation, rope_ratio=50, seq_length=256)
+    base = write_base(tmp_path / "base", generation)
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base), targets=ALL_LINEARS)
     export_model(Parts(base, adapter=adapter), "transformers", tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)

@@ -1,6 +1,6 @@
 """Run the numeric tests as other CPUs would: with the kernels of older instruction sets.
 
-    python tools/test_cpus.py [pytest flags]
+    python tools/run_numeric_tests.py [pytest flags]
 
 PyTorch, MKL and oneDNN choose kernels by the CPU's instruction sets; each set adds products in
 another order, so every number differs in its last digits. Tests that hold under all of them hold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspaces import ROOT, wait_for
+from steps import SCRIPTS, run_step
+from workspaces import wait_for
 
 from glmtune.families import FAMILIES
 from glmtune.files import write_json, write_jsonl
@@ -60,8 +62,7 @@ def prepare(generation: str, folder: Path) -> Path:
     return folder
 
 
-def command(prepared: Path, out: Path, **changes: Any) -> list[str]:
-    script = ROOT / "workflow" / "scripts" / "generate_predictions.py"
+def flags_of(prepared: Path, out: Path, **changes: Any) -> list[str]:
     flags = {
         "model": prepared / "model",
         "model-manifest": prepared / "model.json",
@@ -75,14 +76,11 @@ def command(prepared: Path, out: Path, **changes: Any) -> list[str]:
         "probe": out / "probe.jsonl",
         "runtime": out / "runtime.json",
     }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, str(script), *words]
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def run(prepared: Path, out: Path, **changes: Any) -> str:
-    done = subprocess.run(
-        command(prepared, out, **changes), capture_output=True, text=True, check=False
-    )
+    done = run_step("generate_predictions", *flags_of(prepared, out, **changes))
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -135,14 +133,12 @@ def test_chatglm_writes_what_a_person_reads_beside_what_its_vocabulary_decodes(
     assert all(line["predict"] == tokenizer.process_response(line["decoded"]) for line in lines)
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
     run(prepared, tmp_path / "whole", batch_size=2)
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(prepared, out, batch_size=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    script = SCRIPTS / "generate_predictions.py"
+    command = [sys.executable, script, *flags_of(prepared, out, batch_size=2)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = out / "store" / "generate_predictions"
     wait_for(
         lambda: any(log.read_bytes().count(b"\n") > 3 for log in store.glob("*/*/answers.jsonl"))
@@ -153,8 +149,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     answered = log.read_bytes().count(b"\n")
     total = len(ROWS) + 2 + len(probe_rows())
     assert answered < total, "killed too late to show anything"
-    monkeypatch.delenv("TQDM_DISABLE")
-    progress = run(prepared, out, batch_size=2)
+    with_bars = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+    done = subprocess.run(command, env=with_bars, capture_output=True, text=True, check=True)
+    progress = done.stderr
     assert re.search(rf"/{total - answered} ", progress), progress  # the bar counts what was left
     for name in ("predictions.jsonl", "examples.jsonl", "probe.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

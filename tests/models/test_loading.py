@@ -97,7 +97,7 @@ def test_every_container_and_type_gives_the_stored_weights(
 ) -> None:
     model = tiny_model(generation).to(DTYPES[stored])
     folder = write_folder(tmp_path, official_state(model), tiny_config(generation), container)
-    loaded = load_model(folder, generation=generation)
+    loaded = load_model(folder, family=generation)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     assert torch.equal(logits(loaded), logits(model.float()))
     same = load_model(folder, dtype=stored)
@@ -167,7 +167,7 @@ def test_a_folder_of_another_generation_is_refused(tmp_path: Path, generation: s
     other = "chatglm2-6b" if generation == "chatglm-6b" else "chatglm-6b"
     state = official_state(tiny_model(other))
     folder = write_folder(tmp_path, state, tiny_config(other))
-    message = refusal(folder, generation=generation)
+    message = refusal(folder, family=generation)
     assert f"expected {FAMILIES[generation].title}" in message
 
 
@@ -183,7 +183,7 @@ def test_weights_beside_the_config_of_another_generation_are_refused(
     assert message.count("transformer.") <= 3 * 5
 
 
-def test_the_first_release_of_chatglm_is_explained_when_it_is_prepared(tmp_path: Path) -> None:
+def test_the_first_release_of_chatglm_is_explained(tmp_path: Path) -> None:
     source = tmp_path / "chatglm-6b"
     config = tiny_config("chatglm-6b") | {"vocab_size": 150528, "bos_token_id": 150004}
     write_folder(source, {"transformer.word_embeddings.weight": torch.zeros(2, 2)}, config)
@@ -191,6 +191,8 @@ def test_the_first_release_of_chatglm_is_explained_when_it_is_prepared(tmp_path:
     settings = {"source": str(source), "generation": "chatglm-6b"}
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
         prepare(settings, tmp_path / "done", tmp_path / "work")
+    with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
+        load_model(source)
 
 
 # --- Nothing in a folder is run --------------------------------------------------------------

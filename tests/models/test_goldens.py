@@ -51,7 +51,7 @@ def test_a_slightly_wrong_architecture_misses_the_golden_logits(
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["layernorm_epsilon"] == 1e-5
     (checkpoint / "config.json").write_text(json.dumps(config | {"layernorm_epsilon": 1e-4}))
-    model = load_model(checkpoint, generation=GOLDEN_FAMILIES[version])
+    model = load_model(checkpoint, family=GOLDEN_FAMILIES[version])
     tensors = golden_tensors(committed_reference, version, "logits_base")
     assert golden_error(model, version, tensors, "batch3") > TOLERANCE[version]
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 import tqdm.auto
 from safetensors.torch import load_file, save_file
-from test_dev_losses import TOO_FAST
 from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
@@ -82,6 +81,13 @@ def test_it_does_not_matter_where_a_training_was_killed(
     kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
 ) -> None:
     assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
+
+
+# At this rate dev losses rise now and then, at steps that differ from machine to machine.
+TOO_FAST = {
+    **{"lr": 0.3, "lr_scheduler": "constant", "warmup_ratio": 0.0},
+    **{"max_steps": 10, "eval_steps": 2},
+}
 
 
 @pytest.mark.parametrize(("kill", "patience"), [(3, 1), (4, 1), (7, 2), (9, 2)])

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_resuming import Kill
@@ -16,6 +17,7 @@ from tiny_training import rows as rows  # a fixture
 from glmtune import training_checkpoints
 from glmtune.errors import ResourceError
 from glmtune.tokenized import TokenizedRows
+from glmtune.training import TrainingOutcome
 from glmtune.training_checkpoints import SEAL, checkpoints_in, last_checkpoint, seal
 
 pytestmark = pytest.mark.numeric
@@ -26,12 +28,28 @@ FILES = (
 )
 
 
+@pytest.fixture(scope="module")
+def killed(rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """What is left of trainings that were killed after so many steps."""
+    folder = tmp_path_factory.mktemp("killed")
+    for step in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            tune("chatglm2-6b", "ptuning", rows, folder / str(step), Kill(step))
+    return {step: folder / str(step) for step in (3, 4)}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, TrainingOutcome]:
+    """The same training, which nothing interrupted."""
+    return tune("chatglm2-6b", "ptuning", rows, tmp_path_factory.mktemp("whole"))
+
+
 @pytest.fixture
-def work(rows: TokenizedRows, tmp_path: Path) -> Path:
+def work(killed: dict[int, Path], tmp_path: Path) -> Path:
     """What is left of a training that was killed in its third step."""
-    with pytest.raises(KeyboardInterrupt):
-        tune("chatglm2-6b", "ptuning", rows, tmp_path / "killed", Kill(3))
-    return tmp_path / "killed"
+    return Path(shutil.copytree(killed[3], tmp_path / "work"))
 
 
 def test_these_are_the_files_of_a_checkpoint(work: Path) -> None:
@@ -84,15 +102,12 @@ def test_a_damaged_checkpoint_is_not_resumed_from(
 
 
 @pytest.fixture
-def both(work: Path, rows: TokenizedRows, tmp_path: Path) -> Path:
+def both(work: Path, killed: dict[int, Path]) -> Path:
     """The same, and one more checkpoint: killed before the older one was removed."""
-    with pytest.raises(KeyboardInterrupt):
-        tune("chatglm2-6b", "ptuning", rows, tmp_path / "longer", Kill(4))
-    shutil.move(tmp_path / "longer" / "checkpoint-4", work)
+    shutil.copytree(killed[4] / "checkpoint-4", work / "checkpoint-4")
     return work
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize(
     ("damaged", "resumed", "said"),
     [
@@ -102,24 +117,22 @@ def both(work: Path, rows: TokenizedRows, tmp_path: Path) -> Path:
     ],
 )
 def test_a_training_goes_on_from_the_newest_whole_checkpoint_and_ends_the_same(
-    damage: str,
     damaged: list[int],
     resumed: int | None,
     said: str,
     both: Path,
     rows: TokenizedRows,
-    tmp_path: Path,
+    whole: tuple[Any, TrainingOutcome],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for step in damaged:
-        DAMAGE[damage](both / f"checkpoint-{step}" / "optimizer.pt")
+        change_a_byte(both / f"checkpoint-{step}" / "optimizer.pt")
     capsys.readouterr()
     assert last_checkpoint(both) == (resumed and both / f"checkpoint-{resumed}")
     assert capsys.readouterr().err == said
-    after, curve = tune("chatglm2-6b", "ptuning", rows, both)
-    whole, same = tune("chatglm2-6b", "ptuning", rows, tmp_path / "whole")
-    assert_equal_bits(whole, after)
-    assert curve == same
+    model, curve = tune("chatglm2-6b", "ptuning", rows, both)
+    assert_equal_bits(whole[0], model)
+    assert curve == whole[1]
 
 
 def test_a_seal_that_names_no_files_seals_none(work: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from tiny_adapters import write_adapter
 from tiny_models import prompt, tiny_model
 
@@ -135,3 +138,97 @@ def test_an_adapter_without_weights_is_refused(folder: Path, tmp_path: Path) -> 
     (adapter / "adapter_model.bin").unlink()
     with pytest.raises(WeightsError, match=r"adapter: no weights in it; expected"):
         load_model(folder, adapter=adapter)
+
+
+# --- adapter_config.json is foreign ----------------------------------------------------------
+
+CATASTROPHE = "(" * 20 + "a" + "+)+" * 20 + "$"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("r", "4", "r: found '4'; expected a whole number from 1 to 65,536"),
+        ("r", 10**9, "r: found 1000000000; expected a whole number"),
+        ("r", 64, "rank 64; the tensors beside it have rank 2; is it the config of another"),
+        ("rank_pattern", {"dense": 60000}, "rank 60000; the tensors beside it have rank 2"),
+        ("rank_pattern", {CATASTROPHE: 4}, "rank_pattern: found {'(((("),
+        ("alpha_pattern", {"dense": "x"}, "alpha_pattern: found {'dense': 'x'}; expected numbers"),
+        ("lora_alpha", "x", "lora_alpha: found 'x'; expected a number from"),
+        ("lora_alpha", float("nan"), "lora_alpha: found nan; expected a number"),
+        ("lora_dropout", 5, "lora_dropout: found 5; expected a number from 0 to 0.999"),
+        ("target_modules", 5, "target_modules: found 5; expected a list of names of modules"),
+        ("target_modules", ["(("], "target_modules: found ['((']; expected a list of names"),
+        ("target_modules", ["no_such"], "does not fit this model"),
+        ("layers_to_transform", [-1], "layers_to_transform: found [-1]; expected numbers of"),
+        ("bias", 3, "bias: found 3; expected none, all or lora_only"),
+        ("use_dora", "yes", "use_dora: found 'yes'; expected true or false"),
+        ("megatron_config", {"a": 1}, "megatron_config: not supported; expected plain LoRA"),
+        ("layer_replication", [[0, 2]], "layer_replication: not supported"),
+        ("peft_type", ["LORA"], "peft_type: found ['LORA']; expected 'LORA'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(
+    folder: Path, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {key: value})
+    with pytest.raises(WeightsError) as caught:
+        load_model(folder, adapter=adapter)
+    said = str(caught.value)
+    assert said.startswith(f"{adapter / 'adapter_config.json'}: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_dropout": None, "rank_pattern": None, "bias": None},
+        {"runtime_config": {"ephemeral_gpu_offload": True}, "from_a_fork": [1]},
+        {"init_lora_weights": "pissa", "loftq_config": {"loftq_bits": 4}},
+        {"target_modules": r".*\.query_key_value"},
+        {"target_modules": CATASTROPHE},  # never run: the tensors say what it found
+        {"rank_pattern": {"query_key_value": 2}, "alpha_pattern": {"^.*\\.query_key_value$": 4}},
+    ],
+    ids=str,
+)
+def test_what_other_programs_write_changes_nothing(
+    folder: Path, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
+    model = load_model(folder, adapter=write_adapter(tmp_path / "other", config))
+    assert torch.equal(logits(model), logits(plain))
+
+
+def test_no_module_that_a_config_names_is_imported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "megatron").mkdir()
+    (tmp_path / "megatron" / "evil.py").write_text("open('ran', 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    adapter = write_adapter(tmp_path / "adapter", {"megatron_core": "megatron.evil"})
+    load_model(folder, adapter=adapter)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_no_adapter_config_gives_a_traceback(folder: Path, tmp_path: Path) -> None:
+    chance = random.Random(12)
+    adapter = write_adapter(tmp_path / "adapter", {})
+    original = json.loads((adapter / "adapter_config.json").read_text())
+    fields = [field.name for field in dataclasses.fields(LoraConfig)]
+    odd = [None, True, 0, -1, 2, 2.5, 1e308, 10**40, "x", "query_key_value", "(", [], {}, [[]]]
+    odd += [{"a": {}}, {"query_key_value": 2}, ["query_key_value"], ["dense"], ["word_embeddings"]]
+    for _ in range(1500):
+        config = dict(original)
+        for _ in range(chance.randint(1, 3)):
+            config[chance.choice(fields)] = chance.choice(odd)
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+        try:
+            load_model(folder, adapter=adapter)
+        except WeightsError as error:
+            message = str(error)
+        else:
+            message = ""
+        assert len(message.splitlines()) <= 1, config

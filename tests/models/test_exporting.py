@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from steps import run_step
 from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
 from glmtune.checkpoint import write_weights
-from glmtune.code_inputs import SCRIPTS
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.exporting import FORMATS, Parts, export_model
 from glmtune.families import FAMILIES
@@ -294,8 +293,7 @@ def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> No
 
 
 def run(*flags: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPTS / "export_model.py", *flags]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return run_step("export_model", *flags)
 
 
 def test_the_script_exports_and_explains_a_mistake(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""Weight and vocabulary files that somebody damaged, by accident or not: one message each."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_folders import write_base
+
+from glmtune.errors import UserError, WeightsError
+from glmtune.tokenizer import load_tokenizer
+from glmtune.weights import load_model
+
+NAME = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "chatglm2-6b", "chatglm2-6b")
+
+
+@pytest.fixture
+def folder(base: Path, tmp_path: Path) -> Path:
+    """A model folder without its weights."""
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((base / name).read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def state(base: Path) -> dict[str, torch.Tensor]:
+    return load_file(base / "model.safetensors")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert message.startswith(str(folder))
+    assert len(message.splitlines()) == 1
+    return message.removeprefix(f"{folder}/")
+
+
+# --- an index that leads elsewhere -----------------------------------------------------------
+
+
+def write_index(folder: Path, *names: str) -> None:
+    weight_map = {str(i): name for i, name in enumerate(names)}
+    content = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "{}/model.safetensors", "a/b", "..", ""])
+def test_an_index_names_files_beside_it(folder: Path, base: Path, name: str) -> None:
+    name = name.format(base)
+    (folder.parent / "model.safetensors").write_bytes(b"elsewhere")
+    write_index(folder, name)
+    assert refusal(folder).startswith("model.safetensors.index.json: names '")
+
+
+def test_a_link_out_of_the_folder_is_refused_and_the_hub_s_own_are_not(
+    folder: Path, base: Path, tmp_path: Path
+) -> None:
+    (folder / "model-1.safetensors").symlink_to(base / "model.safetensors")
+    write_index(folder, "model-1.safetensors")
+    assert "'model-1.safetensors' is a link out of the folder" in refusal(folder)
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    blobs = snapshot.parent.parent / "blobs"
+    for each in (snapshot, blobs):
+        each.mkdir(parents=True)
+    (blobs / "hash").write_bytes((base / "model.safetensors").read_bytes())
+    (snapshot / "model-1.safetensors").symlink_to(blobs / "hash")
+    (snapshot / "config.json").write_bytes((base / "config.json").read_bytes())
+    write_index(snapshot, "model-1.safetensors")
+    load_model(snapshot)
+
+
+# --- tensors that are no weights -------------------------------------------------------------
+
+
+def as_nested(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.nested.nested_tensor([tensor])
+
+
+def with_one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[7] = value
+        return changed
+
+    return change
+
+
+TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "sparse": (lambda t: t.to_sparse(), "a sparse, nested, quantised or empty tensor"),
+    "meta": (lambda t: t.to("meta"), "a sparse, nested, quantised or empty tensor"),
+    "complex": (lambda t: t.to(torch.complex64), "complex64 numbers; expected weights"),
+    "integer": (lambda t: t.to(torch.int64), "int64 numbers; expected weights"),
+    "boolean": (lambda t: t > 0, "bool numbers; expected weights"),
+    "NaN": (with_one(float("nan")), "NaN or infinite numbers; expected a model"),
+    "infinite": (with_one(float("-inf")), "NaN or infinite numbers; expected a model"),
+    "expanded": (lambda t: torch.zeros(1).expand(1 << 30), "its tensors would take 4,295,"),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_a_tensor_that_is_no_weight_is_one_message(
+    kind: str, folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    change, message = TENSORS[kind]
+    torch.save(state | {NAME: change(state[NAME])}, folder / "pytorch_model.bin")
+    said = refusal(folder)
+    assert said.startswith("pytorch_model.bin: ")
+    assert message in said
+
+
+def test_nan_is_found_in_safetensors_too(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state | {NAME: with_one(float("nan"))(state[NAME])}, folder / "model.safetensors")
+    assert f"model.safetensors: {NAME}: NaN or infinite numbers" in refusal(folder)
+
+
+def test_one_tensor_may_be_there_under_two_names(
+    folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    """As one storage, which torch.save writes once."""
+    name = next(iter(state))
+    torch.save(state | {"again": state[name]}, folder / "pytorch_model.bin")
+    assert "1 unexpected: again" in refusal(folder)
+
+
+# --- damaged bytes ---------------------------------------------------------------------------
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """The content with some bytes changed, cut out, doubled or zeroed."""
+    changed = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 8, 64])):
+        end = chance.choice([len(changed), min(400, len(changed))])  # a header is at the start
+        at = chance.randrange(end)
+        kind = chance.randrange(5)
+        if kind < 3:
+            changed[at] = chance.randrange(256)
+        elif kind == 3:
+            changed[at : at + chance.randrange(1, 40)] = b""
+        else:
+            changed[at:at] = changed[at : at + chance.randrange(1, 40)]
+        if not changed:
+            break
+    return bytes(changed)
+
+
+def read_all(folder: Path) -> None:
+    load_model(folder)
+    tokenizer = load_tokenizer(folder, "chatglm2-6b")
+    tokenizer.decode(tokenizer.encode("颜色是白色，style 3。"))
+
+
+READERS = {
+    "safetensors": "model.safetensors",
+    "pickle": "pytorch_model.bin",
+    "vocabulary": "tokenizer.model",
+    "config": "config.json",
+    "index": "model.safetensors.index.json",
+}
+
+
+def write_whole(base: Path, folder: Path, reader: str) -> None:
+    """A folder in which the file of a reader is what is read."""
+    for path in base.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    state = load_file(base / "model.safetensors")
+    if reader == "pickle":
+        (folder / "model.safetensors").unlink()
+        torch.save(state, folder / "pytorch_model.bin")
+    if reader == "index":
+        index = {"weight_map": dict.fromkeys(state, "model.safetensors")}
+        (folder / READERS[reader]).write_text(json.dumps(index))
+
+
+def fuzz(folder: Path, reader: str, count: int, seed: int) -> None:
+    """Only a UserError or success, each within seconds."""
+    file = folder / READERS[reader]
+    content, chance = file.read_bytes(), random.Random(seed)
+    for number in range(count):
+        file.write_bytes(damaged(content, chance))
+        start = time.monotonic()
+        try:
+            read_all(folder)
+        except UserError as error:
+            if len(str(error).splitlines()) != 1:
+                raise AssertionError(f"try {number}: {error}") from None
+        if time.monotonic() - start > 20:
+            raise AssertionError(f"try {number}: {time.monotonic() - start:.0f} s")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files_end_in_one_message(reader: str, base: Path, tmp_path: Path) -> None:
+    write_whole(base, tmp_path, reader)
+    fuzz(tmp_path, reader, 12, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", READERS)
+def test_many_damaged_files_end_in_one_message(reader: str, base: Path, tmp_path: Path) -> None:
+    """In a process of its own with bounded memory: a crash is a failure too."""
+    write_whole(base, tmp_path, reader)
+    paths = [str(Path(__file__).parent), *sys.path]
+    code = f"""
+import pathlib, resource, sys
+sys.path[:0] = {paths!r}
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+import test_hostile_weights
+test_hostile_weights.fuzz(pathlib.Path({str(tmp_path)!r}), {reader!r}, 600, seed=2)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

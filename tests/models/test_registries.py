@@ -1,0 +1,37 @@
+"""What the code that needs torch registers is what schema, report and recipes name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from glmtune.exporting import FORMATS as EXPORTS
+from glmtune.families import FAMILIES
+from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
+from glmtune.report.training_notes import BANDS
+from glmtune.tuning import METHODS
+
+RECIPES = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+
+
+@pytest.mark.parametrize(
+    "registry", [FAMILIES, METHODS, EXPORTS], ids=["generations", "methods", "exports"]
+)
+def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) -> None:
+    recipes = RECIPES.read_text(encoding="utf-8")
+    assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
+
+
+def test_the_schema_knows_the_generations_and_methods_of_the_code() -> None:
+    schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+    model = schema["properties"]["models"]["additionalProperties"]["properties"]
+    assert set(model["generation"]["enum"]) == set(FAMILIES) == set(GENERATIONS)
+    assert set(schema["$defs"]["methods"]) == set(METHODS)
+
+
+def test_every_tuning_method_has_published_losses() -> None:
+    assert set(BANDS) == set(METHODS) - {"none"}
+    assert all(band.low < band.high for band in BANDS.values())

@@ -151,6 +151,7 @@ rule fetch_dataset:
         train="data/dataset/train.jsonl",
         dev="data/dataset/dev.jsonl",
         card="data/dataset/card.json",
+        left_out="data/dataset/left_out.jsonl",
         manifest="data/dataset/manifest.json",
     log:
         "logs/fetch_dataset.log",

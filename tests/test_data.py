@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glmtune.data import Columns, read_rows
+from glmtune.data import Columns, ReadOptions, check_file, json_values, read_rows
 from glmtune.data.json_values import CHUNK_CHARACTERS
 from glmtune.errors import DataError
 
@@ -69,6 +70,46 @@ def test_rows_are_read_alike_wherever_a_piece_of_the_file_ends(tmp_path: Path) -
             assert read_rows(save(tmp_path, text)) == [expected, expected]
 
 
+def test_files_that_were_joined_with_their_byte_order_marks_are_read(tmp_path: Path) -> None:
+    mark = "\ufeff"
+    assert read_rows(save(tmp_path, f"{mark}{LINES[0]}\n{mark}{LINES[1]}\n")) == ROWS
+    assert read_rows(save(tmp_path, f"[{LINES[0]},\n{mark}{LINES[1]}]")) == ROWS
+
+
+def test_a_row_too_long_for_any_model_is_a_mistake_and_never_held_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_values, "LONGEST_VALUE", 200_000)
+    monkeypatch.setattr(json_values, "CHUNK_CHARACTERS", 4096)
+    for long in ("[]," * 1_000_000, '"' + "a" * 3_000_000 + '",'):
+        path = save(tmp_path, f'{LINES[0]}\n{{"content": [{long}0]}}\n{LINES[1]}\n')
+        message = message_of(path)
+        assert "line 2: a value of more than 200,000 characters; expected one" in message
+        tracemalloc.start()
+        assert list(check_file(path, ReadOptions(skip_bad_rows=True))) == ROWS
+        assert tracemalloc.get_traced_memory()[1] < 60 * 200_000
+        tracemalloc.stop()
+    assert "row 2 of the array: a value of" in message_of(save(tmp_path, f"[{GOOD},[{long}0]]"))
+
+
+def test_an_object_around_the_rows_may_be_longer_than_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_values, "LONGEST_VALUE", 200_000)
+    monkeypatch.setattr(json_values, "CHUNK_CHARACTERS", 4096)
+    rows = [{"content": f"{n}" * 30, "summary": "b"} for n in range(9_000)]
+    around = {"version": 1, "tags": ["x"], "data": rows, "more": {"data": []}}
+    for indent in (None, 0):
+        assert read_rows(save(tmp_path, json.dumps(around, indent=indent))) == rows
+    several = json.dumps({"train": rows, "dev": rows})
+    assert "several lists of rows (train, dev)" in message_of(save(tmp_path, several))
+
+
+def test_a_key_that_repeats_among_very_many_is_found_at_once(tmp_path: Path) -> None:
+    keys = ", ".join(f'"{n}": 0' for n in [*range(100_000), 99_999])
+    assert "the key '99999' stands twice" in message_of(save(tmp_path, f"{{{keys}}}"))
+
+
 def test_line_separators_inside_a_text_are_text(tmp_path: Path) -> None:
     row = {"content": "a\u2028b", "summary": "c\x85d\u3000 e "}
     assert read_rows(save(tmp_path, json.dumps(row, ensure_ascii=False))) == [row]
@@ -98,7 +139,14 @@ MISTAKES = {
     f'{GOOD}\n{{"content": "裙", "summary": " \\n"}}': (2, "'summary' is empty", "fill it in"),
     '{"content": "裙", "summary": 3}': (1, "'summary' is a number", "double quotes"),
     '{"content": null, "summary": "好"}': (1, "'content' is null", "fill it in or remove the row"),
-    '{"content": ["裙"], "summary": "好"}': (1, "'content' is an array", "double quotes"),
+    '{"content": ["裙"], "summary": "好"}': (1, "'content' is an array", "as text with json.dumps"),
+    '{"content": "裙", "summary": {"a": 1}}': (1, "'summary' is an object", "with json.dumps"),
+    '{"content": {"0": "伞", "1": "帽"}, "summary": {"0": "好", "1": "行"}}': (
+        1,
+        "a table column by column",
+        "orient='records', lines=True",
+    ),
+    '{"columns": ["content"], "index": [0], "data": [["伞"]]}': (1, "a table column", "orient="),
     '{"content": "裙", "summary": true}': (1, "'summary' is a boolean", "double quotes"),
     '{"content": "裙", "summary": "\\ud83d"}': (1, "half a character", "repair the text"),
     '{"content": "裙", "content": "裤", "summary": "好"}': (1, "'content' stands twice", "correct"),
@@ -113,11 +161,17 @@ MISTAKES = {
     ),
     "{'content': '裙', 'summary': '好'}": (1, "at ''content'", "use double quotes"),
     f"{GOOD}\n<html>": (2, "not JSON", "missing quote"),
-    f"[{GOOD},\n{GOOD}": (2, "the end of the line or file after an element", "fetch or save"),
+    f"[{GOOD},\n{GOOD}": (
+        2,
+        "the end of the line or file after row 2 of the array",
+        "fetch or save",
+    ),
+    f'[{GOOD}, {{"content": a}}]': (1, "row 2 of the array: not JSON", "missing quote"),
     f'[{GOOD},\n{{"content": "a", "su': (2, "at '\"su'", "cut off here"),
-    f"[{GOOD}\n{GOOD}]": (2, "after an element of the array", "expected ',' or ']'"),
+    f"[{GOOD}\n{GOOD}]": (2, "after row 1 of the array", "expected ',' or ']'"),
     f"[{GOOD}]\n{GOOD}": (2, "after the array", "remove the rest"),
-    f"[{GOOD},]": (1, "not JSON", "missing quote"),
+    f"[{GOOD},]": (1, "a comma before the closing ']'", "remove the comma"),
+    f"{GOOD[:-1]},}}\n": (1, "not JSON", "remove the comma before '}'"),
     "[" * 100_000: (1, "not usable JSON", "flat object"),
     "version https://git-lfs.github.com/spec/v1\noid x": (1, "a git-LFS pointer", "git lfs pull"),
 }

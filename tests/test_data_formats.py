@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_data import save
 
+from glmtune.conversation import as_rounds
 from glmtune.data import FORMATS, Columns, ReadOptions, check_file, read_rows
 from glmtune.errors import DataError, ParamsError
 
@@ -129,6 +131,109 @@ def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> 
     ]
 
 
+# (roles as they stand, roles of the row: the question, its history)
+ORDERS = [
+    ("assistant user assistant", ""),
+    ("system assistant user assistant", "system"),
+    ("user user assistant", ""),
+    ("user assistant assistant user assistant", "user assistant"),
+    ("user assistant user user user assistant", "user assistant"),
+    ("user assistant assistant", ""),
+]
+
+
+@pytest.mark.parametrize(("roles", "history"), ORDERS)
+def test_chats_in_another_order_are_brought_to_turns(
+    roles: str, history: str, tmp_path: Path
+) -> None:
+    turns = said(roles, *"abcdef"[: len(roles.split())])
+    file = check_file(save(tmp_path, json.dumps([turns])))
+    (row,) = file
+    assert " ".join(message["role"] for message in row.get("history", ())) == history
+    assert sum(file.notes.values()) == 1
+    as_rounds(row["content"], row.get("history", ()))  # the form of the older generations
+    kept = "".join(message["content"] for message in [*row.get("history", ()), *said("x", "")])
+    kept += row["content"] + row["summary"]
+    is_greeted = any("before the first question" in note for note in file.notes)
+    assert len(kept.replace("\n", "")) == len(turns) - is_greeted
+
+
+def test_two_questions_become_one_of_two_lines(tmp_path: Path) -> None:
+    before = {"prompt": "b", "response": "c", "history": said("user", "a")}
+    for value in (before, {"messages": said("user user assistant", "a", "b", "c")}):
+        rows = read_rows(save(tmp_path, json.dumps(value)))
+        assert rows == [{"content": "a\nb", "summary": "c"}]
+
+
+def test_rows_with_tools_are_refused_where_a_model_has_no_place_for_them(tmp_path: Path) -> None:
+    path = save(tmp_path, json.dumps([[ASKED, *CALLS["chatglm3"]], USER_TURNS]))
+    with pytest.raises(DataError, match=r"row 1: tools, a call or an observation; .*leave the row"):
+        check_file(path, ReadOptions(takes_tools=False))
+    file = check_file(path, ReadOptions(takes_tools=False, skip_bad_rows=True))
+    assert list(file) == [SECOND_TURN]
+
+
+CLOCK = {"name": "clock", "arguments": {"城": "北京"}}
+CALL = {"role": "assistant", "metadata": "clock", "content": "```python\ntool_call(城='北京')\n```"}
+ASKED, RESULT = {"role": "user", "content": "几点？"}, {"role": "observation", "content": "三点"}
+ANSWERED_BY_TOOL = {
+    "content": "三点",
+    "summary": "三点了。",
+    "history": [ASKED, CALL],
+    "role": "observation",
+}
+# The same conversation as ChatGLM3, OpenAI (today and formerly) and LLaMA-Factory write it.
+CALLS: dict[str, list[dict]] = {
+    "chatglm3": [
+        {"role": "tool", "name": "clock", "parameters": {"城": "北京"}, "observation": "三点"}
+    ],
+    "openai": [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {**CLOCK, "arguments": json.dumps(CLOCK["arguments"])},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "三点"},
+    ],
+    "openai before": [
+        {"role": "assistant", "content": None, "function_call": CLOCK},
+        {"role": "function", "name": "clock", "content": "三点"},
+    ],
+    "llama-factory": [{"role": "function_call", "content": json.dumps(CLOCK)}, RESULT],
+}
+
+
+@pytest.mark.parametrize("written", CALLS)
+def test_an_answer_after_a_tool_is_the_answer_of_the_row(written: str, tmp_path: Path) -> None:
+    conversation = [ASKED, *CALLS[written], *said("assistant", "三点了。")]
+    assert read_rows(save(tmp_path, json.dumps([conversation]))) == [ANSWERED_BY_TOOL]
+
+
+@pytest.mark.parametrize("written", CALLS)
+def test_a_call_at_the_end_is_the_answer_of_the_row(written: str, tmp_path: Path) -> None:
+    (row,) = read_rows(save(tmp_path, json.dumps([[ASKED, *CALLS[written]]])))
+    assert row == {"content": "几点？", "summary": CALL["content"], "metadata": "clock"}
+
+
+def test_a_text_before_a_call_and_several_calls_are_messages_of_their_own(tmp_path: Path) -> None:
+    calls = {"role": "function_call", "content": json.dumps([CLOCK, CLOCK])}
+    turns = [ASKED, *said("assistant", "看一下。"), calls, RESULT, *said("assistant", "三点了。")]
+    (row,) = read_rows(save(tmp_path, json.dumps([turns])))
+    assert row["history"] == [ASKED, *said("assistant", "看一下。"), CALL, CALL]
+
+
+def test_a_system_message_of_tools_needs_no_text(tmp_path: Path) -> None:
+    system = {"role": "system", "content": None, "tools": [{"name": "clock"}]}
+    (row,) = read_rows(save(tmp_path, json.dumps([[system, *USER_TURNS]])))
+    assert row["history"][0] == {**system, "content": ""}
+
+
 def test_lists_in_the_cells_of_a_table_are_read_as_json(tmp_path: Path) -> None:
     cell = json.dumps([FIRST]).replace('"', '""')
     path = save(tmp_path, f'prompt,response,history\n{SECOND[0]},{SECOND[1]},"{cell}"\n', "a.csv")
@@ -159,18 +264,28 @@ UNCLEAR: list[tuple[Any, str]] = [
     ({**PAIR, "messages": USER_TURNS}, "adgen (content, summary); chatml (messages, system)"),
     ({"text": "a"}, "no row of a known format (keys found: text); expected adgen {content, summ"),
     (USER_TURNS, "a message by itself; expected a conversation a row; put the messages of each"),
-    ([PAIR, {"instruction": "a", "output": "b"}], "line 1: a row of format alpaca, after rows of"),
+    ([PAIR, {"instruction": "a", "output": "b"}], "row 2: a row of format alpaca, after rows of"),
     ({"messages": []}, "no row of a known format (keys found: messages)"),
-    ({"messages": said("user", "a")}, "'messages': no answer (role assistant) among 1 messages"),
-    ({"messages": said("assistant", "a")}, "'messages': ends with an answer after nothing"),
+    ({"messages": said("user", "a")}, "'messages': no answer (role assistant) to a question"),
+    ({"messages": said("assistant", "a")}, "'messages': no answer (role assistant) to a question"),
     ({"messages": said("bot", "a")}, "message 1: 'role' is 'bot'; expected one of system, user"),
     ({"messages": [{"role": None}]}, "message 1: 'role' is null; expected one of system, user"),
     ({"messages": [*USER_TURNS, "a"]}, "message 5 is text; expected {role, content}"),
     ({"messages": said("user assistant", "a", " ")}, "'messages': the last answer is empty"),
     ({"messages": [{"role": "user"}]}, "'messages': message 1: 'content' is null; expected text"),
+    ({"messages": said("system assistant", "a", "b")}, "no answer (role assistant) to a question"),
+    ({"messages": said("observation assistant", "a", "b")}, "an observation before the first"),
     (
-        {"messages": said("user observation assistant", "a", "b", "c")},
-        "'messages': ends with an answer after observation; expected a question",
+        {"messages": said("user system assistant", "a", "b", "c")},
+        "'messages': a system message between a question and its answer; expected it before",
+    ),
+    (
+        {"messages": said("user function_call assistant", "a", "clock()", "c")},
+        "message 2: 'content' is text that is not JSON ('clock()'); expected {\"name\": text, \"ar",
+    ),
+    (
+        {"messages": [*USER_TURNS, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        "message 5: the name of the tool is null; expected text",
     ),
     ({"src": "a", "tgt": "b", "history": [["a"]]}, "'history' item 1 is 1 texts; expected [quest"),
     ({"src": "a", "tgt": "b", "history": "x"}, "'history' is text that is not JSON ('x')"),
@@ -184,7 +299,7 @@ def test_what_cannot_be_told_is_named_with_the_way_out(case: tuple, tmp_path: Pa
     with pytest.raises(DataError) as caught:
         read_rows(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: line 1: ")
+    assert re.match(re.escape(f"{path}: ") + r"(line 1|row \d): ", message)
     assert case[1] in message
     assert "; expected " in message
     assert message.count(";") >= 2  # found; expected; fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from test_data import GOOD, LINES, ROWS, save
 
 from glmtune.data import DataSet, ReadOptions, Subset, check_file, write_dataset
 from glmtune.data.leakage import count_repeated
+from glmtune.data.origins import from_files
 from glmtune.errors import DataError
 from glmtune.files import hash_folder, read_json, read_jsonl, sha256_of
 
@@ -35,6 +37,63 @@ def test_a_written_data_set_describes_itself_by_content_only(tmp_path: Path) -> 
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
 
 
+# --- rows that are no examples --------------------------------------------------------------------
+
+ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("marked", "reason"),
+    [
+        ({"messages": ANSWERED, "label": False}, "marked as a bad answer (label: false)"),
+        ({"prompt": "q", "completion": "a", "label": False}, "marked as a bad answer"),
+        ({"instruction": "q", "output": "a", "kto_tag": False}, "marked as a bad answer"),
+        ({"messages": ANSWERED, "deleted": True}, "marked as deleted"),
+        ({"messages": ANSWERED, "split": "test"}, "marked as test (split) and left out of train"),
+    ],
+)
+def test_rows_marked_as_no_example_are_left_out_and_counted(
+    marked: dict, reason: str, tmp_path: Path
+) -> None:
+    unmarked = {"label": True, "kto_tag": True, "deleted": False, "split": "train"}
+    wanted = {key: unmarked.get(key, value) for key, value in marked.items()}
+    path = save(tmp_path, json.dumps([marked, wanted, marked], indent=1))
+    file = check_file(path, ReadOptions(split="train"))
+    assert [row["content"] for row in file] == ["q"]
+    entry = write_dataset(tmp_path / "out", file, OTHERS, {}).manifest["train"]
+    ((note, count),) = entry["notes"].items()
+    assert (note.startswith(reason), count, entry["rows"]) == (True, 2, 1)
+    assert len(read_jsonl(tmp_path / "out" / "left_out.jsonl")) == 2
+    with pytest.raises(DataError, match="no rows; 1 rows: marked as"):
+        check_file(save(tmp_path, json.dumps(marked)), ReadOptions(split="train"))
+
+
+def test_one_file_with_a_column_split_is_two_splits(tmp_path: Path) -> None:
+    rows = [{**row, "split": split} for row, split in zip(OTHERS, ("train", "test"), strict=False)]
+    path = save(tmp_path, json.dumps(rows))
+    origin = from_files(path, path, ReadOptions(), tmp_path / "out")
+    assert (list(origin.train), list(origin.dev)) == ([OTHERS[0]], [OTHERS[1]])
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"chosen": "b", "rejected": "c"}, "a pair of preferences ('chosen'); expected one answer"),
+        ({"rejected_response": "c"}, "a pair of preferences ('rejected_response')"),
+        ({"images": ["a.png"]}, "more than text ('images'); expected text"),
+        ({"audio": {"path": "a.wav"}}, "more than text ('audio')"),
+    ],
+)
+def test_rows_for_another_kind_of_training_are_refused(
+    more: dict, found: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path, json.dumps([{**OTHERS[0], **dict.fromkeys(more)}, {**OTHERS[1], **more}]))
+    with pytest.raises(DataError) as caught:
+        check_file(path)
+    assert f"row 2: {found}" in str(caught.value)
+    assert list(check_file(path, SKIP)) == OTHERS[:1]
+
+
 # --- skipped rows --------------------------------------------------------------------------------
 
 
@@ -46,8 +105,17 @@ def test_skipped_rows_are_counted_and_the_first_lines_named(tmp_path: Path) -> N
     assert len(list(file)) == len(file) == len(bad)
     manifest = write_dataset(tmp_path / "out", file, OTHERS, {}).manifest
     assert manifest["train"]["rows"] == len(bad)
-    assert manifest["train"]["skipped"] == {"rows": len(bad), "lines": [2, 4, 6, 8, 10]}
+    first = {"unit": "line", "first": [2, 4, 6, 8, 10]}
+    assert manifest["train"]["skipped"] == {"rows": len(bad), **first}
     assert "skipped" not in manifest["dev"]
+    listed = read_jsonl(tmp_path / "out" / "left_out.jsonl")
+    assert [row["line"] for row in listed] == [2, 4, 6, 8, 10, 12, 16]
+    assert listed[0] == {
+        "split": "train",
+        "line": 2,
+        "reason": 'no \'summary\' (keys found: content); expected {"content": text, "summary": '
+        "text}; add it, or name your columns with --prompt-column and --response-column",
+    }
 
 
 def test_a_broken_row_over_several_lines_takes_no_other_with_it(tmp_path: Path) -> None:
@@ -55,12 +123,28 @@ def test_a_broken_row_over_several_lines_takes_no_other_with_it(tmp_path: Path) 
     rows[1] = rows[1].replace('"问1"', '"问"1"')
     file = check_file(save(tmp_path, "\n".join(rows)), SKIP)
     assert list(file) == [OTHERS[0], OTHERS[2]]
-    assert file.skipped.lines == [5]
+    assert file.skipped.numbers("line") == [5]
+
+
+@pytest.mark.parametrize("around", [lambda rows: rows, lambda rows: {"data": rows}])
+def test_rows_that_share_a_line_are_numbered_as_rows(around: Callable, tmp_path: Path) -> None:
+    rows = [*OTHERS[:3], {"content": "a", "summary": None}, *OTHERS[3:6], {"content": ""}]
+    path = save(tmp_path, json.dumps(around(rows)))
+    with pytest.raises(DataError, match=r"mine.json: row 4: 'summary' is null.*1 more .*: row 8\)"):
+        check_file(path)
+    out = tmp_path / "out"
+    manifest = write_dataset(out, check_file(path, SKIP), OTHERS[9:], {}).manifest
+    assert manifest["train"]["skipped"] == {"rows": 2, "unit": "row", "first": [4, 8]}
+    assert [row["row"] for row in read_jsonl(out / "left_out.jsonl")] == [4, 8]
+    train, name = check_file(path, SKIP), tmp_path / "dev.json"
+    name.write_text(json.dumps([OTHERS[20], OTHERS[4], OTHERS[21]]))
+    with pytest.raises(DataError, match=r"dev.json: row 2: 1 of 3 rows .*row 2 = row 6"):
+        write_dataset(out, train, check_file(name), {}, max_leakage=0.1)
 
 
 def test_rows_of_another_format_are_skipped_too(tmp_path: Path) -> None:
     file = check_file(save(tmp_path, '{"no": 1}\n' + GOOD + '\n{"src": "a", "tgt": "b"}\n'), SKIP)
-    assert (len(file), file.skipped.lines) == (1, [1, 3])
+    assert (len(file), file.skipped.numbers("line")) == (1, [1, 3])
 
 
 def test_a_file_of_which_nothing_is_left_is_still_an_error(tmp_path: Path) -> None:

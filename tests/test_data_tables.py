@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_data import LINES, ROWS, message_of, save
 
-from glmtune.data import read_rows
+from glmtune.data import check_file, read_rows
 from glmtune.errors import UserError
 
 
@@ -77,6 +80,30 @@ def test_parquet_is_read_and_its_mistakes_have_the_number_of_the_row(tmp_path: P
     assert message_of(path).startswith(f"{path}: row 3: 'summary' is null; expected text")
     path.write_bytes(path.read_bytes()[:-9])
     assert f"{path}: row 1: not readable as Parquet" in message_of(path)
+
+
+def test_parquet_that_unpacks_to_far_more_than_it_is_costs_no_memory(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'parquet'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "mine.parquet"
+
+    def write(values: Any, prompt: str = "a") -> None:
+        rows = {"content": arrow.array([prompt] * len(values)), "summary": values}
+        parquet.write_table(arrow.table(rows), path, compression="zstd")
+
+    repeated = arrow.DictionaryArray.from_arrays([0] * 100_000, ["b"])
+    write(repeated)
+    assert "100,000 rows in " in message_of(path)
+    assert "remove the repeated rows" in message_of(path)
+    write(arrow.array(["b" * 100_000_000]))
+    assert re.search(r"column 'summary' unpacks from [\d,]+ to 100,[\d,]+ bytes", message_of(path))
+    # One text for all rows, a thousand times the file: it is read a few rows at a time.
+    write(arrow.DictionaryArray.from_arrays([0] * 500, ["b" * 1_000_000]))
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    assert len(check_file(path)) == 500
+    assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    tracemalloc.stop()
 
 
 def test_parquet_without_its_package_is_answered_with_what_to_install(

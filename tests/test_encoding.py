@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from glmtune.conversation import shown_answer
+from glmtune.encoding import encode_example, encode_prompts
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES, get_family
 from glmtune.families.family import IGNORED, Example
+from glmtune.metrics.normal_form import normal_form
 from glmtune.tokenizer import detect_generation, load_tokenizer
 from glmtune.vocabulary import WORD_BREAK
 
@@ -206,9 +209,9 @@ def test_without_roles_a_system_text_is_a_line_before_the_first_question(
     [
         (
             [*MESSAGES, {"role": "observation", "content": "22 度"}],
-            "message 5: an observation; expected questions and answers only.*use chatglm3-6b-base",
+            "message 5: tools, a call or an observation; expected questions .*use chatglm3-6b-base",
         ),
-        ([{**SYSTEM, "tools": [{"name": "track"}]}], "message 1: tools; expected questions and"),
+        ([{**SYSTEM, "tools": [{"name": "track"}]}], "message 1: tools, a call or an obs"),
         (MESSAGES[1:], r"message 1: role 'assistant'; expected a question \(user\)"),
         ([*MESSAGES[:1] * 2], r"message 2: role 'user'; expected an answer \(assistant\)"),
         (MESSAGES[:1], "ends with a question; expected an answer to it"),
@@ -373,3 +376,46 @@ def test_an_unknown_generation_is_answered_with_the_choices() -> None:
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_registry_names_are_the_families_own(generation: str) -> None:
     assert FAMILIES[generation].name == generation
+
+
+# --- Conversations with tools --------------------------------------------------------------------
+
+CALL = {"role": "assistant", "metadata": "clock", "content": "红色"}
+TOLD = {"history": [{"role": "user", "content": QUERY}, CALL], "role": "observation"}
+
+
+def test_chatglm3_answers_an_observation_as_in_chat(tokenizers: dict[str, Any]) -> None:
+    tokenizer, template = tokenizers["chatglm3-6b-base"], get_family("chatglm3-6b-base").template()
+    row = {"content": "三点", "summary": ANSWER, **TOLD}
+    prompt = tokenizer.chat_prompt_ids("三点", TOLD["history"], role="observation")
+    assert encode_prompts(template, tokenizer, [row], max_source_tokens=99) == [prompt]
+    limits = {"max_source_tokens": 99, "max_target_tokens": 99}
+    example = encode_example(template, tokenizer, row, **limits)
+    answer = [*plain(tokenizer, "\n"), *plain(tokenizer, ANSWER), tokenizer.eos_token_id]
+    assert example.input_ids == prompt + answer
+    assert example.labels[len(prompt) :] == answer
+
+
+def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str, Any]) -> None:
+    tokenizer, template = tokenizers["chatglm3-6b-base"], get_family("chatglm3-6b-base").template()
+    row = {"content": QUERY, "summary": CALL["content"], "metadata": "clock"}
+    whole = encode_example(template, tokenizer, row, max_source_tokens=99, max_target_tokens=99)
+    targets = [label for label in whole.labels if label != IGNORED]
+    shown = tokenizer.process_response(tokenizer.decode(targets))
+    assert normal_form(shown) == normal_form(shown_answer(row)) == "clock 红色"
+    # Also where the prompt alone would fill the limits.
+    cut = encode_example(template, tokenizer, row, max_source_tokens=4, max_target_tokens=4)
+    left = [label for label in cut.labels if label != IGNORED]
+    assert left
+    assert left == targets[: len(left)]
+
+
+@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+def test_numbered_rounds_have_no_place_for_tools(
+    tokenizers: dict[str, Any], generation: str
+) -> None:
+    template = get_family(generation).template()
+    for more in (TOLD, {"metadata": "clock"}, {"history": [{**CALL, "role": "system"}]}):
+        row = {"content": QUERY, "summary": ANSWER, **more}
+        with pytest.raises(DataError, match="have no place for tools; use chatglm3-6b-base"):
+            encode_prompts(template, tokenizers[generation], [row], max_source_tokens=99)

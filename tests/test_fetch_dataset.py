@@ -40,6 +40,7 @@ def test_the_sample_is_the_same_in_every_process(tmp_path: Path) -> None:
         "train.jsonl",
         "dev.jsonl",
         "card.json",
+        "left_out.jsonl",
         "manifest.json",
     }
     manifest = read_json(tmp_path / "a" / "manifest.json")
@@ -108,11 +109,11 @@ def test_bad_rows_are_skipped_and_a_subset_is_drawn_on_request(tmp_path: Path) -
     flags = ("--train", train, "--dev", dev, "--out-dir", out, "--on-bad-rows", "skip")
     done = fetch(*flags, "--max-train-rows", "3", "--seed", "1")
     assert done.returncode == 0, done.stderr
-    assert "train: 2 unusable rows left out, first: 1, 10" in done.stdout
+    assert "train: 2 unusable rows left out, first line 1, 10; all: " in done.stdout
     entry = read_json(out / "manifest.json")["train"]
     assert entry["rows"] == 3
     assert entry["chosen_from"] == {"rows": 8, "seed": 1}
-    assert entry["skipped"] == {"rows": 2, "lines": [1, 10]}
+    assert entry["skipped"] == {"rows": 2, "unit": "line", "first": [1, 10]}
 
 
 def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(

@@ -360,8 +360,10 @@ def test_own_data_is_described_by_its_files_and_columns(
     monkeypatch.chdir(tmp_path)
     own = Params(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
     assert own.dataset_flags() == (
-        "--seed 42 --prompt-column 'my q' --on-bad-rows error --max-leakage 0.05"
+        "--seed 42 --prompt-column 'my q' --no-tools --on-bad-rows error --max-leakage 0.05"
     )
+    only_chatglm3 = Params(own.values | {"models": {"chatglm3-6b-base": {"source": "miniature"}}})
+    assert "--no-tools" not in only_chatglm3.dataset_flags()
     (tmp_path / "a").touch()
     with pytest.raises(ParamsError) as caught:
         own.dataset_files()

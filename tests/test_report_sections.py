@@ -191,14 +191,16 @@ def test_skipped_rows_chosen_rows_and_a_licence_are_told(copy: Path) -> None:
     path = copy / "data/dataset/manifest.json"
     manifest = read_json(path)
     manifest["train"] |= {
-        "skipped": {"rows": 7, "lines": [3, 9]},
+        "skipped": {"rows": 7, "unit": "row", "first": [3, 9]},
+        "notes": {"questions in a row are made one": 1200},
         "chosen_from": {"rows": 114_599, "seed": 42},
     }
     change(path, train=manifest["train"], source={"kind": "files", "format": "a`b"})
     change(copy / "data/dataset/card.json", licence="CC-BY-4.0 *or* not")
     text = section(render_markdown(read(copy)), "Data")
     facts = {row[0]: row[1:] for row in table_rows(text, "train | dev")}
-    assert facts["Skipped rows"] == ["7 (line 3, 9, …)", ""]
+    assert facts["Skipped rows"] == ["7 (row 3, 9, …)", ""]
+    assert facts["Notes"] == ["1,200 rows: questions in a row are made one", ""]
     assert facts["Chosen from"] == ["114,599 rows, seed 42", ""]
     assert "Licence: CC-BY-4.0 \\*or\\* not" in text
     assert 'the user\'s own data: `` {"format": "a`b"} ``' in text

@@ -157,7 +157,7 @@ def test_workers_and_chunks_change_no_byte(encoder: Encoder, tmp_path: Path) -> 
 def test_a_row_that_cannot_be_encoded_is_named(encoder: Encoder, tmp_path: Path) -> None:
     observed = {**ROWS[0], "history": [{"role": "observation", "content": "22"}]}
     path = tmp_path / "rows.jsonl"
-    with pytest.raises(DataError, match=r"rows\.jsonl: line 3: history: message 1: an observation"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 3: tools, a call or an observation"):
         encode(encoder, tmp_path, [*ROWS[:2], observed])
     path.write_text('{"content": "红", "summary": "红"}\n{"conte', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl: line 2: not JSON"):

@@ -2,7 +2,7 @@
 
 Reads   nothing (--sample), a download (--adgen), or two files (--train, --dev)
 Writes  OUT_DIR/train.jsonl, dev.jsonl, manifest.json (rows and SHA-256 of both), card.json (what
-        the rows are like)
+        the rows are like), left_out.jsonl (the number of every row left out, and why)
 
     python workflow/scripts/fetch_dataset.py --sample --train-rows 3000 --dev-rows 200 --seed 42 \
         --out-dir data/sample
@@ -46,7 +46,12 @@ def read_origin(flags: argparse.Namespace) -> Origin:
     if flags.sample:
         return from_sample(flags.train_rows, flags.dev_rows, flags.seed)
     columns = Columns(flags.prompt_column, flags.response_column, flags.history_column)
-    options = ReadOptions(columns, flags.format, skip_bad_rows=flags.on_bad_rows == "skip")
+    options = ReadOptions(
+        columns,
+        flags.format,
+        skip_bad_rows=flags.on_bad_rows == "skip",
+        takes_tools=not flags.no_tools,
+    )
     if flags.adgen:
         return from_adgen(store_folder(Path.cwd()) / "adgen", flags.adgen_source, options)
     return from_files(flags.train, flags.dev, options, flags.out_dir)
@@ -58,8 +63,14 @@ def report(folder: Path, dataset: DataSet) -> None:
     print(f"{folder}: {train['rows']} train rows, {dev['rows']} dev rows")
     for split, entry in (("train", train), ("dev", dev)):
         if "skipped" in entry:
-            lines = ", ".join(map(str, entry["skipped"]["lines"]))
-            print(f"{split}: {entry['skipped']['rows']} unusable rows left out, first: {lines}")
+            skipped = entry["skipped"]
+            first = f"{skipped['unit']} {', '.join(map(str, skipped['first']))}"
+            listed = folder / "left_out.jsonl"
+            print(
+                f"{split}: {skipped['rows']} unusable rows left out, first {first}; all: {listed}"
+            )
+        for note, rows in entry.get("notes", {}).items():
+            print(f"{split}: {rows} rows: {note}")
     leaking = dataset.card["leakage"]["pairs"]
     if leaking:
         print(f"dev: {leaking} of {dev['rows']} rows stand in train too and show memory only")
@@ -88,6 +99,7 @@ def parse_flags() -> argparse.Namespace:
     add("--train", type=own_path, help="JSON Lines, JSON, CSV or Parquet; text in UTF-8")
     add("--dev", type=own_path, help="the same, to score on")
     add("--format", choices=list(FORMATS), help="default: recognised")
+    add("--no-tools", action="store_true", help="for models that have no place for tools")
     add("--prompt-column", help="default: recognised")
     add("--response-column", help="default: recognised")
     add("--history-column", help="default: history, if there is one")

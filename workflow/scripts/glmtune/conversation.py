@@ -17,6 +17,10 @@ from glmtune.errors import DataError
 Turn = Sequence[str]
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "observation")
+NO_TOOLS = (
+    "tools, a call or an observation; expected questions and answers only, ChatGLM-6B and "
+    "ChatGLM2-6B have no place for tools; use chatglm3-6b-base or leave the row out"
+)
 
 
 def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
@@ -32,6 +36,18 @@ def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
     return messages
 
 
+def uses_tools(row: Mapping[str, Any]) -> bool:
+    """Whether a row (`glmtune.data.rows`) has calls, observations or tools in it."""
+    messages = as_messages(row.get("history", ()))
+    return bool(row.keys() & {"role", "metadata"}) or any(map(_is_of_tools, messages))
+
+
+def shown_answer(row: Mapping[str, Any]) -> str:
+    """A row's answer as a person reads it: a call begins with a line of the tool's name."""
+    answer: str = row["summary"]
+    return f"{row['metadata']}\n{answer}" if "metadata" in row else answer
+
+
 def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[Turn]]:
     r"""The query and the earlier (question, answer) turns, for prompts that know no roles.
 
@@ -43,7 +59,9 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     before, question = "", None
     for number, message in enumerate(as_messages(history), start=1):
         role, content = message["role"], message["content"]
-        if role == "system" and question is None and not message.get("tools"):
+        if _is_of_tools(message):
+            raise DataError(f"history: message {number}: {NO_TOOLS}")
+        if role == "system" and question is None:
             before += content + "\n"
         elif role == "user" and question is None:
             before, question = "", before + content
@@ -60,18 +78,17 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     return before + query, turns
 
 
+def _is_of_tools(message: Message) -> bool:
+    is_observation = message["role"] == "observation"
+    return is_observation or bool(message.get("tools") or message.get("metadata"))
+
+
 def _no_place(number: int, message: Message, is_asked: bool) -> DataError:
     """Why a message does not fit into rounds of a question and an answer."""
     role = message["role"]
     if role not in ROLES:
         return DataError(
             f"history: message {number}: unknown role {role!r}; choose from {', '.join(ROLES)}"
-        )
-    if role == "observation" or message.get("tools"):
-        found = "tools" if message.get("tools") else "an observation"
-        return DataError(
-            f"history: message {number}: {found}; expected questions and answers only, ChatGLM-6B "
-            "and ChatGLM2-6B have no place for tools; use chatglm3-6b-base or leave the row out"
         )
     expected = "an answer (assistant)" if is_asked else "a question (user)"
     return DataError(

@@ -138,6 +138,7 @@ class Params:
             flags = [("adgen", None), *sources, *flags]
         else:
             flags += [(key, dataset[key]) for key in dataset if key not in ("train", "dev")]
+            flags += [] if self.takes_tools() else [("no-tools", None)]
         flags += [(key, data[key]) for key in SUBSET_KEYS if data[key] is not None]
         return " ".join(_flag(name, value) for name, value in flags)
 
@@ -183,6 +184,15 @@ class Params:
     def template(self, model: str) -> str | None:
         """The name of a model's prompt template; None for the first of its generation."""
         return self["models"][model].get("template")
+
+    def takes_tools(self) -> bool:
+        """Whether every model's template has a place for tools."""
+        from glmtune.families import get_family  # only who has data of their own waits for it
+
+        return all(
+            get_family(self.generation(model)).template(self.template(model)).takes_tools
+            for model in self["models"]
+        )
 
     def template_flag(self, model: str) -> str:
         """The flag of `tokenize_dataset.py` for a model's template, if it names one."""

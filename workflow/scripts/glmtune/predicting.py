@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from glmtune.answer_log import AnswerLog
+from glmtune.conversation import shown_answer
 from glmtune.devices import choose_device
 from glmtune.encoding import encode_prompts
 from glmtune.families import get_family
@@ -97,7 +98,7 @@ def _answers(
 
 def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
     """All that is asked, by the file that the answers go to."""
-    references = {row["content"]: row["summary"] for row in reversed(dev)}
+    references = {row["content"]: shown_answer(row) for row in reversed(dev)}
     return {
         "predictions": list(dev),
         "examples": [{"content": e, "summary": references.get(e)} for e in examples],
@@ -109,7 +110,7 @@ def _line(
     row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""
-    label = row["summary"]
+    label = row["summary"] and shown_answer(row)
     line = {"prompt": row["content"], "labels": label, **answer}
     if label is not None and (decoded := decode_reference(label)) != label:
         line["decoded_labels"] = decoded

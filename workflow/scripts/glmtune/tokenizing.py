@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from glmtune.distribution import distribution
-from glmtune.encoding import Row
+from glmtune.encoding import Row, encode_example
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import get_family
 from glmtune.families.family import IGNORED, Example, Template
@@ -60,11 +60,10 @@ class Encoder:
     def encode(self, row: Row) -> Example:
         """One training row."""
         template, tokenizer = self.open()
-        return template.encode_example(
+        return encode_example(
+            template,
             tokenizer,
-            row["content"],
-            row["summary"],
-            row.get("history", ()),
+            row,
             max_source_tokens=self.max_source_tokens,
             max_target_tokens=self.max_target_tokens,
         )

@@ -13,10 +13,10 @@ from typing import Any
 from glmtune.data.messages import (
     SPEAKER_KEYS,
     messages_of_history,
-    row_of,
     row_of_conversation,
+    row_of_pair,
 )
-from glmtune.data.rows import Row, RowMistake, keys_of, list_of, name_of, text_of
+from glmtune.data.rows import ReadRow, RowMistake, keys_of, list_of, name_of, text_of
 
 # Which column is taken for which part of a row, e.g. {"prompt": "content", "response": "summary"}.
 Taken = dict[str, str]
@@ -46,7 +46,7 @@ class RowFormat:
     # (value, columns the user named) -> every way in which the value can be read, none: not at all.
     find: Callable[[Any, Columns], list[Taken]]
     # (value, columns taken) -> its row; RowMistake if it has none.
-    read: Callable[[Any, Taken], Row]
+    read: Callable[[Any, Taken], ReadRow]
 
 
 # --- a prompt and a response ---------------------------------------------------------------------
@@ -79,12 +79,11 @@ def _find_pair(value: Any, named: Columns) -> list[Taken]:
     ]
 
 
-def _read_pair(value: Any, taken: Taken) -> Row:
+def _read_pair(value: Any, taken: Taken) -> ReadRow:
     prompt, response = taken["prompt"], taken["response"]
     _require(value, (prompt, response))
-    return row_of(
-        value[prompt], value[response], _before(value, taken), f"'{prompt}'", f"'{response}'"
-    )
+    names = (f"'{prompt}'", f"'{response}'")
+    return row_of_pair(value[prompt], value[response], _before(value, taken), names)
 
 
 def _find_alpaca(value: Any, named: Columns) -> list[Taken]:
@@ -94,7 +93,7 @@ def _find_alpaca(value: Any, named: Columns) -> list[Taken]:
     return [{**parts, "input": "input", "history": "history", "system": "system"}]
 
 
-def _read_alpaca(value: Any, taken: Taken) -> Row:
+def _read_alpaca(value: Any, taken: Taken) -> ReadRow:
     """The prompt is the instruction and, on the next line, the input if there is one."""
     _require(value, (taken["prompt"], taken["response"]))
     texts = [
@@ -103,9 +102,8 @@ def _read_alpaca(value: Any, taken: Taken) -> Row:
         if value.get(key) is not None
     ]
     prompt = "\n".join(text for text in texts if text)
-    return row_of(
-        prompt, value[taken["response"]], _before(value, taken), "'instruction'", "'output'"
-    )
+    names = ("'instruction'", "'output'")
+    return row_of_pair(prompt, value[taken["response"]], _before(value, taken), names)
 
 
 def _before(value: dict[str, Any], taken: Taken) -> list[dict[str, Any]]:
@@ -141,7 +139,7 @@ def _find_messages(column: str, keys: tuple[str, str], value: Any, named: Column
     return [{"messages": column, "system": "system", "tools": "tools"}] if is_found else []
 
 
-def _read_messages(keys: tuple[str, str], value: Any, taken: Taken) -> Row:
+def _read_messages(keys: tuple[str, str], value: Any, taken: Taken) -> ReadRow:
     _require(value, (taken["messages"],))
     name = f"'{taken['messages']}'"
     items = list_of(value[taken["messages"]], name)
@@ -155,7 +153,7 @@ def _find_bare_messages(value: Any, named: Columns) -> list[Taken]:
     return [{}] if _says_something(value, SPEAKER_KEYS[0]) else []
 
 
-def _read_bare_messages(value: Any, taken: Taken) -> Row:
+def _read_bare_messages(value: Any, taken: Taken) -> ReadRow:
     if not isinstance(value, list):
         raise RowMistake(
             f"{name_of(value)} instead of an array of messages; expected "

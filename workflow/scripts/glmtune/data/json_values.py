@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -17,8 +18,11 @@ from glmtune.data.text import open_text, refuse_zero_bytes
 
 # Small, since Python counts the lines before each mistake in the text that is held.
 CHUNK_CHARACTERS = 1 << 16
-BLANK = " \t\n"
-_NO_BLANK = {BLANK: re.compile(r"[^ \t\n]"), " \t": re.compile(r"[^ \t]")}
+# Of one value: no model reads so long a row, and Python needs up to 25 times the memory for it.
+LONGEST_VALUE = 1 << 22
+# Files that were joined have a byte order mark inside, too.
+BLANK = " \t\n\ufeff"
+_NO_BLANK = {BLANK: re.compile(r"[^ \t\n\ufeff]"), " \t": re.compile(r"[^ \t]")}
 EXPECTED = "expected one complete object a row"
 
 
@@ -35,22 +39,53 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def values_below(path: Path, key: str) -> Iterator[tuple[int, Any]]:
-    """The same for the elements of the array below `key` of the file's one object.
-
-    The object must have been read by `json_values` before.
-    """
+    """The same for the elements of the array below `key` of the file's one object."""
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
-        cursor.skip(BLANK)
-        while cursor.step(BLANK) != "}":  # over the brace, then over the commas
-            name = _value_or_fail(cursor)
-            cursor.skip(BLANK)
-            cursor.step(BLANK)  # over the colon
+        for name in _members(cursor):
             if name == key:
                 yield from _elements(cursor, is_file=False)
                 return
-            _value_or_fail(cursor)
-            cursor.skip(BLANK)
+            _outlined(cursor)
+
+
+def outline(path: Path) -> dict[str, Any]:
+    """The file's one object, however long, with only the first element of each of its arrays.
+
+    Raises RowMistake if it is not an object, or a value outside its arrays is too long.
+    """
+    with open_text(path) as stream:
+        cursor = JsonCursor(path, stream)
+        return {name: _outlined(cursor) for name in _members(cursor)}
+
+
+def _members(cursor: JsonCursor) -> Iterator[str]:
+    """Yield the name of each member of an object; the caller steps over its value."""
+    cursor.skip(BLANK)
+    if cursor.next() == "[":  # an array of nothing but this object
+        cursor.step(BLANK)
+    found = cursor.next()
+    cursor.step(BLANK)
+    while found in ("{", ",") and cursor.next() != "}":
+        name = cursor.value()
+        cursor.skip(BLANK)
+        if cursor.next() != ":":
+            raise RowMistake(f"{cursor.quote()} after a key; {EXPECTED}; write ':' and its value")
+        cursor.step(BLANK)
+        yield name
+        cursor.skip(BLANK)
+        found = cursor.next()
+        cursor.step(BLANK)
+
+
+def _outlined(cursor: JsonCursor) -> Any:
+    """Step over a value; what it is, an array with its first element only."""
+    if cursor.next() != "[":
+        return cursor.value()
+    first: list[Any] = []
+    for _, element in _elements(cursor, is_file=False):
+        first = first or [element]
+    return first
 
 
 def _lines(cursor: JsonCursor) -> Iterator[tuple[int, Any]]:
@@ -82,18 +117,20 @@ def _require_line_end(cursor: JsonCursor) -> None:
 
 def _elements(cursor: JsonCursor, *, is_file: bool) -> Iterator[tuple[int, Any]]:
     """Yield the elements of an array that is the whole file or a part of it."""
+    row = 0
     if cursor.step(BLANK) != "]":
         while True:
-            line = cursor.line()
-            yield line, _value_or_fail(cursor)
+            row, line = row + 1, cursor.line()
+            yield line, _value_or_fail(cursor, row)
             cursor.skip(BLANK)
             found = cursor.next()
             if found not in (",", "]"):
                 cursor.fail(
-                    f"{cursor.quote()} after an element of the array; expected ',' or ']'; "
+                    f"{cursor.quote()} after row {row} of the array; expected ',' or ']'; "
                     "if the file was cut off, fetch or save it again"
                 )
-            cursor.step(BLANK)
+            if cursor.step(BLANK) == "]" and found == ",":
+                cursor.fail("a comma before the closing ']'; expected a row; remove the comma")
             if found == "]":
                 break
     else:
@@ -102,11 +139,15 @@ def _elements(cursor: JsonCursor, *, is_file: bool) -> Iterator[tuple[int, Any]]
         cursor.fail(f"{cursor.quote()} after the array; expected one array; remove the rest")
 
 
-def _value_or_fail(cursor: JsonCursor) -> Any:
+def _value_or_fail(cursor: JsonCursor, row: int) -> Any:
     try:
         return cursor.value()
     except RowMistake as mistake:
-        cursor.fail(str(mistake))
+        cursor.fail(f"row {row} of the array: {mistake}")
+
+
+class LongValue(RowMistake):
+    """A value too long to be a row: it may be an object around all rows."""
 
 
 class JsonCursor:
@@ -161,11 +202,17 @@ class JsonCursor:
                 if self._at_end or end < len(self.text):  # else a number might go on
                     self.position = end
                     return value
+            if len(self.text) - self.position > LONGEST_VALUE:
+                raise LongValue(
+                    f"a value of more than {LONGEST_VALUE:,} characters; {EXPECTED}; look for a "
+                    "bracket or brace that is not closed, or split the row"
+                )
             self._read_on()
 
     def skip_to_next_row(self) -> None:
         """Go on to the next line that begins with a brace, the place where a row can begin."""
         while (found := self.text.find("\n{", self.position)) < 0 and not self._at_end:
+            self.position = max(self.position, len(self.text) - 1)  # a line break may end the text
             self._read_on()
         self.position = found + 1 if found >= 0 else len(self.text)
 
@@ -203,6 +250,8 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str:
     if error.msg.startswith("Invalid control"):
         escape = json.dumps(found).strip('"')
         return f"{place}; {EXPECTED}; a control character inside a text is written as {escape}"
+    if found in ("}", "]") and error.doc[: error.pos].rstrip().endswith(","):
+        return f"{place}; {EXPECTED}; remove the comma before {found!r}"
     if found == "'":
         return f"{place}; {EXPECTED}; use double quotes, as json.dumps writes them"
     return (
@@ -220,7 +269,6 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object as a dict; ValueError where a key repeats, since one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key '{repeated}' stands twice in one object")
     return found

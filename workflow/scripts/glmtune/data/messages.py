@@ -6,13 +6,23 @@ the last answer to a question is what the row is scored on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from glmtune.data.rows import Row, RowMistake, filled_text_of, list_of, name_of, text_of
+from glmtune.data.rows import (
+    ReadRow,
+    Row,
+    RowMistake,
+    filled_text_of,
+    list_of,
+    name_of,
+    text_of,
+)
+from glmtune.data.tool_calls import call_and_result, calls_in_text, calls_of_message
+from glmtune.data.turns import in_turns
 
-# Names of roles in lower case -> the roles of `glmtune.conversation`.
+CALL = "function_call"
+# Names of roles in lower case -> the roles of `glmtune.conversation`, or CALL.
 ROLES = {
     "system": "system",
     "user": "user",
@@ -22,14 +32,21 @@ ROLES = {
     "chatgpt": "assistant",
     "observation": "observation",
     "tool": "observation",
+    "function": "observation",
+    "tool_response": "observation",
+    "function_call": CALL,
+    "tool_call": CALL,
 }
 # The keys that hold who speaks and what: ChatML and ChatGLM, and ShareGPT.
 SPEAKER_KEYS = (("role", "content"), ("from", "value"))
+# What the last answer can answer, and what messages call it. After "I will look it up" of the
+# assistant comes its call of a tool.
+ASKING = {"user": "question", "observation": "observation", "assistant": "answer"}
 
 
 def row_of_conversation(
     items: Sequence[Any], keys: tuple[str, str], name: str, tools: Any = None
-) -> Row:
+) -> ReadRow:
     """The row of a conversation's last answer; what stands after it is left out.
 
     `name` begins what a RowMistake says, e.g. "'messages': "; `tools` is what may be called.
@@ -39,40 +56,40 @@ def row_of_conversation(
         for number, item in enumerate(items, start=1)
         for message in _messages_of(item, keys, f"{name}message {number}")
     ]
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
-        raise RowMistake(
-            f"{name}no answer (role assistant) among {len(messages)} messages; expected questions "
-            "and answers; add the answer or remove the conversation"
-        )
-    last = answers[-1]
-    before = messages[last - 1]["role"] if last else "nothing"
-    if before != "user" or "metadata" in messages[last]:
-        found = "a call of a tool" if before == "user" else f"an answer after {before}"
-        raise RowMistake(
-            f"{name}ends with {found}; expected a question (role user) and its answer; "
-            "end the conversation there, or remove it"
-        )
-    question, answer = messages[last - 1]["content"], messages[last]["content"]
-    history = _with_tools(messages[: last - 1], tools_of(tools))
-    return row_of(question, answer, history, f"{name}the last question", f"{name}the last answer")
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    return row_of_messages(_with_tools(messages, tools_of(tools)), name)
 
 
-def row_of(
-    question: Any,
-    answer: Any,
-    history: Sequence[Mapping[str, Any]] = (),
-    question_name: str = "the question",
-    answer_name: str = "the answer",
-) -> Row:
-    """A row of checked texts; RowMistake names the one that is missing or empty."""
+def row_of_messages(messages: Sequence[dict[str, Any]], name: str) -> ReadRow:
+    """The row of messages of which the last is an answer; RowMistake if it answers nothing."""
+    ordered, notes = in_turns(messages, name)
+    if not ordered or ordered[-1]["role"] != "assistant":
+        raise RowMistake(
+            f"{name}no answer (role assistant) to a question (role user); expected questions and "
+            "answers; add what is missing or remove the conversation"
+        )
+    *history, asked, answer = ordered
     row: Row = {
-        "content": filled_text_of(question, question_name),
-        "summary": filled_text_of(answer, answer_name),
+        "content": filled_text_of(asked["content"], f"{name}the last {ASKING[asked['role']]}"),
+        "summary": filled_text_of(answer["content"], f"{name}the last answer"),
     }
     if history:
-        row["history"] = list(history)
-    return row
+        row["history"] = history
+    if asked["role"] != "user":
+        row["role"] = asked["role"]
+    if "metadata" in answer:
+        row["metadata"] = answer["metadata"]
+    return ReadRow(row, notes)
+
+
+def row_of_pair(
+    question: Any, answer: Any, before: Sequence[dict[str, Any]], names: tuple[str, str]
+) -> ReadRow:
+    """The row of a question and an answer after these messages; `names` are those of the two."""
+    asked = {"role": "user", "content": filled_text_of(question, names[0])}
+    answered = {"role": "assistant", "content": filled_text_of(answer, names[1])}
+    return row_of_messages([*before, asked, answered], "'history': " if before else "")
 
 
 def messages_of_history(value: Any, name: str) -> list[dict[str, Any]]:
@@ -110,46 +127,36 @@ def _with_tools(messages: list[dict[str, Any]], tools: list[Any]) -> list[dict[s
     return [{**system, "tools": tools}, *messages[has_system:]]
 
 
-def _messages_of(item: Any, keys: tuple[str, str], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the message of one item; two for a tool call that holds its own result (ChatGLM3)."""
+def _messages_of(item: Any, keys: tuple[str, str], place: str) -> list[dict[str, Any]]:
+    """The messages of one item: several where it calls tools or holds a result, too."""
     role_key, text_key = keys
     if not isinstance(item, dict):
         raise RowMistake(
-            f"{name} is {name_of(item)}; expected {{{role_key}, {text_key}}}; write it so"
+            f"{place} is {name_of(item)}; expected {{{role_key}, {text_key}}}; write it so"
         )
     said = item.get(role_key)
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    text = item.get(text_key)
     if role is None:
         found = repr(said) if isinstance(said, str) else name_of(said)
         raise RowMistake(
-            f"{name}: '{role_key}' is {found}; expected one of {', '.join(ROLES)}; rename it"
+            f"{place}: '{role_key}' is {found}; expected one of {', '.join(ROLES)}; rename it"
         )
-    if item.get("parameters") is not None and role == "observation":
-        yield from _call_and_result(item, name)
-        return
+    if role == CALL:
+        return calls_in_text(text, f"{place}: '{text_key}'")
+    if role == "observation" and item.get("parameters") is not None:
+        return call_and_result(item, place)
+    calls = calls_of_message(item, place) if role == "assistant" else []
+    tools = tools_of(item.get("tools")) if role == "system" else []
+    if not text and calls:
+        return calls
     message: dict[str, Any] = {
         "role": role,
-        "content": text_of(item.get(text_key), f"{name}: '{text_key}'"),
+        # OpenAI writes null where the tools are all there is.
+        "content": text_of("" if text is None and tools else text, f"{place}: '{text_key}'"),
     }
     if item.get("metadata"):
-        message["metadata"] = text_of(item["metadata"], f"{name}: 'metadata'")
-    if item.get("tools") and role == "system":
-        message["tools"] = tools_of(item["tools"])
-    yield message
-
-
-def _call_and_result(item: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """A call as ChatGLM3 writes it (the tool's name as metadata, Python below), and its result."""
-    parameters, result = item["parameters"], item.get("observation")
-    if not isinstance(parameters, dict):
-        raise RowMistake(
-            f"{name}: 'parameters' is {name_of(parameters)}; expected an object; "
-            "write {name: value, …}"
-        )
-    arguments = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
-    call = f"```python\ntool_call({arguments})\n```"
-    tool = filled_text_of(item.get("name"), f"{name}: 'name'")
-    yield {"role": "assistant", "metadata": tool, "content": text_of(call, name)}
-    if not isinstance(result, str):
-        result = json.dumps(result, ensure_ascii=False)
-    yield {"role": "observation", "content": text_of(result, f"{name}: 'observation'")}
+        message["metadata"] = text_of(item["metadata"], f"{place}: 'metadata'")
+    if tools:
+        message["tools"] = tools
+    return [message, *calls]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def from_sample(train_rows: int, dev_rows: int, seed: int) -> Origin:
 def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> Origin:
     """A user's files, whose formats may differ; DataError for any mistake in them."""
     _refuse_to_overwrite(out_dir, (train, dev))
-    files = check_file(train, options), check_file(dev, options)
+    files = _check_both(train, dev, options)
     described, described_dev = map(_describe, files)
     source = {"kind": "files", **described}
     if described_dev != described:
@@ -48,8 +48,15 @@ def from_adgen(folder: Path, sources: Sequence[str], options: ReadOptions) -> Or
     from glmtune.adgen import LICENCE, fetch_adgen
 
     files = fetch_adgen(folder, sources=sources)
-    train, dev = check_file(files.train, options), check_file(files.dev, options)
+    train, dev = _check_both(files.train, files.dev, options)
     return Origin(train, dev, files.source, LICENCE)
+
+
+def _check_both(train: Path, dev: Path, options: ReadOptions) -> tuple[UserFile, UserFile]:
+    return (
+        check_file(train, replace(options, split="train")),
+        check_file(dev, replace(options, split="dev")),
+    )
 
 
 def _describe(file: UserFile) -> dict[str, Any]:

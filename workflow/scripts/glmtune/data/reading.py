@@ -7,20 +7,25 @@ Accepted are the containers of `glmtune.data.containers` and the forms of rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from glmtune.conversation import NO_TOOLS, uses_tools
 from glmtune.data.containers import CONTAINERS, Values, container_of
 from glmtune.data.formats import FORMATS, Columns, Taken
-from glmtune.data.json_values import values_below
+from glmtune.data.json_values import LongValue, outline, values_below
 from glmtune.data.recognising import Shape, choose, wrapper_key
-from glmtune.data.rows import Row, RowMistake, fail
+from glmtune.data.rows import ReadRow, Row, RowMistake, Unwanted, fail
+from glmtune.data.unwanted import refuse_unwanted
 from glmtune.errors import DataError, ParamsError
 
 MOST_LINES_NAMED = 5
+# Told the number of a row that is left out, and why.
+LeftOut = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class ReadOptions:
     data_format: str | None = None
     # Whether rows with a mistake are left out instead of an error.
     skip_bad_rows: bool = False
+    # Whether rows with tools can be used; only ChatGLM3 can.
+    takes_tools: bool = True
+    # train or dev: rows that are marked as the other's are left out.
+    split: str | None = None
 
     def __post_init__(self) -> None:
         if self.data_format is not None and self.data_format not in FORMATS:
@@ -55,23 +64,28 @@ class Mistakes:
     """What is wrong with some rows of a file: how many, and the first of them."""
 
     rows: int = 0
-    lines: list[int] = field(default_factory=list)
+    # (row, line)
+    places: list[tuple[int, int]] = field(default_factory=list)
     first: str = ""
 
-    def add(self, line: int, what: str) -> None:
+    def add(self, row: int, line: int, what: str) -> None:
         """Count one more."""
         self.first = self.first or what
         self.rows += 1
-        if len(self.lines) <= MOST_LINES_NAMED:
-            self.lines.append(line)
+        if len(self.places) <= MOST_LINES_NAMED:
+            self.places.append((row, line))
+
+    def numbers(self, unit: str) -> list[int]:
+        """Where the first of them are, as rows or lines."""
+        return [_number(unit, row, line) for row, line in self.places]
 
     def others(self, unit: str) -> str:
         """A remark about all but the first; `unit` is line or row."""
         if self.rows < 2:
             return ""
-        more = ", …" if self.rows > len(self.lines) else ""
-        lines = ", ".join(map(str, self.lines[1:]))
-        return f" (and {self.rows - 1} more unusable rows: {unit} {lines}{more})"
+        more = ", …" if self.rows > len(self.places) else ""
+        numbers = ", ".join(map(str, self.numbers(unit)[1:]))
+        return f" (and {self.rows - 1} more unusable rows: {unit} {numbers}{more})"
 
 
 @dataclass(frozen=True)
@@ -79,13 +93,15 @@ class UserFile:
     """A checked file: it is iterated over as often as needed, and read anew each time."""
 
     path: Path
-    # What the rows are numbered by: line or row.
+    # What the rows are numbered by: line, or row where several begin on one line.
     unit: str
     rows: int
     shape: Shape
     # The columns that some row has, by the part of the row they are.
     columns: Taken
     skipped: Mistakes
+    # What was done to some rows, or why they were left out, and to how many.
+    notes: Mapping[str, int]
     options: ReadOptions
 
     def __len__(self) -> int:
@@ -94,37 +110,50 @@ class UserFile:
     def __iter__(self) -> Iterator[Row]:
         return (row for _, row in self.numbered())
 
-    def numbered(self) -> Iterator[tuple[int, Row]]:
-        """Yield (line, row) of every usable row."""
-        for line, value in _values(self.path, self.options):
+    def numbered(self, left_out: LeftOut | None = None) -> Iterator[tuple[int, Row]]:
+        """Yield (line or row, row) of every usable row; `left_out` is told of every other one."""
+        for place, (line, value) in enumerate(_values(self.path, self.options), start=1):
+            number = _number(self.unit, place, line)
             try:
-                yield line, _read(self.shape, value)
-            except RowMistake:
-                if not self.options.skip_bad_rows:  # it was not there when the file was checked
+                row = _read(self.shape, value, self.options).row
+            except (RowMistake, Unwanted) as reason:
+                if isinstance(reason, RowMistake) and not self.options.skip_bad_rows:
+                    # It was not there when the file was checked.
                     raise DataError(f"{self.path}: changed while it was read; try again") from None
+                if left_out:
+                    left_out(number, str(reason))
+            else:
+                yield number, row
 
 
 def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile:
     """Read a whole file; DataError unless every row, or with `skip_bad_rows` one, is usable."""
     path, options = Path(path), options or ReadOptions()
-    unit = container_of(path).unit
-    shape, keys, rows, mistakes = None, set[str](), 0, Mistakes()
-    for line, value in _values(path, options):
+    unit, last_line = container_of(path).unit, 0
+    shape, keys, rows, mistakes, notes = None, set[str](), 0, Mistakes(), Counter[str]()
+    for row, (line, value) in enumerate(_values(path, options), start=1):
+        unit, last_line = "row" if line == last_line else unit, line
         try:
             shape = shape or _choose(value, options)
-            _read(shape, value)
+            notes.update(_read(shape, value, options).notes)
         except RowMistake as mistake:
-            mistakes.add(line, str(mistake))
+            mistakes.add(row, line, str(mistake))
+        except Unwanted as reason:
+            notes[str(reason)] += 1
         else:
             rows += 1
             keys.update(value if isinstance(value, dict) else ())
     if mistakes.rows and not (options.skip_bad_rows and rows):
-        raise fail(path, mistakes.lines[0], mistakes.first + mistakes.others(unit), unit)
+        what = mistakes.first + mistakes.others(unit)
+        raise fail(path, mistakes.numbers(unit)[0], what, unit)
     if shape is None or not rows:
-        raise DataError(f"{path}: no rows; expected at least one; check that the file was saved")
+        left_out = "".join(f"; {count} rows: {note}" for note, count in notes.items())
+        raise DataError(
+            f"{path}: no rows{left_out}; expected at least one; check that the file was saved"
+        )
     _require_history(path, keys, options.columns)
     columns = {part: name for part, name in shape.taken.items() if name in keys}
-    return UserFile(path, unit, rows, shape, columns, mistakes, options)
+    return UserFile(path, unit, rows, shape, columns, mistakes, notes, options)
 
 
 def read_rows(
@@ -137,13 +166,18 @@ def read_rows(
 def _choose(value: Any, options: ReadOptions) -> Shape:
     if isinstance(value, RowMistake):
         raise value
+    refuse_unwanted(value, options.split)
     return choose(value, options.columns, options.wanted_format)
 
 
-def _read(shape: Shape, value: Any) -> Row:
+def _read(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
     if isinstance(value, RowMistake):
         raise value
-    return shape.read(value)
+    refuse_unwanted(value, options.split)
+    read = shape.read(value)
+    if not options.takes_tools and uses_tools(read.row):
+        raise RowMistake(NO_TOOLS)
+    return read
 
 
 def _values(path: Path, options: ReadOptions) -> Values:
@@ -152,16 +186,25 @@ def _values(path: Path, options: ReadOptions) -> Values:
     values = container.read(path)
     if container is not CONTAINERS["json"]:
         return values
-    first = list(islice(values, 2))
+    first = list(islice(values, 1))
+    is_long = bool(first) and isinstance(first[0][1], LongValue)
+    first += [] if is_long else islice(values, 1)
     if len(first) == 1:
         line, value = first[0]
         try:
-            key = wrapper_key(value, options.columns, options.wanted_format)
+            around = outline(path) if is_long else value
+            key = wrapper_key(around, options.columns, options.wanted_format)
+        except LongValue:
+            key = None  # a row by itself that is too long
         except RowMistake as mistake:
             return iter([(line, mistake)])
         if key is not None:
             return values_below(path, key)
     return chain(first, values)
+
+
+def _number(unit: str, row: int, line: int) -> int:
+    return row if unit == "row" else line
 
 
 def _require_history(path: Path, keys: set[str], named: Columns) -> None:

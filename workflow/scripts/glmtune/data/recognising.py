@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.data.formats import FORMATS, Columns, Taken
-from glmtune.data.rows import Row, RowMistake, keys_of, name_of, shorten
+from glmtune.data.rows import ReadRow, RowMistake, keys_of, name_of, shorten
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Shape:
     format: str
     taken: Taken
 
-    def read(self, value: Any) -> Row:
+    def read(self, value: Any) -> ReadRow:
         """The row of a value; RowMistake says what it lacks, or that it is of another format."""
         try:
             return FORMATS[self.format].read(value, self.taken)
@@ -40,6 +40,11 @@ def shapes_of(value: Any, named: Columns, data_format: str | None) -> list[Shape
 
 def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     """The one way to read a value; RowMistake if there is none or several."""
+    if isinstance(value, dict) and _is_by_columns(value):
+        raise RowMistake(
+            "a table column by column (pandas' to_json without orient); expected an object a "
+            "row; save it with to_json(path, orient='records', lines=True, force_ascii=False)"
+        )
     shapes = shapes_of(value, named, data_format)
     if len(shapes) == 1:
         return shapes[0]
@@ -75,6 +80,16 @@ def _unknown(value: Any, named: Columns, data_format: str | None) -> str:
     return (
         f"{found}; expected {examples}; name your columns with --prompt-column and "
         "--response-column, or write the rows in one of these formats"
+    )
+
+
+def _is_by_columns(value: dict[str, Any]) -> bool:
+    """Whether an object is a table of pandas: {column: {index: cell}}, or its orient="split"."""
+    columns = list(value.values())
+    if {"columns", "data"} <= value.keys() <= {"columns", "index", "data"}:
+        return True
+    return len(columns) > 1 and all(
+        isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns
     )
 
 

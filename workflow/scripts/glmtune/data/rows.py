@@ -1,13 +1,17 @@
 """A row of a data set, the mistakes that keep a value from being one, and words for messages.
 
-row  {"content": last question, "summary": its answer}, and "history": the messages before the
-     question (as in `glmtune.conversation`) if the conversation began earlier
+row  {"content": last question, "summary": its answer}, and where they are needed
+     "history": the messages before the question (as in `glmtune.conversation`)
+     "role": who says `content`, unless it is the user: the last answer of a conversation with tools
+         follows an observation
+     "metadata": the name of the tool, where the answer is a call of one
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +37,18 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row, and what was done to its messages: `glmtune.data.turns` has the notes."""
+
+    row: Row
+    notes: Collection[str] = ()
+
+
+class Unwanted(Exception):
+    """Why a value that could be a row is left out: it says of itself that it is no example."""
 
 
 class RowMistake(Exception):
@@ -63,8 +79,7 @@ def keys_of(value: dict[str, Any]) -> str:
 def text_of(value: Any, name: str) -> str:
     """A value that has to be text; RowMistake otherwise."""
     if not isinstance(value, str):
-        fix = "fill it in or remove the row" if value is None else "put it in double quotes"
-        raise RowMistake(f"{name} is {name_of(value)}; expected text; {fix}")
+        raise RowMistake(f"{name} is {name_of(value)}; expected text; {_way_to_text(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -73,6 +88,13 @@ def text_of(value: Any, name: str) -> str:
             "whole characters; repair the text or remove the row"
         ) from None
     return value
+
+
+def _way_to_text(value: Any) -> str:
+    if value is None:
+        return "fill it in or remove the row"
+    is_nested = isinstance(value, dict | list)
+    return "write it as text with json.dumps" if is_nested else "put it in double quotes"
 
 
 def filled_text_of(value: Any, name: str) -> str:

@@ -2,6 +2,7 @@
 
     train.jsonl, dev.jsonl   the rows, one JSON object a line
     card.json                what the rows are like (`glmtune.data.card`)
+    left_out.jsonl           rows of the user's files that are not in them, and why
     manifest.json            what they are and their hashes: decided by their content alone
 
 All of it is written, or nothing.
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TextIO
 
 from glmtune.data.card import SplitFacts
 from glmtune.data.leakage import Leakage, find_leakage
@@ -28,7 +29,7 @@ from glmtune.data.rows import Row, Rows, fail
 from glmtune.files import sha256_of, write_json, write_jsonl, write_text
 
 # In the order in which they are put in place: who sees the manifest sees its files.
-FILES = ("train.jsonl", "dev.jsonl", "card.json", "manifest.json")
+FILES = ("train.jsonl", "dev.jsonl", "card.json", "left_out.jsonl", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def write_dataset(
     """
     subset, rows = subset or Subset(), {"train": train, "dev": dev}
     with _staged(Path(folder)) as stage:
-        splits = {split: _write_split(stage, split, rows[split], subset) for split in rows}
+        with (stage / "left_out.jsonl").open("w", encoding="utf-8", newline="\n") as left_out:
+            splits = {
+                split: _write_split(stage, split, rows[split], subset, left_out) for split in rows
+            }
         leakage = find_leakage(splits["train"].facts.fingerprints, splits["dev"].facts.fingerprints)
         _refuse_leakage(leakage, splits["train"], splits["dev"], max_leakage)
         described = {split: _describe(splits[split], rows[split], subset) for split in rows}
@@ -114,12 +118,17 @@ def _staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _write_split(stage: Path, split: str, rows: Rows, subset: Subset) -> Split:
+def _write_split(stage: Path, split: str, rows: Rows, subset: Subset, left_out: TextIO) -> Split:
     """Write the chosen rows in the order of the file, counting them as they pass by."""
+
+    def leave_out(number: int, reason: str) -> None:
+        line = {"split": split, written.unit: number, "reason": reason}
+        left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
     written = Split(split, stage / f"{split}.jsonl")
     numbered: Iterable[tuple[int, Row]] = enumerate(rows, start=1)
     if isinstance(rows, UserFile):
-        written.name, written.unit, numbered = str(rows.path), rows.unit, rows.numbered()
+        written.name, written.unit, numbered = str(rows.path), rows.unit, rows.numbered(leave_out)
     chosen = subset.choose(split, len(rows))
 
     def passing() -> Iterator[Row]:
@@ -143,8 +152,10 @@ def _describe(split: Split, rows: Rows, subset: Subset) -> dict[str, Any]:
     if len(split.numbers) < len(rows):
         entry["chosen_from"] = {"rows": len(rows), "seed": subset.seed}
     if isinstance(rows, UserFile) and rows.skipped.rows:
-        lines = rows.skipped.lines[:MOST_LINES_NAMED]
-        entry["skipped"] = {"rows": rows.skipped.rows, "lines": lines}
+        first = rows.skipped.numbers(rows.unit)[:MOST_LINES_NAMED]
+        entry["skipped"] = {"rows": rows.skipped.rows, "unit": rows.unit, "first": first}
+    if isinstance(rows, UserFile) and rows.notes:
+        entry["notes"] = dict(rows.notes)
     return entry
 
 

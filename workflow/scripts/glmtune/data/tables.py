@@ -14,7 +14,10 @@ from glmtune.errors import DataError, ResourceError
 DELIMITERS = (",", ";", "\t")
 # The module's own limit is 131,072 characters: too small for a conversation in one cell.
 LONGEST_CELL = 1 << 27
-PARQUET_ROWS_AT_A_TIME = 2000
+# Few: a text that many rows share is stored once and is as long for each of them.
+PARQUET_ROWS_AT_A_TIME = 16
+# A column may unpack to so many bytes, or to so many times its size: text packs to about a fifth.
+PARQUET_BYTES, PARQUET_RATIO = 1 << 26, 1000
 
 
 def csv_values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -100,6 +103,7 @@ def parquet_values(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            _refuse_expanding(path, file.metadata)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_A_TIME):
                 for value in batch.to_pylist():
                     number += 1
@@ -109,3 +113,21 @@ def parquet_values(path: Path) -> Iterator[tuple[int, Any]]:
             f"{path}: row {number + 1}: not readable as Parquet ({shorten(str(error))}); expected "
             "a whole Parquet file; fetch or save it again"
         ) from None
+
+
+def _refuse_expanding(path: Path, metadata: Any) -> None:
+    """Raise DataError for a file that says of itself that it unpacks to far more than it is."""
+    size = path.stat().st_size
+    if metadata.num_rows > size:
+        raise DataError(
+            f"{path}: {metadata.num_rows:,} rows in {size:,} bytes; expected rows that differ; "
+            "remove the repeated rows"
+        )
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+            if unpacked > max(PARQUET_BYTES, PARQUET_RATIO * packed):
+                raise DataError(
+                    f"{path}: column '{shorten(column.path_in_schema)}' unpacks from {packed:,} to "
+                    f"{unpacked:,} bytes; expected texts; remove the column, or its endless text"
+                )

@@ -56,6 +56,7 @@ def encode_prompt(
     history: Sequence[Turn | Message] = (),
     *,
     max_source_tokens: int,
+    role: str = "user",
 ) -> list[int]:
     """The prompt cut to `max_source_tokens`, then `<|assistant|>`.
 
@@ -63,7 +64,7 @@ def encode_prompt(
     """
     check_limits(max_source_tokens)
     ids = list(tokenizer.prefix_ids)
-    for part, _ in layout(tokenizer, [*as_messages(history), _said_by("user", query)]):
+    for part, _ in layout(tokenizer, [*as_messages(history), _said_by(role, query)]):
         ids += part
     return [*ids[:max_source_tokens], tokenizer.special_ids[f"<|{ANSWERER}|>"]]
 
@@ -77,6 +78,8 @@ def encode_example(
     *,
     max_source_tokens: int,
     max_target_tokens: int,
+    role: str = "user",
+    metadata: str = "",
 ) -> Example:
     """A training row of at most `max_source_tokens + max_target_tokens + 1` (finetune_demo).
 
@@ -86,7 +89,8 @@ def encode_example(
     """
     check_limits(max_source_tokens, max_target_tokens)
     max_tokens = max_source_tokens + max_target_tokens + 1
-    messages = [*as_messages(history), _said_by("user", query), _said_by(ANSWERER, answer)]
+    asked, answered = _said_by(role, query), _said_by(ANSWERER, answer, metadata)
+    messages = [*as_messages(history), asked, answered]
     ids, labels = _whole_row(tokenizer, layout(tokenizer, messages))
     prompt_tokens = len(ids) - 1 - ids[::-1].index(tokenizer.special_ids[f"<|{ANSWERER}|>"])
     row = Example(
@@ -100,8 +104,9 @@ def encode_example(
     if any(label != IGNORED for label in row.labels):
         return row
     # finetune_demo would train on a row without a target, whose loss is not a number.
-    prompt = encode_prompt(layout, tokenizer, query, history, max_source_tokens=max_source_tokens)
-    last_answer = encode_reference(tokenizer, answer, max_target_tokens=len(ids))
+    limit = max_source_tokens
+    prompt = encode_prompt(layout, tokenizer, query, history, max_source_tokens=limit, role=role)
+    last_answer = [*tokenizer.message_ids(answered)[1:], tokenizer.eos_token_id]
     targets = last_answer[: max_tokens - len(prompt)]
     return replace(
         row,
@@ -120,8 +125,8 @@ def encode_reference(
     return [*ids, tokenizer.eos_token_id][:max_target_tokens]
 
 
-def _said_by(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
+def _said_by(role: str, content: str, metadata: str = "") -> Message:
+    return {"role": role, "content": content, "metadata": metadata}
 
 
 def _whole_row(
@@ -149,6 +154,7 @@ def _template(name: str, layout: Layout) -> Template:
         encode_prompt=partial(encode_prompt, layout),
         encode_example=partial(encode_example, layout),
         encode_reference=encode_reference,
+        takes_tools=True,
     )
 
 

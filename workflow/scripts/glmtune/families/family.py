@@ -49,6 +49,9 @@ class Template:
     encode_example: Callable[..., Example]
     # (tokenizer, answer, *, max_target_tokens) -> what the official evaluation compares with.
     encode_reference: Callable[..., list[int]]
+    # Whether prompts can hold calls and observations; then encode_prompt and encode_example also
+    # take `role`, who says the query, and encode_example `metadata`, the tool that is called.
+    takes_tools: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def _rows_table(report: Report) -> str:
         "SHA-256": lambda split: f"`{report.dataset[split]['sha256'][:HASH_SHOWN]}…`",
         "Chosen from": lambda split: _chosen(report.dataset[split]),
         "Skipped rows": lambda split: _skipped(report.dataset[split]),
+        "Notes": lambda split: _notes(report.dataset[split]),
         "Characters of a prompt": lambda split: _spread(splits[split]["prompt_characters"]),
         "Characters of an answer": lambda split: _spread(splits[split]["answer_characters"]),
         "Conversations of several turns": _counted(splits, "multi_turn_rows"),
@@ -87,9 +88,14 @@ def _skipped(facts: Mapping[str, Any]) -> str:
     skipped = facts.get("skipped")
     if not skipped:
         return ""
-    lines = ", ".join(map(str, skipped["lines"]))
-    more = ", …" if skipped["rows"] > len(skipped["lines"]) else ""
-    return f"{skipped['rows']:,} (line {lines}{more})"
+    numbers = ", ".join(map(str, skipped["first"]))
+    more = ", …" if skipped["rows"] > len(skipped["first"]) else ""
+    return f"{skipped['rows']:,} ({skipped['unit']} {numbers}{more})"
+
+
+def _notes(facts: Mapping[str, Any]) -> str:
+    """What reading did to some rows, and to how many."""
+    return "; ".join(f"{count:,} rows: {note}" for note, count in facts.get("notes", {}).items())
 
 
 def _counted(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:

@@ -1,0 +1,50 @@
+"""Rows that are no examples of good answers: they say so themselves, in keys that are known.
+
+label: false, kto_tag: false     an answer that people did not want (KTO)
+split: test, deleted: true       not of this split, or withdrawn
+chosen, rejected, images, …      for another kind of training, or another kind of model
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glmtune.data.rows import RowMistake, Unwanted
+
+# Keys beside which `label` is a judgement of the answer: the forms in which KTO is written.
+JUDGED = ("messages", "conversations", "completion")
+SPLITS = {
+    "train": ("train", "training"),
+    "dev": ("dev", "val", "valid", "validation", "eval", "test"),
+}
+DELETED = ("deleted", "is_deleted")
+PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+MEDIA_PARTS = ("image", "image_url", "video", "video_url", "audio", "input_audio")
+
+
+def refuse_unwanted(value: Any, split: str | None) -> None:
+    """Raise Unwanted for a row to leave out of this split, RowMistake for one of another task."""
+    if not isinstance(value, dict):
+        return
+    is_judged = any(key in value for key in JUDGED)
+    if value.get("kto_tag") is False or (value.get("label") is False and is_judged):
+        raise Unwanted("marked as a bad answer (label: false) and left out")
+    if any(value.get(key) is True for key in DELETED):
+        raise Unwanted("marked as deleted and left out")
+    marked = value.get("split")
+    for other, names in SPLITS.items():
+        if split not in (None, other) and isinstance(marked, str) and marked.lower() in names:
+            raise Unwanted(f"marked as {marked.lower()} (split) and left out of {split}")
+    preferences = [key for key in PREFERENCES if value.get(key)]
+    if preferences:
+        raise RowMistake(
+            f"a pair of preferences ('{preferences[0]}'); expected one answer a row; keep the "
+            "preferred answer under the name of your other answers, and remove the other"
+        )
+    media = [key for key in MEDIA if value.get(key)]
+    if media:
+        raise RowMistake(
+            f"more than text ('{media[0]}'); expected text, which is all that these models read; "
+            "remove the row, or the column where the texts do without it"
+        )

@@ -75,6 +75,8 @@ def refusal(folder: Path) -> str:
         ("layernorm_epsilon", float("nan"), "layernorm_epsilon: found nan; expected a number"),
         ("layernorm_epsilon", 0, "layernorm_epsilon: found 0; expected a number from 1e-12 to"),
         ("eos_token_id", "</s>", "eos_token_id: found '</s>'; expected a whole number"),
+        ("eos_token_id", [[2]], "eos_token_id: found [[2]]; expected a whole number"),
+        ("eos_token_id", [2, None], "eos_token_id: found [2, None]; expected a whole number"),
         ("pad_token_id", [3], "pad_token_id: found [3]; expected a whole number"),
         ("use_cache", "yes", "use_cache: found 'yes'; expected true or false"),
         ("tie_word_embeddings", 1, "tie_word_embeddings: found 1; expected true or false"),
@@ -161,6 +163,11 @@ def test_a_document_that_no_program_wrote_is_one_message(
     (folder / name).write_text(content)
     with pytest.raises(WeightsError, match=rf"{name}: (not a JSON document|found int)"):
         load_model(folder)
+
+
+def test_several_end_tokens_are_kept(folder: Path) -> None:
+    change(folder, eos_token_id=[2, 5])
+    assert load_model(folder).config.eos_token_id == [2, 5]
 
 
 def test_every_key_has_a_rule(base: Path) -> None:

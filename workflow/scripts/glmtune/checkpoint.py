@@ -1,18 +1,14 @@
 """Tensors in the files of a model, prefix or adapter folder, read one after the other, and written.
 
-Knows files and formats (pickled or safetensors, whole or in shards) and what goes wrong with
-them; knows nothing about models.
+Knows formats (pickled or safetensors) and what goes wrong with them; knows nothing about models.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
-import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +18,10 @@ from safetensors.torch import save_file
 
 from glmtune.errors import WeightsError, shown_name
 from glmtune.files import atomic_path, write_json
+from glmtune.weight_files import check_is_content, read_object, weight_files
 
 SHARD_BYTES = 5_000_000_000
 """No file is larger: what hubs and old file systems take."""
-LFS_POINTER = b"version https://git-lfs"
-# In order of preference: a folder with both formats holds the same weights twice.
-WEIGHT_FILES = (
-    *("model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"),
-    *("pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.bin"),
-)
-
-
-SHARD_NAMES = ("model*.safetensors", "pytorch_model*.bin")
-LONGEST_NAME = 200
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
 # Packed weights are bytes; the official code keeps their scales in half precision.
@@ -53,7 +40,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         raise WeightsError(f"{folder}: no such folder; expected one with {name} and weights")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; expected the {name} that belongs to the weights")
-    return _read_object(path)
+    return read_object(path)
 
 
 def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -65,7 +52,7 @@ def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """
     seen: set[str] = set()
     for path in weight_files(source):
-        _check_is_content(path)
+        check_is_content(path)
         for saved_name, tensor in _read_file(path):
             name = WRAPPERS.sub("", saved_name)
             if name in seen:
@@ -122,99 +109,6 @@ def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, t
     return parts
 
 
-def weight_files(source: Path) -> list[Path]:
-    """The files that hold the weights of `source`, a folder or itself such a file."""
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise WeightsError(f"{source}: no such folder; expected one with weights")
-    found = [source / name for name in WEIGHT_FILES if (source / name).is_file()]
-    for file in found:
-        files = _shards(file) if file.name.endswith(".index.json") else [file]
-        if all(path.is_file() and not _is_pointer(path) for path in files):
-            if file != found[0]:
-                why = f"the files of {found[0].name} are not all there"
-                print(f"{source}: reading {file.name}: {why}", file=sys.stderr)
-            return files
-    return _shards_without_index(source) or _refused(source, found)
-
-
-def _shards(index: Path) -> list[Path]:
-    _check_is_content(index)
-    weight_map = _read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightsError(f"{index}: no weight_map in it; download the file again")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        _check_is_inside(index, name)
-    return [index.parent / name for name in names]
-
-
-def _refused(folder: Path, found: list[Path]) -> list[Path]:
-    """Raise what is wrong with the first file of weights, or with a folder without any."""
-    if found:
-        if found[0].name.endswith(".index.json") and _is_incomplete(found[0]):
-            raise _incomplete(found[0])
-        # Git left pointers in their place; reading one says so.
-        return _shards(found[0]) if found[0].name.endswith(".index.json") else [found[0]]
-    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
-        raise WeightsError(
-            f"{folder}: a DeepSpeed checkpoint, whose weights are in parts; put them together with "
-            "`python zero_to_fp32.py . pytorch_model.bin` in that folder"
-        )
-    raise WeightsError(
-        f"{folder}: no weights in it; expected pytorch_model.bin or model.safetensors, "
-        "or their shards with an index"
-    )
-
-
-def _is_incomplete(index: Path) -> bool:
-    return not all(path.is_file() for path in _shards(index))
-
-
-def _incomplete(index: Path) -> WeightsError:
-    names = [path.name for path in _shards(index)]
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    return WeightsError(
-        f"{index}: {len(missing)} of {len(names)} files are missing: {', '.join(missing[:5])}; "
-        "download them into the same folder"
-    )
-
-
-def _shards_without_index(folder: Path) -> list[Path]:
-    """Shards that say themselves how many they are; none if there are none."""
-    for start, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        shards = sorted(folder.glob(f"{start}-?????-of-?????{ending}"))
-        if shards:
-            count = int(shards[0].stem[-5:]) if shards[0].stem[-5:].isdigit() else 0
-            if len(shards) == count:
-                return shards
-            raise WeightsError(
-                f"{folder}: {len(shards)} shards like {shards[0].name}, which says there are "
-                f"{count}; download the others and {start}{ending}.index.json"
-            )
-    return []
-
-
-def _check_is_inside(index: Path, name: str) -> None:
-    """Only files of the folder itself are its model: they are what its hashes are of."""
-    folder = index.parent.resolve()
-    # Snapshots in the hub's cache are links to files beside them.
-    homes = (
-        {folder, folder.parent.parent / "blobs"} if folder.parent.name == "snapshots" else {folder}
-    )
-    # Of these names a model's hashes are.
-    is_known = any(fnmatchcase(name, pattern) for pattern in SHARD_NAMES)
-    if "/" in name or not is_known or len(name) > LONGEST_NAME:
-        raise WeightsError(
-            f"{index}: names {shown_name(name)!r}; expected names of files beside it"
-        )
-    if (index.parent / name).exists() and (index.parent / name).resolve().parent not in homes:
-        raise WeightsError(
-            f"{index}: {shown_name(name)!r} is a link out of the folder; expected the file itself"
-        )
-
-
 def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
     """WeightsError for a tensor that no trained model has, before anything is made of it."""
     if tensor.dtype not in WEIGHT_TYPES:
@@ -232,24 +126,6 @@ def _is_finite(tensor: torch.Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)  # NaN is both; 12 GB in two seconds, isfinite takes a minute
     return bool(low.isfinite() & high.isfinite())
-
-
-def _is_pointer(path: Path) -> bool:
-    """Whether git left a note of a file in its place."""
-    with path.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def _check_is_content(path: Path) -> None:
-    with path.open("rb") as stream:
-        head = stream.read(len(LFS_POINTER))
-    if _is_pointer(path):
-        raise WeightsError(
-            f"{path}: a Git-LFS pointer, not the file itself; run `git lfs pull` in its repository "
-            "or download the file"
-        )
-    if not head:
-        raise WeightsError(f"{path}: an empty file; download it again")
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -312,16 +188,6 @@ def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
             f"{path}: its tensors would take {stated:,} bytes, the file has "
             f"{path.stat().st_size:,}; expected the weights themselves"
         )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a JSON document ({error}); download it again") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path}: found {type(value).__name__}; expected a JSON object")
-    return value
 
 
 def _first_line(error: Exception) -> str:

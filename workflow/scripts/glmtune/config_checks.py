@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtune.errors import WeightsError, shown_name
@@ -45,7 +45,7 @@ class Numbers:
         if value is None:
             return self.optional
         if self.several and isinstance(value, list) and value:
-            return all(self.allow(each) for each in value if not isinstance(each, list))
+            return all(map(replace(self, optional=False, several=False).allow, value))
         types = (int, float) if self.real else (int,)
         is_number = isinstance(value, types) and not isinstance(value, bool)
         return is_number and self.low <= value <= self.high  # false for NaN

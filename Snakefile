@@ -16,7 +16,6 @@ of code that a step runs are inputs of its rule. What took long is also kept in 
 results (`workflow/scripts/glmtune/store.py`), so nothing that was trained once is trained again.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -33,9 +32,11 @@ from glmtune import recording, workspace
 from glmtune.code_inputs import code_of
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
+from glmtune.hangup import end_on_hangup
 from glmtune.params import read_params
 from glmtune.progress import show_progress
 from glmtune.sources import fingerprint
+from glmtune.step_settings import write_settings
 
 HERE = Path.cwd()
 REPORT = "results/report.md"
@@ -60,11 +61,17 @@ if workflow.is_main_process:
     if not workflow.output_settings.verbose:
         show_progress(workflow)
     workspace.own_provenance(HERE)
+    end_on_hangup()
 
 
 def code(step):
     """The files of code that a step runs, relative to the workspace."""
     return [os.path.relpath(path, HERE) for path in code_of(f"{step}.py")]
+
+
+def settings(values):
+    """Write what a step gets from params.yaml to a file; its hash decides whether the step reruns."""
+    return write_settings(HERE, values)
 
 
 def each_run(pattern):
@@ -158,7 +165,7 @@ rule fetch_dataset:
     benchmark:
         "benchmarks/fetch_dataset.tsv"
     params:
-        flags=PARAMS.dataset_flags(),
+        flags=lambda w: PARAMS.dataset_flags(),  # Snakemake expands {…} in a plain text
         contents=USER_DATA,
     message:
         "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
@@ -182,13 +189,13 @@ rule prepare_model:
     benchmark:
         "benchmarks/prepare_model/{model}.tsv"
     params:
-        settings=lambda w: json.dumps(PARAMS.model_settings(w.model), sort_keys=True),
+        settings=lambda w: settings(PARAMS.model_settings(w.model)),
         fingerprint=lambda w: FINGERPRINTS[w.model],
     message:
         "Make the base model {wildcards.model} ready."
     shell:
         "python workflow/scripts/prepare_model.py"
-        " --settings {params.settings:q}"
+        " --settings .glmtune/settings/{params.settings}.json"
         " --model {output.model}"
         " --manifest {output.manifest}"
         " --runtime {output.runtime}"
@@ -245,9 +252,7 @@ rule finetune_model:
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: json.dumps(
-            PARAMS.training_settings(w.method), sort_keys=True
-        ),
+        settings=lambda w: settings(PARAMS.training_settings(w.method)),
     message:
         "Tune {wildcards.model} with {wildcards.method}."
     shell:
@@ -255,7 +260,7 @@ rule finetune_model:
         " --model results/models/{wildcards.model}"
         " --model-manifest {input.model}"
         " --data data/tokenized/{wildcards.model}"
-        " --settings {params.settings:q}"
+        " --settings .glmtune/settings/{params.settings}.json"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"
         " --curve {output.curve}"
@@ -282,10 +287,8 @@ rule generate_predictions:
         gpu=GPU,
     params:
         method=lambda w: PARAMS.tuning_method(w.method),
-        settings=lambda w: json.dumps(
-            PARAMS.generation_settings(w.model), sort_keys=True
-        ),
-        examples=json.dumps(PARAMS["examples"], ensure_ascii=False),
+        settings=lambda w: settings(PARAMS.generation_settings(w.model)),
+        examples=lambda w: settings(PARAMS["examples"]),
     message:
         "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
     shell:
@@ -296,8 +299,8 @@ rule generate_predictions:
         " --checkpoint results/checkpoints/{wildcards.model}/{wildcards.method}"
         " --training-manifest {input.training}"
         " --dev {input.dev}"
-        " --examples {params.examples:q}"
-        " --settings {params.settings:q}"
+        " --examples .glmtune/settings/{params.examples}.json"
+        " --settings .glmtune/settings/{params.settings}.json"
         " --predictions {output.predictions}"
         " --example-answers {output.examples}"
         " --probe {output.probe}"
@@ -358,14 +361,14 @@ rule render_report:
     benchmark:
         "benchmarks/render_report.tsv"
     params:
-        values=json.dumps(PARAMS.values, sort_keys=True, ensure_ascii=False),
-        runs=json.dumps([vars(run) for run in PARAMS.runs]),
+        values=lambda w: settings(PARAMS.values),
+        runs=lambda w: settings([vars(run) for run in PARAMS.runs]),
     message:
         "Compare all models and methods."
     shell:
         "python workflow/scripts/render_report.py"
-        " --runs {params.runs:q}"
-        " --params {params.values:q}"
+        " --runs .glmtune/settings/{params.runs}.json"
+        " --params .glmtune/settings/{params.values}.json"
         " --data-dir data"
         " --results-dir results"
         " --out-dir results"

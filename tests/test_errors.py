@@ -124,11 +124,12 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
         for name in ("checkpoint", "manifest", "curve", "runtime")
         for word in (f"--{name}", "x")
     ]
+    (tmp_path / "lora.json").write_text("{}", encoding="utf-8")
     flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
-    done = run_step("finetune_model", *flags, "--settings", "{}", *outputs, folder=tmp_path)
+    done = run_step("finetune_model", *flags, "--settings", "lora.json", *outputs, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["lora.json"]
 
 
 def test_a_message_holds_nothing_that_steers_a_terminal() -> None:

@@ -12,6 +12,8 @@ from workspaces import MODEL, Workspace, new_workspace
 pytestmark = pytest.mark.slow
 
 COLOURS = "红黑白蓝绿黄灰紫"
+# Braces are wildcards to Snakemake, and nothing but text to a user.
+PROMPTS = ["把{城市}译成英语", "介绍{model}", "{0}"]
 
 
 def write_rows(workspace: Workspace, rows: list[Any]) -> None:
@@ -29,6 +31,7 @@ def run_with_lora(folder: Path, rows: list[Any], *models: str) -> Workspace:
     workspace = new_workspace(folder / "project", models or (MODEL,), in_git=False)
     for method in ("ptuning", "full"):
         workspace.edit(f"methods.{method}", ...)
+    workspace.edit("examples", PROMPTS)
     write_rows(workspace, rows)
     workspace.run("snakemake", "--cores", "2")
     return workspace
@@ -51,6 +54,8 @@ def test_a_run_on_alpaca_rows(tmp_path: Path) -> None:
     assert read(workspace, "data/dataset/manifest.json")["source"]["format"] == "alpaca"
     (first, *_) = read(workspace, f"results/predictions/{MODEL}/lora.jsonl")
     assert first["labels"] == rows[8]["output"]
+    examples = read(workspace, f"results/examples/{MODEL}/lora.jsonl")
+    assert [example["prompt"] for example in examples] == PROMPTS
     assert set(read(workspace, "results/metrics.json")[MODEL]) == {"none", "lora"}
     assert "alpaca" in read(workspace, "results/report.md")
 

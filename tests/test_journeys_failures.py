@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspaces import MODEL, ONLY_PTUNING, Workspace, user_environment, wait_for
+from workspaces import MODEL, ONLY_PTUNING, Workspace, processes_in, user_environment, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -121,11 +122,12 @@ def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path
     assert workspace.snakemake() == ONLY_PTUNING
 
 
-def test_control_c_leaves_nothing_half_done(workspace: Workspace) -> None:
+def end_a_training(workspace: Workspace, end: Callable[[int], None], *wrapper: str) -> None:
+    """Begin a long training with Snakemake, end it on the way; the next run does it anew."""
     workspace.edit("lr", 0.01)
     workspace.edit("methods.ptuning.max_steps", 100_000)
     run = subprocess.Popen(
-        ["snakemake"],
+        [*wrapper, "snakemake"],
         cwd=workspace.path,
         env=user_environment(),
         stdout=subprocess.DEVNULL,
@@ -134,12 +136,35 @@ def test_control_c_leaves_nothing_half_done(workspace: Workspace) -> None:
     )
     store = workspace.path / ".glmtune" / "store" / "finetune_model"
     wait_for(lambda: list(store.glob("*/*/checkpoint-*")))
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal sends to all it started
+    end(run.pid)
     run.wait(timeout=60)
+    assert not processes_in(workspace.path)
     assert not (workspace.path / f"results/training/{MODEL}/ptuning.json").exists()
     assert not list((workspace.path / ".snakemake" / "locks").glob("*.lock"))
     workspace.edit("methods.ptuning.max_steps", 4)
     assert workspace.snakemake() == ONLY_PTUNING
+
+
+def test_control_c_leaves_nothing_half_done(workspace: Workspace) -> None:
+    # What a terminal sends to all it started.
+    end_a_training(workspace, lambda run: os.killpg(run, signal.SIGINT))
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_closed_terminal_leaves_no_training_behind(
+    workspace: Workspace, send: Callable[[int, int], None]
+) -> None:
+    end_a_training(workspace, lambda run: send(run, signal.SIGHUP))
+
+
+def test_nohup_outlives_its_terminal(workspace: Workspace) -> None:
+    def hang_up_then_interrupt(run: int) -> None:
+        os.killpg(run, signal.SIGHUP)
+        time.sleep(1)  # it would be gone by now
+        assert processes_in(workspace.path)
+        os.killpg(run, signal.SIGINT)
+
+    end_a_training(workspace, hang_up_then_interrupt, "nohup")
 
 
 def test_a_power_cut_between_output_and_record_reruns_that_job(workspace: Workspace) -> None:

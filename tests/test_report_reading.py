@@ -102,13 +102,18 @@ def test_runs_on_different_rows_are_refused(copy: Path) -> None:
         render_markdown(read(copy))
 
 
-def run_script(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return run_step("render_report", *flags, folder=root)
+def render(folder: Path, runs: str, params: str) -> subprocess.CompletedProcess[str]:
+    """The step, run on the texts of its two files of settings."""
+    (folder / "runs.json").write_text(runs, encoding="utf-8")
+    (folder / "params.json").write_text(params, encoding="utf-8")
+    return run_step(
+        "render_report", "--runs", "runs.json", "--params", "params.json", folder=folder
+    )
 
 
 def test_the_script_writes_beside_the_results(copy: Path) -> None:
     values = json.dumps(PARAMS, ensure_ascii=False, sort_keys=True)
-    done = run_script(copy, "--runs", json.dumps(RUNS), "--params", values)
+    done = render(copy, json.dumps(RUNS), values)
     assert (done.returncode, done.stderr) == (0, "")
     assert (copy / "results/report.md").is_file()
     assert set(json.loads((copy / "results/metrics.json").read_text(encoding="utf-8"))) == set(
@@ -123,19 +128,19 @@ SEED_AS_TEXT = json.dumps([RUNS[0] | {"seed": "42"}])
 @pytest.mark.parametrize(
     ("runs", "params", "message"),
     [
-        ("[]", "{}", "error: --runs: found []; expected a JSON list like [{"),
-        ("[{]", "{}", "error: --runs: found [{]; expected JSON ("),
-        ('["chatglm-6b"]', "{}", 'error: --runs: found ["chatglm-6b"]; expected a JSON list'),
-        ('[{"model": "a", "method": "b"}]', "{}", "error: --runs: found [{"),
-        (SEED_AS_TEXT, "{}", "error: --runs: found [{"),
-        (GOOD_RUNS, "类型", "error: --params: found 类型; expected JSON ("),
-        (GOOD_RUNS, "[]", "error: --params: found []; expected a JSON object"),
-        (GOOD_RUNS, "{}", "error: --params: found {}; expected a JSON object"),
-        (GOOD_RUNS, '{"examples": [1]}', 'error: --params: found {"examples": [1]}; expected'),
+        ("[]", "{}", "error: runs.json: found []; expected a list like [{"),
+        ("[{]", "{}", "error: runs.json: not JSON ("),
+        ('["chatglm-6b"]', "{}", 'error: runs.json: found ["chatglm-6b"]; expected a list'),
+        ('[{"model": "a", "method": "b"}]', "{}", "error: runs.json: found [{"),
+        (SEED_AS_TEXT, "{}", "error: runs.json: found [{"),
+        (GOOD_RUNS, "类型", "error: params.json: not JSON ("),
+        (GOOD_RUNS, "[]", "error: params.json: found []; expected an object"),
+        (GOOD_RUNS, "{}", "error: params.json: found {}; expected an object"),
+        (GOOD_RUNS, '{"examples": [1]}', 'error: params.json: found {"examples": [1]}; expected'),
     ],
 )
-def test_wrong_flags_are_explained(tmp_path: Path, runs: str, params: str, message: str) -> None:
-    done = run_script(tmp_path, "--runs", runs, "--params", params)
+def test_wrong_settings_are_explained(tmp_path: Path, runs: str, params: str, message: str) -> None:
+    done = render(tmp_path, runs, params)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr

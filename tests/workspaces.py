@@ -180,12 +180,21 @@ def user_environment() -> dict[str, str]:
     return kept | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def kill_everything_in(folder: Path) -> None:
-    """SIGKILL to every process that works in a folder of a test, workers of DVC's queue too."""
+def processes_in(folder: Path) -> list[int]:
+    """Every process that works in a folder of a test, workers of DVC's queue too."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
             if (process / "cwd").readlink().is_relative_to(folder):
-                os.kill(int(process.name), signal.SIGKILL)
+                found.append(int(process.name))
+    return found
+
+
+def kill_everything_in(folder: Path) -> None:
+    """SIGKILL to every process that works in a folder of a test."""
+    for process in processes_in(folder):
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:

@@ -5,7 +5,7 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
 
     python workflow/scripts/finetune_model.py --model results/models/chatglm2-6b
         --model-manifest results/models/chatglm2-6b.json --data data/tokenized/chatglm2-6b
-        --settings '{"method": "lora", "lr": 0.01, ...}'
+        --settings .glmtune/settings/<hash>.json
         --checkpoint results/checkpoints/chatglm2-6b/lora
         --manifest results/training/chatglm2-6b/lora.json
         --curve results/curves/chatglm2-6b/lora.csv
@@ -15,11 +15,11 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
+from glmtune.step_settings import read_settings
 from glmtune.store import entry_for, reuse_or_compute
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tokenised data")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON")
+    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
     parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
     for output in ("checkpoint", "manifest", "curve", "runtime"):
         parser.add_argument(f"--{output}", type=Path, required=True)

@@ -9,8 +9,8 @@ Writes  predictions, example answers and the answers to the project's own genera
         --model-manifest results/models/chatglm2-6b.json --method lora
         --checkpoint results/checkpoints/chatglm2-6b/lora
         --training-manifest results/training/chatglm2-6b/lora.json
-        --dev data/dataset/dev.jsonl --examples '["类型#裙*颜色#白色"]'
-        --settings '{"max_new_tokens": 96, ...}'
+        --dev data/dataset/dev.jsonl --examples prompts.json
+        --settings .glmtune/settings/<hash>.json
         --predictions results/predictions/chatglm2-6b/lora.jsonl
         --example-answers results/examples/chatglm2-6b/lora.jsonl
         --probe results/probe/chatglm2-6b/lora.jsonl
@@ -20,11 +20,11 @@ Writes  predictions, example answers and the answers to the project's own genera
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
+from glmtune.step_settings import read_settings
 from glmtune.store import entry_for, reuse_or_compute
 
 
@@ -41,8 +41,10 @@ def main() -> None:
         "--training-manifest", type=Path, nargs="?", help="without it the untuned model answers"
     )
     parser.add_argument("--dev", type=Path, required=True)
-    parser.add_argument("--examples", type=json.loads, required=True, help="JSON list of prompts")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON")
+    parser.add_argument(
+        "--examples", type=read_settings, required=True, help="prompts: a JSON file"
+    )
+    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
     parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
     for output in ("predictions", "example-answers", "probe", "runtime"):
         parser.add_argument(f"--{output}", type=Path, required=True)

@@ -5,7 +5,7 @@ Writes  the model's folder (the model itself, or where it is), a manifest that i
         the runtime
 
     python workflow/scripts/prepare_model.py
-        --settings '{"generation": "chatglm2-6b", "source": "miniature", ...}'
+        --settings .glmtune/settings/<hash>.json
         --model results/models/chatglm2-6b
         --manifest results/models/chatglm2-6b.json
         --runtime results/runtime/prepare_model/chatglm2-6b.json
@@ -14,12 +14,12 @@ Writes  the model's folder (the model itself, or where it is), a manifest that i
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
 from glmtune.sources import vocabulary_files
+from glmtune.step_settings import read_settings
 from glmtune.store import entry_for, reuse_or_compute
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON")
+    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
     parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
     for output in ("model", "manifest", "runtime"):
         parser.add_argument(f"--{output}", type=Path, required=True)

@@ -1,13 +1,16 @@
-r"""Render the comparison of all runs.
+"""Render the comparison of all runs.
 
 Reads   results/{scores,predictions,probe,examples,training,curves,runtime}/ of each run,
         results/models/{model}.json, data/tokenized/{model}/manifest.json,
         data/dataset/{manifest.json,card.json,train.jsonl}
 Writes  results/report.md, report.html, data_card.md, metrics.json, plots/loss.csv, plots/loss.svg
 
-    python workflow/scripts/render_report.py \
-        --runs '[{"model": "chatglm2-6b", "method": "none", "is_trained": false}]' \
-        --params '{"examples": ["类型#裙*颜色#白色"]}'
+    python workflow/scripts/render_report.py --runs .glmtune/settings/<hash>.json
+        --params .glmtune/settings/<hash>.json
+
+The first file is a list like [{"model": "chatglm2-6b", "method": "none", "is_trained": false}], in
+the order shown; several seeds of a method also have {"base_method", "seed"}. The second holds the
+values of params.yaml.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 from glmtune.errors import ParamsError, run_script
 from glmtune.protocols import DEFAULT_PROTOCOL, get_protocol
 from glmtune.report import read_report, write_report
+from glmtune.step_settings import read_settings
 
 RUN = {"model": str, "method": str, "is_trained": bool}
 RUN_OF_SEED = {"base_method": str, "seed": int}  # a run may say which method and seed it is
@@ -41,26 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--runs",
-        required=True,
-        help="JSON list of {model, method, is_trained}, in the order shown; for several seeds of "
-        "a method also {base_method, seed}",
-    )
-    parser.add_argument(
-        "--params", required=True, help="JSON object: the values of params.yaml, examples included"
-    )
+    parser.add_argument("--runs", required=True, help="the runs to compare: a JSON file")
+    parser.add_argument("--params", required=True, help="the values of params.yaml: a JSON file")
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--out-dir", type=Path, default=Path("results"))
     return parser
 
 
-def _runs(text: str) -> list[dict[str, Any]]:
-    runs = _json(text, "--runs")
+def _runs(file: str) -> list[dict[str, Any]]:
+    runs = read_settings(file)
     if not (isinstance(runs, list) and runs and all(map(_is_run, runs))):
         raise ParamsError(
-            f"--runs: found {text[:60]}; expected a JSON list like "
+            f"{file}: found {_start_of(runs)}; expected a list like "
             '[{"model": "…", "method": "…", "is_trained": true}]'
         )
     return runs
@@ -73,23 +70,20 @@ def _is_run(value: Any) -> bool:
     return all(isinstance(value.get(key), kind) for key, kind in known.items())
 
 
-def _params(text: str) -> dict[str, Any]:
-    params = _json(text, "--params")
+def _params(file: str) -> dict[str, Any]:
+    params = read_settings(file)
     examples = params.get("examples") if isinstance(params, dict) else None
     if not isinstance(examples, list) or not all(isinstance(prompt, str) for prompt in examples):
         raise ParamsError(
-            f"--params: found {text[:60]}; expected a JSON object with the values of params.yaml, "
-            "among them `examples`, a list of texts"
+            f"{file}: found {_start_of(params)}; expected an object with the values of "
+            "params.yaml, among them `examples`, a list of texts"
         )
     get_protocol(params.get("protocol", DEFAULT_PROTOCOL))
     return params
 
 
-def _json(text: str, flag: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ParamsError(f"{flag}: found {text[:60]}; expected JSON ({error})") from None
+def _start_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:60]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""What a step gets from params.yaml: any text, of any length, reaches it as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from workspaces import new_workspace
+
+from glmtune.errors import ParamsError
+from glmtune.step_settings import FOLDER, read_settings, write_settings
+
+# Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
+TEMPLATES = [
+    "把{城市}译成英语",
+    "写一句{color}裙子的广告",
+    "{0}",
+    "介绍{model}",
+    "'\"\\\n$HOME`ls`",  # what a shell would read otherwise
+]
+# What Linux takes as one argument, such as the whole command of `bash -c`.
+LONGEST_ARGUMENT = 128 * 1024
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    values = {"examples": TEMPLATES, "lr": 0.01, "source": None}
+    name = write_settings(tmp_path, values)
+    assert read_settings(str(tmp_path / FOLDER / f"{name}.json")) == values
+
+
+def test_the_name_is_the_contents(tmp_path: Path) -> None:
+    name = write_settings(tmp_path, {"a": 1, "b": 2})
+    assert write_settings(tmp_path, {"b": 2, "a": 1}) == name
+    assert write_settings(tmp_path, {"a": 1, "b": 3}) != name
+
+
+def test_a_file_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    name = write_settings(tmp_path, ["裙子"])
+    file = tmp_path / FOLDER / f"{name}.json"
+    file.write_bytes(file.read_bytes()[:5])
+    write_settings(tmp_path, ["裙子"])
+    assert read_settings(str(file)) == ["裙子"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), ("{", "not JSON"), ("\udcff", "not JSON")],
+)
+def test_unusable_settings_are_one_message(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    file = tmp_path / "settings.json"
+    if content is not None:
+        file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ParamsError, match=message):
+        read_settings(str(file))
+
+
+@pytest.mark.workflow
+def test_texts_of_params_yaml_never_stand_in_a_command(tmp_path: Path) -> None:
+    """Snakemake would take their braces for wildcards, and the system has a longest command."""
+    workspace = new_workspace(tmp_path / "project", in_git=False)
+    prompts = [*TEMPLATES, *(f"第{n}条：写一段连衣裙的广告" * 5 for n in range(1700))]
+    workspace.edit("examples", prompts)
+    for split in ("train", "dev"):
+        rows = [{"问{题}": f"{split}{n}", "答{model}": "好"} for n in range(4)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (workspace.path / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    columns = {"prompt_column": "问{题}", "response_column": "答{model}"}
+    workspace.edit("dataset", {"train": "train.jsonl", "dev": "dev.jsonl", **columns})
+
+    output = workspace.run("snakemake", "-n", "-p", "--verbose")
+
+    commands = [line for line in output.splitlines() if "python workflow/scripts/" in line]
+    assert len(commands) == 15
+    assert not any("译成英语" in line or "连衣裙" in line for line in commands)
+    assert max(len(line.encode()) for line in commands) < LONGEST_ARGUMENT
+    fetching = next(line for line in commands if "fetch_dataset" in line)
+    assert "'问{题}'" in fetching
+    assert "'答{model}'" in fetching
+    kept = [read_settings(str(path)) for path in (workspace.path / FOLDER).glob("*.json")]
+    assert prompts in kept

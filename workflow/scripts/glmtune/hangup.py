@@ -1,0 +1,26 @@
+"""A terminal that closes ends a run as Ctrl-C does, and leaves no training behind.
+
+A closed terminal or a lost connection sends SIGHUP. Snakemake knows only Ctrl-C and SIGTERM: it
+would die at once, and its steps would go on without it.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from types import FrameType
+
+
+def end_on_hangup() -> None:
+    """Answer SIGHUP by ending every step, then Snakemake; under `nohup` it stays ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    import psutil  # only who loses a terminal waits for it
+
+    for step in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            step.terminate()
+    raise KeyboardInterrupt

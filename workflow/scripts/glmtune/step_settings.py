@@ -1,0 +1,44 @@
+"""A step's settings as a file, named by their content: other settings are another file.
+
+A command line cannot carry them. They may hold any text, and Snakemake takes `{word}` in a
+parameter for a wildcard; they may be long, and one argument holds 128 KiB at most on Linux.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from glmtune.errors import ParamsError
+from glmtune.files import sha256_of_bytes, write_text
+
+# Below the workspace; as in the commands of the Snakefile.
+FOLDER = Path(".glmtune/settings")
+
+
+def write_settings(workspace: Path, values: Any) -> str:
+    """Write a step's settings to `.glmtune/settings/<hash>.json` and return the hash."""
+    text = json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    name = sha256_of_bytes(text.encode())
+    path = workspace / FOLDER / f"{name}.json"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return name
+
+
+def read_settings(file: str) -> Any:
+    """The JSON document of a flag like `--settings`, as argparse's `type`.
+
+    Raises ParamsError for a file that is not there or is not JSON.
+    """
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:
+        reason = f"not JSON ({error})"
+    raise ParamsError(
+        f"{file}: {reason}; expected a JSON file of settings. `snakemake -n` writes those of "
+        "params.yaml, `snakemake -n -p` shows each step's command"
+    )

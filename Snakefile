@@ -35,6 +35,7 @@ from glmtune.errors import UserError
 from glmtune.hangup import end_on_hangup
 from glmtune.params import read_params
 from glmtune.progress import show_progress
+from glmtune.repository import check_queued
 from glmtune.sources import fingerprint
 from glmtune.step_settings import write_settings
 
@@ -43,6 +44,8 @@ REPORT = "results/report.md"
 
 try:
     if workflow.is_main_process:
+        workspace.check_folder(HERE, Path(workflow.basedir))
+        check_queued(HERE)
         RUNNING = workspace.mark_as_running(HERE)  # held to the end of this process
         INPUTS = recording.inputs_of(HERE)
     PARAMS = read_params("params.yaml", overrides=config)
@@ -128,6 +131,7 @@ if workflow.is_main_process:
 onstart:
     recording.mark_unrecorded(HERE, INPUTS)
     workspace.prune(HERE, PARAMS)
+    workspace.make_folders(HERE)
 
 
 onsuccess:

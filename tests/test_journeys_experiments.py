@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,23 @@ def test_several_parameters_at_once_rerun_what_any_of_them_affects(workspace: Wo
     changed = workspace.run("dvc", "params", "diff")
     assert "methods.lora.rank" in changed
     assert "pre_seq_len" not in changed
+
+
+def test_a_run_that_trains_nothing_is_recorded_and_tried_with_other_values(
+    workspace: Workspace,
+) -> None:
+    """DVC wants every folder of dvc.yaml, also those that only trainings write to."""
+    workspace.edit("methods", {"none": {}})
+    shutil.rmtree(workspace.path / "results")
+    assert "recorded in dvc.lock" in workspace.run("snakemake")
+    workspace.commit("untuned only")
+    jobs = workspace.snakemake_of("dvc", "exp", "run", "-S", "generation.max_new_tokens=6")
+    assert jobs == {
+        f"generate_predictions {MODEL} none",
+        f"score_predictions {MODEL} none",
+        "render_report",
+    }
+    assert workspace.would_run() == set()
 
 
 def test_a_queue_run_by_two_workers_ends_like_one_after_the_other(workspace: Workspace) -> None:

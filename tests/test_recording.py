@@ -21,8 +21,9 @@ case $1 in status) echo '{status}'; exit 0;; *) exit {code};; esac
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with parameters, code and DVC, outside DVC."""
+    """A workspace with parameters, code, git and DVC, outside DVC."""
     (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".git").mkdir()
     (tmp_path / "params.yaml").write_text("lr: 1")
     script = tmp_path / "workflow/scripts/step.py"
     script.parent.mkdir(parents=True)
@@ -165,3 +166,23 @@ def test_what_was_edited_meanwhile_is_not_recorded(
                 recording.record_in_dvc(folder, made_from)
     assert calls(folder) == []
     assert is_marked(folder)
+
+
+def test_a_downloaded_archive_is_told_what_dvc_needs(
+    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_dvc()
+    (folder / ".git").rmdir()
+    recording.record_in_dvc(folder, recording.inputs_of(folder))
+    assert calls(folder) == []
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "git init && git add -A && git commit -m start, then `dvc commit -f`" in said
+
+
+def test_who_told_dvc_to_work_without_git_is_recorded(folder: Path, put_dvc) -> None:
+    put_dvc()
+    (folder / ".git").rmdir()
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    recording.record_in_dvc(folder, recording.inputs_of(folder))
+    assert calls(folder) == ["commit -f"]

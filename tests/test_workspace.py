@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from glmtune import workspace
-from glmtune.errors import ResourceError
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
 from glmtune.params import read_params
 
@@ -224,3 +225,19 @@ def test_owner_slash_name_is_a_hub_id_unless_it_is_a_folder(
     (tmp_path / "weights/chatglm2-6b").mkdir(parents=True)
     assert kind_of_source("weights/chatglm2-6b") == "folder"
     assert kind_of_source("./weights/chatglm2-6b") == "folder"
+
+
+def test_a_run_in_another_folder_is_told_where_the_project_is(tmp_path: Path) -> None:
+    """As `snakemake -s /the/project/Snakefile` would begin one; nothing is left there."""
+    with pytest.raises(ParamsError, match=f"`cd {ROOT}`, or `snakemake --directory {ROOT}`"):
+        workspace.check_folder(tmp_path, ROOT)
+    workspace.check_folder(ROOT, ROOT)
+
+
+def test_every_folder_that_dvc_records_is_there_before_the_first_step(tmp_path: Path) -> None:
+    workspace.make_folders(tmp_path)
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["workflow"]
+    outputs = [Path(name) for entry in stage["outs"] for name in entry]
+    folders = {path for path in outputs if not path.suffix and path.parts[0] != ".snakemake"}
+    made = {path for path in folders if (tmp_path / path).is_dir()}
+    assert folders - made == {Path("data/dataset")}  # written by a step that always runs

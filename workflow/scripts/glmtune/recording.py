@@ -18,6 +18,7 @@ from typing import Any
 
 from glmtune.errors import ParamsError
 from glmtune.files import write_text
+from glmtune.repository import INITIALISE, is_in_git
 
 # Holds the `digest` of the inputs of the last run that had something to do.
 MARK = Path(".snakemake/unrecorded")
@@ -32,6 +33,10 @@ EDITED_SINCE = (
     "brings back those of dvc.lock"
 )
 CUT_SHORT = "dvc.lock was cut short when DVC was killed: writing it anew"
+NO_REPOSITORY = (
+    "not recorded: DVC needs a git repository, and this folder is in none (a downloaded archive "
+    f"has none); once: {INITIALISE}, then `dvc commit -f`"
+)
 FAILED = (
     "dvc could not record this state: see above, then run snakemake again or record it by "
     "`dvc commit -f`"
@@ -68,6 +73,9 @@ def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
         return
     if shutil.which("dvc") is None:
         print("dvc is not on the PATH: this state is not recorded", file=sys.stderr)
+        return
+    if not is_in_git(workspace) and not _works_without_git(workspace):
+        print(NO_REPOSITORY, file=sys.stderr)
         return
     _remove_if_cut_short(workspace / "dvc.lock")
     # Its progress and its errors are shown, its advice about git is not: ours follows.
@@ -129,6 +137,12 @@ def _is_recorded(workspace: Path) -> bool:
     return done.returncode == 0 and not any(
         "changed outs" in change for stage in json.loads(done.stdout).values() for change in stage
     )
+
+
+def _works_without_git(workspace: Path) -> bool:
+    """Whether the user told DVC so: `dvc config core.no_scm true`."""
+    files = [workspace / ".dvc" / name for name in ("config", "config.local")]
+    return any("no_scm" in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
 def _is_cut_short(lock: Path) -> bool:

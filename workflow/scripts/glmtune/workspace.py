@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from glmtune.errors import ResourceError
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import atomic_path, remove_leftovers
 from glmtune.params import Params
 
@@ -72,6 +72,24 @@ def link_user_files(workspace: Path, files: Mapping[str, Path]) -> dict[str, str
                 temporary.symlink_to(path.resolve())
         links[name] = link.relative_to(workspace).as_posix()
     return links
+
+
+def check_folder(workspace: Path, project: Path) -> None:
+    """Refuse to run the project's steps in another folder, where nothing of it is found."""
+    if workspace.resolve() != project.resolve() and not (workspace / "params.yaml").exists():
+        raise ParamsError(
+            f"{workspace}: no params.yaml here; every step works in the project's folder: "
+            f"`cd {project}`, or `snakemake --directory {project}`"
+        )
+
+
+def make_folders(workspace: Path) -> None:
+    """Make the folders of outputs: DVC records each, also one that stays empty.
+
+    Without a method that trains, nothing is written below `results/checkpoints`.
+    """
+    for folder in (*BY_MODEL, *BY_RUN):
+        (workspace / folder).mkdir(parents=True, exist_ok=True)
 
 
 def mark_as_running(workspace: Path) -> TextIO:

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_folders import write_base
 
+from glmtune import weights
 from glmtune.errors import UserError, WeightsError
+from glmtune.families import FAMILIES
 from glmtune.tokenizer import load_tokenizer
-from glmtune.weights import load_model
+from glmtune.weights import load_model, save_model
 
 NAME = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
 
@@ -108,6 +110,7 @@ TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "complex": (lambda t: t.to(torch.complex64), "complex64 numbers; expected weights"),
     "float8": (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn numbers; expected weights"),
     "integer": (lambda t: t.to(torch.int64), "int64 numbers; expected weights"),
+    "bytes": (lambda t: t.to(torch.int8), "int8 numbers; expected weights, or quantization_bit"),
     "boolean": (lambda t: t > 0, "bool numbers; expected weights"),
     "NaN": (with_one(float("nan")), "NaN or infinite numbers; expected a model"),
     "infinite": (with_one(float("-inf")), "NaN or infinite numbers; expected a model"),
@@ -151,6 +154,63 @@ def test_one_tensor_may_be_there_under_two_names(
     name = next(iter(state))
     torch.save(state | {"again": state[name]}, folder / "pytorch_model.bin")
     assert "1 unexpected: again" in refusal(folder)
+
+
+def test_numbers_too_large_for_the_type_asked_for_are_one_message(
+    folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    """bfloat16 reaches 3e38; in float16 such a weight would be infinite."""
+    large = {NAME: with_one(1e5)(state[NAME]).bfloat16()}
+    save_file(state | large, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=f"{NAME} has numbers above 65,504"):
+        load_model(folder, dtype="float16")
+    assert load_model(folder, dtype="bfloat16").get_parameter(NAME).max() == large[NAME].max()
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}_scale"])
+def test_bytes_and_numbers_are_not_taken_for_each_other(
+    base: Path, folder: Path, name: str
+) -> None:
+    packed = load_model(base, quantization_bit=8)
+    state = {key: tensor.clone() for key, tensor in packed.state_dict().items()}
+    state[name] = state[name].to(torch.float16 if name == NAME else torch.int8)
+    save_file(state, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_bit": 8}))
+    with pytest.raises(WeightsError, match=f"{name} is \\w+; this model expects"):
+        load_model(folder)
+
+
+# --- sizes that the files cannot hold --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"num_layers": 1000}, {"padded_vocab_size": 10_000_000}, {"ffn_hidden_size": 1_000_000}],
+)
+def test_sizes_that_the_weight_files_cannot_hold_are_refused_before_a_model_is_built(
+    base: Path, folder: Path, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | sizes))
+    monkeypatch.setattr(weights, "_empty_model", lambda *_: pytest.fail("a model was built"))
+    said = refusal(folder)
+    assert said.startswith("config.json: the sizes of a model with ")
+    assert f"the files beside it have {(base / 'model.safetensors').stat().st_size:,} bytes" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_the_sizes_of_every_model_fit_its_own_files(
+    family: str, bits: int | None, tmp_path: Path
+) -> None:
+    folder = write_base(tmp_path, family)
+    model = load_model(folder)
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    assert model.config.matrix_weights() == matrices
+    save_model(load_model(folder, dtype="float16", quantization_bit=bits), folder)
+    load_model(folder)
 
 
 # --- damaged bytes ---------------------------------------------------------------------------

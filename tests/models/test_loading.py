@@ -149,15 +149,18 @@ def test_the_pointers_that_users_meet_are_explained(
         load_tokenizer(tmp_path, "chatglm-6b" if "ice" in name else "chatglm2-6b")
 
 
-@pytest.mark.parametrize("is_packed", [True, False])
-def test_a_config_that_is_wrong_about_packing_is_refused(tmp_path: Path, is_packed: bool) -> None:
+def test_packed_weights_without_the_key_that_says_so_are_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
-    if is_packed:
-        quantize_model(model, 4)
-    config = tiny_config("chatglm2-6b") | ({} if is_packed else {"quantization_bit": 4})
+    quantize_model(model, 4)
+    message = refusal(write_folder(tmp_path, official_state(model), tiny_config("chatglm2-6b")))
+    assert "int8 numbers; expected weights, or quantization_bit in the model's" in message
+
+
+def test_whole_weights_with_the_key_of_packed_ones_are_refused(tmp_path: Path) -> None:
+    model = tiny_model("chatglm2-6b").half()
+    config = tiny_config("chatglm2-6b") | {"quantization_bit": 4}
     message = refusal(write_folder(tmp_path, official_state(model), config))
-    kind = "8 unexpected" if is_packed else "8 missing"
-    assert f"{kind}: transformer.encoder.layers.0." in message
+    assert "8 missing: transformer.encoder.layers.0." in message
     assert ".weight_scale" in message
     assert "8 of another shape: " in message
 

@@ -24,11 +24,9 @@ SHARD_BYTES = 5_000_000_000
 """No file is larger: what hubs and old file systems take."""
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
-# Packed weights are bytes; the official code keeps their scales in half precision.
-WEIGHT_TYPES = (
-    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
-    *(torch.int8, torch.uint8),
-)
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The bytes of weights that are packed in 8 or 4 bits.
+PACKED_TYPES = (torch.int8, torch.uint8)
 # Where trainers put the weights beside a step, an optimizer and the like.
 NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
 
@@ -43,10 +41,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return read_object(path)
 
 
-def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def read_weights(source: Path, *, packed: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
 
-    Names are without those of wrappers that a model was trained in.
+    Names are without those of wrappers that a model was trained in. With `packed` some may be the
+    bytes of weights in 8 or 4 bits.
     Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
     tensor of numbers that no weight has.
     """
@@ -58,7 +57,7 @@ def read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
             if name in seen:
                 raise WeightsError(f"{path}: {shown_name(name)}: there twice; expected each once")
             seen.add(name)
-            _check_values(path, name, tensor)
+            _check_values(path, name, tensor, packed)
             yield name, tensor
 
 
@@ -109,18 +108,20 @@ def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, t
     return parts
 
 
-def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
+def _check_values(path: Path, name: str, tensor: torch.Tensor, packed: bool) -> None:
     """WeightsError for a tensor that no trained model has, before anything is made of it."""
-    if tensor.dtype not in WEIGHT_TYPES:
+    if tensor.dtype not in WEIGHT_TYPES + (PACKED_TYPES if packed else ()):
         what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
-    elif not _is_finite(tensor):
+        if tensor.dtype in PACKED_TYPES:
+            what += ", or quantization_bit in the model's config.json"
+    elif not is_finite(tensor):
         what = "NaN or infinite numbers; expected a model whose training did not diverge"
     else:
         return
     raise WeightsError(f"{path}: {shown_name(name)}: {what}")
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
     """Whether no number is NaN or infinite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True

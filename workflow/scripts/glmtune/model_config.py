@@ -21,13 +21,9 @@ ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLMForConditionalGeneration,
     ChatGLM2ForConditionalGeneration,
 )
-# (rope_ratio, seq_length) of published models -> whether positions are divided by it:
-# ChatGLM2-6B-32K, ChatGLM3-6B-32K and ChatGLM3-6B-128K.
-PUBLISHED_RATIOS: dict[Any, bool] = {
-    (16, 32768): True,
-    (50, 32768): False,
-    (500, 131072): False,
-}
+# rope_ratio of published models, for one with seq_length -> whether positions are divided by it:
+# ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
+PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False}
 # A file that only they have, what they are, the option that takes them.
 TUNED_PARTS = {
     "adapter_config.json": ("a PEFT adapter", "adapter"),
@@ -106,7 +102,8 @@ def interpolates_positions(values: dict[str, Any], family: str | None, source: s
     ratio, length = values["rope_ratio"], values.get("seq_length")
     if ratio == 1:
         return False
-    settled = values.get("interpolates_positions", PUBLISHED_RATIOS.get((ratio, length)))
+    published = PUBLISHED_RATIOS.get(ratio, PUBLISHED_RATIOS.get((ratio, length)))
+    settled = values.get("interpolates_positions", published)
     wanted = get_family(family).interpolates_positions if family else settled
     if wanted is None:
         raise WeightsError(

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from glmtune.adapters import load_adapter
-from glmtune.checkpoint import read_weights, write_weights
+from glmtune.checkpoint import PACKED_TYPES, is_finite, read_weights, write_weights
 from glmtune.config_checks import say_not_read, unread_keys
 from glmtune.errors import ParamsError, ResourceError, WeightsError, shown_name
 from glmtune.families.causal_lm import ChatGLMCausalLM
@@ -29,6 +29,7 @@ from glmtune.model_config import (
 from glmtune.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.quantization import BITS, prepare_quantized, quantize
 from glmtune.tokenizer import refuse_first_release
+from glmtune.weight_files import weight_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Computed, not learned; the official loaders ignore them too.
@@ -62,6 +63,7 @@ def load_model(
     config = make_config(model_class, values, family, source=str(folder / "config.json"))
     unread = unread_keys(known_keys(model_class), values)
     say_not_read(str(folder / "config.json"), tuple(unread))
+    _check_sizes(config, folder)
     packs = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)
@@ -163,6 +165,24 @@ def _bits(stored: int, wanted: int | None, folder: Path) -> int:
     return stored or wanted or 0
 
 
+def _check_sizes(config: Any, folder: Path) -> None:
+    """Refuse sizes that the weight files cannot hold, before a model of these sizes is built.
+
+    What is wrong with the files themselves, or a folder that holds a prefix only, comes first.
+    """
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    weights = config.matrix_weights()
+    if weights <= 2 * stored:  # the official int4 takes half a byte a weight
+        return
+    names = [name for name, _ in read_weights(folder, packed=True)]
+    if not all(name.startswith(PREFIX_KEY) for name in names):
+        raise WeightsError(
+            f"{folder / 'config.json'}: the sizes of a model with {weights:,} weights; the files "
+            f"beside it have {stored:,} bytes; is a file missing, or is it the config of another "
+            "model?"
+        )
+
+
 def _empty_model(model_class: type[ChatGLMCausalLM], config: Any) -> ChatGLMCausalLM:
     """A model without memory for its weights, so that loading needs them only once."""
     with torch.device("meta"):
@@ -185,7 +205,7 @@ def _fill(
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
     aliased: dict[str, torch.Tensor] = {}
-    for name, tensor in read_weights(folder):
+    for name, tensor in read_weights(folder, packed=bool(model.config.quantization_bit)):
         if name in model.aliases and name not in expected:
             aliased[name] = tensor.to(device, dtype, copy=True)
         elif name.startswith(PREFIX_KEY):
@@ -199,9 +219,7 @@ def _fill(
             found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
             misshaped[name] = f"{name} is {found}, not {needed}"
         else:
-            # A stored integer or a scale of a quantised weight keeps its type.
-            plain = expected[name].dtype == torch.get_default_dtype()
-            loaded[name] = tensor.to(device, dtype if plain else tensor.dtype, copy=True)
+            loaded[name] = _converted(folder, name, tensor, expected[name], device, dtype)
     _take_aliased(folder, model, loaded, aliased)
     _untie_if_different(model, loaded)
     tied = _tied_names(model)
@@ -217,6 +235,33 @@ def _fill(
     model.load_state_dict(loaded, strict=False, assign=True)
     model.tie_weights()
     return prefix
+
+
+def _converted(
+    folder: Path,
+    name: str,
+    tensor: torch.Tensor,
+    expected: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """A copy of a stored weight on `device`: in `dtype`, or as it is where the model packs it.
+
+    Raises WeightsError for bytes in place of numbers and the reverse, and for numbers that are
+    too large for `dtype`.
+    """
+    holds_bytes, needs_bytes = (t.dtype in PACKED_TYPES for t in (tensor, expected))
+    if holds_bytes != needs_bytes:
+        found, needed = (str(t.dtype).removeprefix("torch.") for t in (tensor, expected))
+        raise WeightsError(f"{folder}: {name} is {found}; this model expects {needed}")
+    is_plain = expected.dtype == torch.get_default_dtype()  # bytes and their scales are not
+    moved = tensor.to(device, dtype if is_plain else tensor.dtype, copy=True)
+    if dtype == torch.float16 and tensor.dtype != dtype and not is_finite(moved):
+        raise WeightsError(
+            f"{folder}: {name} has numbers above 65,504, the largest of float16; expected dtype "
+            "bfloat16 or float32"
+        )
+    return moved
 
 
 def _take_aliased(

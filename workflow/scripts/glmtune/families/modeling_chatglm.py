@@ -80,6 +80,12 @@ class ChatGLMConfig(PreTrainedConfig):
             "expected a hidden size that is a multiple of four times the heads"
         )
 
+    def matrix_weights(self) -> int:
+        """How many numbers the weight matrices hold: all but biases and norms."""
+        layer = 4 * self.hidden_size + 2 * self.inner_hidden_size
+        embeddings = self.vocab_size * (1 if self.tie_word_embeddings else 2)
+        return self.hidden_size * (self.num_layers * layer + embeddings)
+
 
 def first_index(input_ids: torch.Tensor, token_id: int) -> torch.Tensor:
     """The first column of `token_id` in each row of (b, s), or s: (b,)."""

@@ -96,6 +96,16 @@ class ChatGLM2Config(PreTrainedConfig):
             "multiple of 4, and heads that are a multiple of the groups"
         )
 
+    def matrix_weights(self) -> int:
+        """How many numbers the weight matrices hold: all but biases and norms."""
+        groups = self.num_attention_heads
+        if self.multi_query_attention:
+            groups = self.multi_query_group_num
+        heads = 2 * self.num_attention_heads + 2 * groups  # of query, output, key and value
+        layer = heads * self.kv_channels + 3 * self.ffn_hidden_size
+        embeddings = self.padded_vocab_size * (1 if self.tie_word_embeddings else 2)
+        return self.hidden_size * (self.num_layers * layer + embeddings)
+
 
 def rotary_table(
     position_ids: torch.Tensor, config: ChatGLM2Config, dtype: torch.dtype

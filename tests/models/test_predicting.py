@@ -18,6 +18,7 @@ from glmtune.families import FAMILIES
 from glmtune.files import write_json, write_jsonl
 from glmtune.general_qa import probe_rows
 from glmtune.sources import hash_model
+from glmtune.step_settings import FOLDER, write_settings
 from glmtune.tokenizer import load_tokenizer
 from glmtune.weights import build_model, save_model
 
@@ -63,13 +64,14 @@ def prepare(generation: str, folder: Path) -> Path:
 
 
 def flags_of(prepared: Path, out: Path, **changes: Any) -> list[str]:
+    examples, settings = ["白色", TEXTS[0][:4]], SETTINGS | changes
     flags = {
         "model": prepared / "model",
         "model-manifest": prepared / "model.json",
         "method": "none",
         "dev": prepared / "dev.jsonl",
-        "examples": json.dumps(["白色", TEXTS[0][:4]], ensure_ascii=False),
-        "settings": json.dumps(SETTINGS | changes),
+        "examples": out / FOLDER / f"{write_settings(out, examples)}.json",
+        "settings": out / FOLDER / f"{write_settings(out, settings)}.json",
         "store": out / "store",
         "predictions": out / "predictions.jsonl",
         "example-answers": out / "examples.jsonl",

@@ -21,9 +21,15 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
 	@touch $@
 
-lock: env  ## Write the installed versions into requirements.lock
+# The hashes need uv (pip install uv), because pip can only list those of files that it has downloaded.
+# uv also names what other systems need, such as torch's CUDA packages on Linux.
+lock: env  ## Write the installed versions into requirements.lock, and their hashes beside it
+	@command -v uv > /dev/null \
+	  || { echo "make lock: no program uv; it writes requirements.hashes.txt; pip install uv" >&2; exit 2; }
 	@{ echo "# The exact versions this project is tested with, for pip's --constraint. Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude glmtune | sed 's/+cpu$$//'; } > requirements.lock
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --python-version 3.11 \
+	  --custom-compile-command "make lock" requirements.lock --output-file requirements.hashes.txt
 
 report: env  ## Run everything and write results/report.md
 	snakemake --cores 1 results/report.md

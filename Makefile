@@ -78,7 +78,7 @@ smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smok
 	python tools/run_smoke.py .glmtune/smoke
 
 preset:  ## Copy a file of presets/ over params.yaml: make preset NAME=chatglm2-6b-24gb
-	cp presets/$(NAME).yaml params.yaml
+	@$(PYTHON) tools/use_preset.py "$(NAME)" $(if $(filter-out 0,$(FORCE)),--force)
 
 bench: env  ## Measure training and generation against the official way (minutes)
 	python tools/bench.py --out results/benchmarks.json

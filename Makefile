@@ -90,5 +90,5 @@ experiments: env  ## Show the experiments: parameters and scores that differ
 	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
 	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
 
-clean-store:  ## Forget kept results (they are computed again when needed)
-	rm -rf .glmtune/store
+clean-store:  ## Forget kept results (computed again when needed): all, or [KEEP=20GB] [AGE=30d]
+	@$(PYTHON) tools/clean_store.py $(if $(KEEP),--keep "$(KEEP)") $(if $(AGE),--age "$(AGE)")

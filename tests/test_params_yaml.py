@@ -16,6 +16,8 @@ from glmtune.errors import ParamsError
 from glmtune.params_yaml import read_yaml
 from glmtune.yaml_rules import CONVERSIONS, tag_for_dvc
 
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 MEANS_TWO_THINGS = ["010", "1:30", "no", "yes", "on", "Off", "0o10", "09", "1:30.5", ".5e3"]
 MEANS_ONE = [
     "1e-2",
@@ -112,6 +114,12 @@ def test_every_ambiguous_value_is_reported_at_once(file: Path) -> None:
     ]
 
 
+def test_of_very_many_mistakes_the_first_are_reported(file: Path) -> None:
+    lines = message_for(file, f"a: [{100 * '010, '}]\n").splitlines()
+    assert len(lines) == 41
+    assert lines[-1] == f"{file}: 60 more"
+
+
 @pytest.mark.parametrize("text", MEANS_TWO_THINGS)
 def test_quotes_make_any_value_a_text_for_both(file: Path, text: str) -> None:
     assert "Snakemake reads" in message_for(file, f"a: {text}\n")
@@ -123,6 +131,11 @@ def test_quotes_make_any_value_a_text_for_both(file: Path, text: str) -> None:
 def test_a_value_that_means_one_thing_is_read(file: Path, text: str) -> None:
     file.write_text(f"a: {text}\n", encoding="utf-8")
     assert repr(read_yaml(file)) == repr(read_as_dvc(f"a: {text}\n"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_file_is_the_same_to_dvc(path: Path) -> None:
+    assert read_yaml(path) == read_as_dvc(path.read_text(encoding="utf-8"))
 
 
 @given(st.from_regex(r"[-+]?[0-9._:xobeEaA]{1,9}", fullmatch=True))
@@ -219,6 +232,9 @@ TOO_MANY = "found aliases (`*name`) that stand for more than 20,000 values or 30
         pytest.param("[a]: 1\n", "line 1: found a list as a key; expected a text", id="list key"),
         pytest.param("{a: 1}: 1\n", "line 1: found a section as a key", id="section key"),
         pytest.param("? [a]\n: 1\n? [a]\n: 2\n", "line 1: found a list as a key", id="list keys"),
+        pytest.param(
+            f"? {5000 * 'k'}\n: 1\n", "line 1: found a key of 5,000 characters, k", id="long key"
+        ),
         pytest.param("null: 1\n", "line 1: found the key null, no text", id="null key"),
         pytest.param(
             "a: !!python/object:os.system x\n",

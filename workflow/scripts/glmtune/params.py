@@ -15,7 +15,7 @@ from typing import Any
 from glmtune.errors import ParamsError
 from glmtune.locations import user_path
 from glmtune.params_checks import SEED_SUFFIX, UNTUNED, find_mistakes, show
-from glmtune.params_yaml import FLOAT, read_yaml
+from glmtune.params_yaml import FLOAT, all_mistakes, read_yaml
 from glmtune.protocols import PROTOCOLS
 
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
@@ -203,7 +203,7 @@ def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     values = _merge(values, overrides or {})
     mistakes = list(find_mistakes(values))
     if mistakes:
-        raise ParamsError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+        raise all_mistakes(path, mistakes)
     return Params(values)
 
 

@@ -8,7 +8,7 @@ reading it slow or endless. Knows nothing of what the keys mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from glmtune.errors import ParamsError, shown_name
 from glmtune.yaml_rules import FLOAT, TAG, is_text, quoted, read_scalar
 
 # Far more than a params.yaml needs, and read in seconds.
-MOST_BYTES, MOST_VALUES, MOST_LEVELS = 1_000_000, 20_000, 30
+MOST_BYTES, MOST_VALUES, MOST_LEVELS, LONGEST_KEY = 1_000_000, 20_000, 30, 200
+# A screen of mistakes is enough to begin with.
+MOST_MISTAKES = 40
 # Line ends of YAML 1.1 that are characters like any other in YAML 1.2.
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
@@ -88,8 +90,15 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if reading.mistakes:
-        raise ParamsError("\n".join(f"{path}: {mistake}" for mistake in reading.mistakes))
+        raise all_mistakes(path, reading.mistakes)
     return values
+
+
+def all_mistakes(path: Path | str, mistakes: Sequence[str]) -> ParamsError:
+    """One error of a file's mistakes, one a line; of very many, the first."""
+    lines = [f"{path}: {mistake}" for mistake in mistakes[:MOST_MISTAKES]]
+    further = len(mistakes) - len(lines)
+    return ParamsError("\n".join([*lines, *([f"{path}: {further:,} more"] if further else [])]))
 
 
 def _read_text(path: Path) -> str:
@@ -156,6 +165,9 @@ def _check_keys(root: yaml.Node) -> Iterator[str]:
                 kind = "list" if isinstance(name, yaml.SequenceNode) else "section"
                 raise _Mistake(f"{_line(name)}: found a {kind} as a key; expected a text")
             shown = shown_name(name.value, 60)
+            if len(name.value) > LONGEST_KEY:
+                found = f"found a key of {len(name.value):,} characters, {shown}"
+                raise _Mistake(f"{_line(name)}: {found}; expected at most {LONGEST_KEY}")
             if name.value in seen:
                 raise _Mistake(f"{_line(name)}: duplicate key {shown!r}; remove one")
             seen.add(name.value)

@@ -21,9 +21,15 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
 	@touch $@
 
-lock: env  ## Write the installed versions into requirements.lock
+# The hashes need uv (pip install uv), because pip can only list those of files that it has downloaded.
+# uv also names what other systems need, such as torch's CUDA packages on Linux.
+lock: env  ## Write the installed versions into requirements.lock, and their hashes beside it
+	@command -v uv > /dev/null \
+	  || { echo "make lock: no program uv; it writes requirements.hashes.txt; pip install uv" >&2; exit 2; }
 	@{ echo "# The exact versions this project is tested with, for pip's --constraint. Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude glmtune | sed 's/+cpu$$//'; } > requirements.lock
+	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --python-version 3.11 \
+	  --custom-compile-command "make lock" requirements.lock --output-file requirements.hashes.txt
 
 report: env  ## Run everything and write results/report.md
 	snakemake --cores 1 results/report.md
@@ -72,7 +78,7 @@ smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smok
 	python tools/run_smoke.py .glmtune/smoke
 
 preset:  ## Copy a file of presets/ over params.yaml: make preset NAME=chatglm2-6b-24gb
-	cp presets/$(NAME).yaml params.yaml
+	@$(PYTHON) tools/use_preset.py "$(NAME)" $(if $(filter-out 0,$(FORCE)),--force)
 
 bench: env  ## Measure training and generation against the official way (minutes)
 	python tools/bench.py --out results/benchmarks.json
@@ -84,5 +90,5 @@ experiments: env  ## Show the experiments: parameters and scores that differ
 	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
 	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
 
-clean-store:  ## Forget kept results (they are computed again when needed)
-	rm -rf .glmtune/store
+clean-store:  ## Forget kept results (computed again when needed): all, or [KEEP=20GB] [AGE=30d]
+	@$(PYTHON) tools/clean_store.py $(if $(KEEP),--keep "$(KEEP)") $(if $(AGE),--age "$(AGE)")

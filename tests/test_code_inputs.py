@@ -137,13 +137,13 @@ def test_another_line_of_code_is_another_key(
     assert code_inputs.hash_code("late.py") != before["late.py"]
 
 
-def test_only_params_py_reads_params_yaml_and_its_checks_the_schema() -> None:
+def test_only_params_yaml_py_reads_params_yaml_and_params_checks_the_schema() -> None:
     readers = {
         path.name
         for path in SCRIPTS.rglob("*.py")
-        if re.search(r"yaml\.(?:safe_)?load\(", path.read_text(encoding="utf-8"))
+        if re.search(r"yaml\.(?:safe_load\(|load\(|SafeLoader\))", path.read_text(encoding="utf-8"))
     }
-    assert readers == {"params.py", "params_checks.py"}
+    assert readers == {"params_yaml.py", "params_checks.py"}
     for reader in readers:
         assert [step for step in STEPS if SCRIPTS / "glmtune" / reader in code_of(step)] == []
 

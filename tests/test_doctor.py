@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import doctor  # noqa: E402
-from doctor import GIB, Finding  # noqa: E402
+import doctor_models  # noqa: E402
+from doctor_models import GIB  # noqa: E402
+from findings import Finding  # noqa: E402
 
+from glmtune.devices import Place  # noqa: E402
+from glmtune.errors import WeightsError  # noqa: E402
+from glmtune.params import Params, read_params  # noqa: E402
 from glmtune.workspace import mark_as_running  # noqa: E402
+
+PRESET = ROOT / "presets" / "chatglm2-6b-24gb.yaml"
+MODEL = "chatglm2-6b"
 
 
 @pytest.fixture
@@ -103,17 +112,125 @@ def test_every_mistake_in_params_is_told(project: Path) -> None:
     assert "git checkout params.yaml" in finding.fix
 
 
+@pytest.fixture
+def params(project: Path) -> Params:
+    """A preset for real weights, in the doctor's folder."""
+    shutil.copyfile(PRESET, project / "params.yaml")
+    return read_params(project / "params.yaml")
+
+
+def with_source(params: Params, **entry: Any) -> Params:
+    return Params({**params.values, "models": {MODEL: entry}})
+
+
+@pytest.fixture
+def weights(project: Path) -> Path:
+    """The folder that the preset names, with files that look whole."""
+    folder = project / "weights" / MODEL
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.model", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 def test_a_disk_too_small_for_what_params_ask_is_told(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    params: Params, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lacking(doctor.parameters) == []  # miniatures
-    shutil.copyfile(ROOT / "presets" / "chatglm2-6b-24gb.yaml", project / "params.yaml")
-    (project / "weights" / "chatglm2-6b").mkdir(parents=True)
+    default = read_params(ROOT / "params.yaml")
+    assert [finding.fix for finding in doctor_models.disk(default, project / "store")] == [""]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
-    (finding,) = lacking(doctor.parameters)
-    assert finding.what.startswith("disk: 1 GiB free, up to about ")
+    (finding,) = doctor_models.disk(params, project / "store")
+    assert finding.what == "disk: 1 GiB free, up to about 2 GiB needed"
     assert f"GLMTUNE_STORE to a larger disk (now {project / 'store'})" in finding.fix
     assert not finding.stops
+
+
+def test_what_is_in_the_hubs_cache_needs_no_disk(
+    params: Params, project: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = with_source(params, source="owner/name", revision=40 * "0")
+    (before,) = doctor_models.disk(hub, project / "store")
+    monkeypatch.setattr(doctor_models, "hub_snapshot", lambda *where, local_only: weights)
+    (after,) = doctor_models.disk(hub, project / "store")
+    assert before.what.endswith("up to about 13 GiB needed")
+    assert after.what.endswith("up to about 2 GiB needed")
+
+
+def test_whole_weights_are_told_with_their_size(params: Params, weights: Path) -> None:
+    (finding,) = doctor_models.weights(params)
+    assert finding == Finding(f"{MODEL}: 0.0 GB of weights in {weights}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no such folder; expected one with weights"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights in it; expected"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json in "),
+        (
+            lambda folder: (folder / "tokenizer.model").unlink(),
+            "no vocabulary (ice_text.model or tok",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs"),
+            "a Git-LFS pointer, not the file itself",
+        ),
+    ],
+    ids=["no folder", "no weights", "no config", "no vocabulary", "a pointer"],
+)
+def test_weights_that_are_not_whole_stop_a_run(
+    params: Params, weights: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(weights)
+    (finding,) = doctor_models.weights(params)
+    assert finding.stops
+    assert message in str(finding)
+    assert str(weights) in str(finding)
+
+
+def test_weights_that_will_be_downloaded_are_told(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_cached(*where: str, local_only: bool) -> Path:
+        raise WeightsError("not in the cache")
+
+    monkeypatch.setattr(doctor_models, "hub_snapshot", not_cached)
+    hub = with_source(params, source="owner/name", revision=40 * "0")
+    (finding,) = doctor_models.weights(hub)
+    assert finding.what == f"{MODEL}: owner/name is not in this machine's cache of the hub"
+    assert finding.fix.startswith("the first run downloads about 12 GB; without a network, ")
+    assert not finding.stops
+
+
+@pytest.mark.parametrize(("free", "signs"), [(25e9, "✓✓"), (15e9, "!!"), (9e9, "✗✗")])
+def test_memory_is_compared_with_what_each_training_needs(
+    params: Params, monkeypatch: pytest.MonkeyPatch, free: float, signs: str
+) -> None:
+    """As on a card with bfloat16: 12.5 GB of weights, and 3 to 4 GB on top."""
+    card = Place("cuda", "bfloat16", "a card")
+    monkeypatch.setattr("glmtune.devices.choose_device", lambda: card)
+    monkeypatch.setattr("glmtune.memory_estimate.free_memory", lambda place: free)
+    findings = list(doctor_models.memory(params))
+    assert [finding.what.split(":")[0] for finding in findings] == [
+        "chatglm2-6b, ptuning",
+        "chatglm2-6b, lora",
+    ]
+    assert "".join(str(finding)[0] for finding in findings) == signs
+    fixes = "".join(finding.fix for finding in findings)
+    assert ("quantization_bit: 4" in fixes) == (signs != "✓✓")
+
+
+def test_a_random_model_of_few_layers_needs_less_memory(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = with_source(params, source="random", config={"num_layers": 4})
+    assert doctor_models.config_of(few, MODEL)["num_layers"] == 4
+    assert doctor_models.config_of(params, MODEL)["num_layers"] == 28
+
+
+def test_miniatures_are_not_looked_at() -> None:
+    default = read_params(ROOT / "params.yaml")
+    assert [*doctor_models.weights(default), *doctor_models.memory(default)] == []
 
 
 def test_parquet_data_without_its_reader_stops_a_run(
@@ -137,6 +254,33 @@ def test_a_folder_without_a_commit_cannot_run_experiments(project: Path) -> None
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     (finding,) = lacking(doctor.git_and_dvc)
     assert "`dvc exp run` needs one" in finding.fix
+
+
+def test_an_unpacked_archive_needs_a_repository(project: Path) -> None:
+    shutil.rmtree(project / ".git")
+    (finding,) = lacking(doctor.git_and_dvc)
+    assert finding.what.startswith("no git repository here")
+    assert finding.fix == "git init && git add -A && git commit -m start, then dvc commit -f"
+
+
+def test_a_shallow_clone_loses_experiments(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    second = ["git", *author, "commit", "-q", "--allow-empty", "-m", "second"]
+    subprocess.run(second, cwd=project, check=True)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{project}", clone], check=True)
+    monkeypatch.setattr(doctor, "ROOT", clone)
+    (finding,) = lacking(doctor.git_and_dvc)
+    assert "queued experiments of DVC would be lost" in finding.what
+    assert finding.fix == "git fetch --unshallow"
+
+
+def test_a_machine_without_git_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    (finding,) = lacking(doctor.git_and_dvc)
+    assert finding.what == "git is not installed"
 
 
 @pytest.mark.parametrize("kind", ["hardlink", "symlink", "reflink,hardlink"])

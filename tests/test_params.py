@@ -97,6 +97,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ("pre_seq_len", 0, "pre_seq_len: found 0; expected at least 1"),
         ("dataset", "adgenn", 'dataset: found "adgenn"; expected one of "sample", "adgen"'),
         ("seeds", [1, 1], "seeds: found [1, 1]; expected each entry once"),
+        ("seeds", list(range(1001)), "seeds: found 1001 entries; expected at most 1000"),
         (
             "data.on_bad_rows",
             "drop",
@@ -468,10 +469,3 @@ def test_numbers_and_commits_are_what_they_say(
     values: dict[str, Any], key: str, value: Any, message: str
 ) -> None:
     assert mistakes_with(values, key, value) == [message]
-
-
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "params.yaml"
-    file.write_text("seed: 1\nlr: 0.1\nseed: 2\n", encoding="utf-8")
-    with pytest.raises(ParamsError, match="line 3: key 'seed' stands twice"):
-        read_params(file)

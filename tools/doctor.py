@@ -11,40 +11,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
+import doctor_models  # noqa: E402
+from doctor_models import GIB  # noqa: E402
+from findings import Finding  # noqa: E402
+
 from glmtune import workspace  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
-from glmtune.locations import kind_of_source, store_folder  # noqa: E402
+from glmtune.locations import store_folder  # noqa: E402
 from glmtune.params import Params, read_params  # noqa: E402
 
-GIB = 1024**3
-# Of the published models; a miniature has a million, which no disk notices.
-REAL_PARAMETERS = 6.2e9
-# A hub's fp16 files; a checkpoint of full fine-tuning in fp32, in the store and once more in DVC's
-# cache; what a training saves to resume from: weights and two moments, in fp32, and for a moment
-# twice, because a checkpoint stays until the next one has been read back.
-BYTES_DOWNLOADED, BYTES_OF_FULL, BYTES_TO_RESUME = 2, 2 * 4, 2 * 3 * 4
-# An adapter or prefix with its optimiser, predictions and scores: well below this.
-BYTES_OF_A_RUN = 0.5 * GIB
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was seen; `fix` says what to do when it is not as it should be."""
-
-    what: str
-    fix: str = ""
-    stops: bool = False
-
-    def __str__(self) -> str:
-        sign = "✗" if self.stops else "!" if self.fix else "✓"
-        return f"{sign} {self.what}" + (f"\n    → {self.fix}" if self.fix else "")
 
 
 def python() -> Iterator[Finding]:
@@ -99,30 +80,10 @@ def parameters() -> Iterator[Finding]:
         )
         return
     yield Finding(f"params.yaml: {len(params.models)} models, {len(params.methods)} methods")
-    yield from _disk(params)
+    yield from doctor_models.weights(params)
+    yield from doctor_models.memory(params)
+    yield from doctor_models.disk(params, store_folder(ROOT))
     yield from _extras(params)
-
-
-def _disk(params: Params) -> Iterator[Finding]:
-    """Free space against a generous estimate of what this params.yaml writes."""
-    needed = len(params.runs) * BYTES_OF_A_RUN
-    for model in params.models:
-        kind = kind_of_source(params["models"][model]["source"])
-        if kind == "miniature":
-            needed -= len(params.methods) * BYTES_OF_A_RUN
-            continue
-        full = [method for method in params.methods if params.tuning_method(method) == "full"]
-        needed += (kind == "hub") * BYTES_DOWNLOADED * REAL_PARAMETERS
-        needed += len(full) * BYTES_OF_FULL * REAL_PARAMETERS
-        needed += bool(full) * BYTES_TO_RESUME * REAL_PARAMETERS
-    store = store_folder(ROOT)
-    free = shutil.disk_usage(next(p for p in (store, *store.parents) if p.exists())).free
-    needed = max(needed, GIB)
-    fix = f"free some, or set GLMTUNE_STORE to a larger disk (now {store})"
-    yield Finding(
-        f"disk: {free / GIB:.0f} GiB free, up to about {needed / GIB:.0f} GiB needed",
-        fix if free < needed else "",
-    )
 
 
 def _extras(params: Params) -> Iterator[Finding]:
@@ -144,12 +105,8 @@ def _installed(package: str) -> bool:
 
 
 def git_and_dvc() -> Iterator[Finding]:
-    """What experiments need: a repository with a commit, and a cache type that is safe."""
-    head = subprocess.run(
-        ["git", "rev-parse", "--verify", "HEAD"], cwd=ROOT, capture_output=True, check=False
-    )
-    if head.returncode:
-        yield Finding("no git commit here", "`dvc exp run` needs one: git init, add, commit")
+    """What experiments need: a whole repository with a commit, and a cache type that is safe."""
+    yield from _repository()
     config = configparser.ConfigParser()
     config.read([ROOT / ".dvc" / "config", ROOT / ".dvc" / "config.local"])
     types = config.get("cache", "type", fallback='"reflink,copy"').strip('"')
@@ -161,6 +118,29 @@ def git_and_dvc() -> Iterator[Finding]:
         if linked
         else "",
     )
+
+
+def _repository() -> Iterator[Finding]:
+    if not shutil.which("git"):
+        yield Finding("git is not installed", "install it: DVC and `dvc exp run` need it")
+    elif _git("rev-parse", "--git-dir") is None:
+        yield Finding(
+            "no git repository here, as after the download of an archive; DVC needs one",
+            "git init && git add -A && git commit -m start, then dvc commit -f",
+        )
+    elif _git("rev-parse", "--verify", "HEAD") is None:
+        yield Finding("no git commit here", "`dvc exp run` needs one: git add -A && git commit")
+    elif _git("rev-parse", "--is-shallow-repository") == "true":
+        yield Finding(
+            "a shallow clone: queued experiments of DVC would be lost without a message",
+            "git fetch --unshallow",
+        )
+
+
+def _git(*command: str) -> str | None:
+    """What a git command prints in this folder; None if it fails."""
+    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    return None if done.returncode else done.stdout.strip()
 
 
 def fonts() -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.devices import Place
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.prefix import attach_prefix, save_prefix
@@ -56,6 +57,38 @@ def refusal(folder: Path, **options: Any) -> str:
 
 
 # --- what loads ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "asked", "expected"),
+    [
+        (Place("cpu", "float32", ""), {}, torch.float32),
+        (Place("cpu", "bfloat16", ""), {}, torch.bfloat16),
+        (Place("cpu", "bfloat16", ""), {"dtype": "float16"}, torch.float16),
+        (Place("cuda", "bfloat16", ""), {"device": "cpu"}, torch.float32),
+        (Place("cuda", "bfloat16", ""), {"device": "cpu", "dtype": "float16"}, torch.float16),
+    ],
+)
+def test_device_and_dtype_are_those_of_the_workflow_unless_told(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Place,
+    asked: dict[str, str],
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr("glmtune.weights.choose_device", lambda: place)
+    model = load_model(folder, **asked)
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows which device would be taken")
+def test_a_gpu_is_taken_where_the_workflow_takes_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glmtune.weights.choose_device", lambda: Place("cuda", "float16", ""))
+    with pytest.raises(ResourceError, match="found cuda; this machine has 0 CUDA devices"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,11 +1,12 @@
 """glmtune: fine-tune the ChatGLM family and know which parameters made which number.
 
-    load_model(path, *, prefix=None, adapter=None, dtype="float32", device="cpu")
+    load_model(path, *, prefix=None, adapter=None, dtype=None, device=None)
     load_tokenizer(path)
     chat(model, tokenizer, query, history=(), *, max_new_tokens=512, do_sample=False, ...)
 
-All are imported on first use, because torch and transformers take seconds to import and most
-steps of the workflow need neither.
+`load_model` takes the device and dtype of the workflow's steps unless told otherwise, and `chat`
+answers where the model is. All are imported on first use, because torch and transformers take
+seconds to import and most steps of the workflow need neither.
 """
 
 from __future__ import annotations

@@ -1,47 +1,27 @@
 """params.yaml: read it, check it, and say what each step of the workflow needs of it.
 
-The values and their meaning stand in params.yaml, what they may be in `params_checks`. Knows
-nothing about files of a run.
+The values and their meaning are in params.yaml, what they may be in `params_checks`, how the file
+is read in `params_yaml`. Knows nothing about files of a run.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from glmtune.errors import ParamsError
 from glmtune.locations import user_path
 from glmtune.params_checks import SEED_SUFFIX, UNTUNED, find_mistakes, show
+from glmtune.params_yaml import FLOAT, all_mistakes, read_yaml
 from glmtune.protocols import PROTOCOLS
 
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
 # Keys of an entry of `methods:` that come from the top level unless the entry has its own.
 TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: `1e-2` is the number 0.01 (YAML 1.2), and no key may stand twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice: PyYAML would silently take the last."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: key {key.value!r} stands twice; remove one")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 @dataclass(frozen=True)
@@ -217,18 +197,13 @@ def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 
     Raises ParamsError with every mistake, one a line.
     """
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; `git checkout params.yaml` restores it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(Path(path))
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected `key: value` lines, found {show(values)}")
     values = _merge(values, overrides or {})
     mistakes = list(find_mistakes(values))
     if mistakes:
-        raise ParamsError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+        raise all_mistakes(path, mistakes)
     return Params(values)
 
 
@@ -238,7 +213,7 @@ def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:
-            is_number = isinstance(value, str) and _FLOAT.match(value)
+            is_number = isinstance(value, str) and FLOAT.match(value)
             merged[key] = float(value) if is_number else value
     return merged
 

@@ -39,9 +39,20 @@ def _is_number(checker: Any, value: Any) -> bool:
     return _is_whole(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
-# JSON Schema lets 16.0 pass as a whole number, and YAML .nan and .inf as numbers.
+def _each_once(validator: Any, asked: bool, items: Any, schema: Any) -> Iterator[Any]:
+    if (
+        asked
+        and isinstance(items, list)
+        and len({show(item, 10**6) for item in items}) < len(items)
+    ):
+        yield jsonschema.ValidationError("an entry is there twice")
+
+
+# JSON Schema lets 16.0 pass as a whole number, and YAML .nan and .inf as numbers. It may
+# compare each entry of a list with each other one, which takes minutes for a long list.
 _Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
+    {"uniqueItems": _each_once},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": _is_whole, "number": _is_number}
     ),
@@ -238,6 +249,8 @@ def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
             yield f"{where}found {found}; expected the 40 digits (0-9, a-f) of a commit"
         case "uniqueItems":
             yield f"{where}found {found}; expected each entry once"
+        case "maxItems":
+            yield f"{where}found {len(instance)} entries; expected at most {limit}"
         case "multipleOf":
             yield f"{where}found {found}; expected a multiple of {limit}"
         case "minProperties" | "minItems" | "minLength":
@@ -253,7 +266,7 @@ def _type_name(name: str | list[str]) -> str:
     return " or ".join(words[part] for part in ([name] if isinstance(name, str) else name))
 
 
-def show(value: Any) -> str:
-    """A value as it stands in a message, shortened."""
+def show(value: Any, longest: int = 60) -> str:
+    """A value as messages show it, shortened."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."

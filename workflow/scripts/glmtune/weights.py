@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from glmtune.adapters import load_adapter
 from glmtune.checkpoint import PACKED_TYPES, is_finite, read_weights, write_weights
 from glmtune.config_checks import say_not_read, unread_keys
+from glmtune.devices import choose_device
 from glmtune.errors import ParamsError, ResourceError, WeightsError, shown_name
 from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.files import write_json
@@ -42,13 +43,15 @@ def load_model(
     *,
     prefix: Path | str | None = None,
     adapter: Path | str | None = None,
-    dtype: str | torch.dtype = "float32",
-    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     quantization_bit: int | None = None,
     family: str | None = None,
 ) -> ChatGLMCausalLM:
     """The model in the folder `path`, official or ours, in eval mode.
 
+    `device` and `dtype` None are those of the workflow's steps: the GPU in 16 bits where there is
+    one, else the CPU in float32; float32 also for a CPU that is named.
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
     `quantization_bit` 8 or 4 packs the linears of the layers in the official format, one by one as
     they are read: neither RAM nor the GPU ever holds the whole model unpacked.
@@ -56,7 +59,8 @@ def load_model(
     does not tell the long-context models of ChatGLM2 and ChatGLM3 apart unless they are published.
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
-    folder, torch_dtype, torch_device = Path(path), parse_dtype(dtype), parse_device(device)
+    folder = Path(path)
+    torch_dtype, torch_device = _place(dtype, device)
     values = read_model_config(folder)
     refuse_first_release(folder)
     model_class = model_class_of(values, family, source=str(folder / "config.json"))
@@ -151,6 +155,17 @@ def parse_device(device: str | torch.device) -> torch.device:
             "choose cpu"
         )
     return found
+
+
+def _place(
+    dtype: str | torch.dtype | None, device: str | torch.device | None
+) -> tuple[torch.dtype, torch.device]:
+    """What was asked for; None: what the workflow's steps would use."""
+    usual = choose_device()
+    torch_device = parse_device(usual.device if device is None else device)
+    if dtype is None:
+        dtype = usual.dtype if torch_device.type == usual.device else "float32"
+    return parse_dtype(dtype), torch_device
 
 
 def _bits(stored: int, wanted: int | None, folder: Path) -> int:

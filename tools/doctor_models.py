@@ -1,0 +1,163 @@
+"""What the models of a params.yaml need here: their weights, memory and disk.
+
+Miniatures are built by the workflow itself and fit everywhere; they are not looked at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+from findings import Finding  # noqa: E402
+
+from glmtune.errors import UserError, WeightsError  # noqa: E402
+from glmtune.families import get_family  # noqa: E402
+from glmtune.locations import kind_of_source, user_path  # noqa: E402
+from glmtune.params import Params  # noqa: E402
+from glmtune.sources import hub_snapshot  # noqa: E402
+from glmtune.weight_files import check_is_content, read_object, weight_files  # noqa: E402
+
+GIB, GB = 1024**3, 1e9
+# Of the published models; a miniature has a million, which no disk notices.
+REAL_PARAMETERS = 6.2e9
+# A hub's fp16 files; a checkpoint of full fine-tuning in fp32, in the store and once more in DVC's
+# cache; what a training saves to resume from: weights and two moments, in fp32, and for a moment
+# twice, because a checkpoint stays until the next one has been read back.
+BYTES_DOWNLOADED, BYTES_OF_FULL, BYTES_TO_RESUME = 2, 2 * 4, 2 * 3 * 4
+# An adapter or prefix with its optimiser, predictions and scores: well below this.
+BYTES_OF_A_RUN = 0.5 * GIB
+
+
+def real_models(params: Params) -> list[str]:
+    """The models that are not miniatures."""
+    return [name for name in params.models if _kind(params, name) != "miniature"]
+
+
+def _kind(params: Params, model: str) -> str:
+    return kind_of_source(params["models"][model]["source"])
+
+
+def weights(params: Params) -> Iterator[Finding]:
+    """Whether each model's files are here, whole, or have to be downloaded."""
+    for model in real_models(params):
+        entry, kind = params["models"][model], _kind(params, model)
+        if kind == "folder":
+            yield _complete(model, user_path(entry["source"]))
+        elif kind == "hub":
+            folder = cached(entry)
+            yield _complete(model, folder) if folder else _to_be_downloaded(model, entry)
+
+
+def _to_be_downloaded(model: str, entry: Mapping[str, Any]) -> Finding:
+    size = BYTES_DOWNLOADED * REAL_PARAMETERS / GB
+    return Finding(
+        f"{model}: {entry['source']} is not in this machine's cache of the hub",
+        f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
+        "and set source to that folder",
+    )
+
+
+def cached(entry: Mapping[str, Any]) -> Path | None:
+    """The folder of a hub's model, if it has been downloaded."""
+    try:
+        return hub_snapshot(entry["source"], entry["revision"], local_only=True)
+    except WeightsError:
+        return None
+
+
+def _complete(model: str, folder: Path) -> Finding:
+    """A model's folder: config.json, all weights, a vocabulary, and none of them a pointer."""
+    try:
+        files = weight_files(folder)
+        for file in files:
+            check_is_content(file)
+    except (UserError, OSError) as error:
+        return Finding(f"{model}: its weights are not complete", str(error), stops=True)
+    needs = {
+        "config.json": "config.json",
+        "vocabulary (ice_text.model or tokenizer.model)": "*.model",
+    }
+    missing = [need for need, pattern in needs.items() if not any(folder.glob(pattern))]
+    if missing:
+        fix = "download it into the same folder"
+        return Finding(f"{model}: no {' and no '.join(missing)} in {folder}", fix, stops=True)
+    size = sum(file.stat().st_size for file in files)
+    return Finding(f"{model}: {size / GB:.1f} GB of weights in {folder}")
+
+
+def memory(params: Params) -> Iterator[Finding]:
+    """The expected peak of each training against the memory that is free here."""
+    tuned = [name for name in params["methods"] if params.trains(name)]
+    models = real_models(params)
+    if not models or not tuned:
+        return
+    try:  # takes seconds, which only real models are worth
+        from glmtune.devices import choose_device
+        from glmtune.memory_estimate import free_memory
+    except ImportError:
+        return  # the check of packages has said so
+
+    place = choose_device()
+    for model in models:
+        for method in tuned:
+            yield from _memory_of(params, model, method, place, free_memory(place))
+
+
+def _memory_of(
+    params: Params, model: str, method: str, place: Any, free: float
+) -> Iterator[Finding]:
+    from glmtune.memory_estimate import BatchShape, advice, estimate_memory
+    from glmtune.tuning import get_method
+
+    config, settings = config_of(params, model), params.training_settings(method)
+    settings["quantization_bit"] = settings["quantization_bit"] or config.get("quantization_bit")
+    length = params["max_source_tokens"] + params["max_target_tokens"]
+    batch = BatchShape(settings["batch_size"], length, params["max_target_tokens"])
+    try:
+        need = estimate_memory(config, get_method(settings["method"]), settings, batch, place)
+    except UserError as error:
+        yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
+        return
+    where = "RAM" if place.device == "cpu" else "GPU memory"
+    what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free"
+    fits_never = need.fixed > free
+    fix = advice(settings, batch_helps=not fits_never) if need.total > free else ""
+    yield Finding(what, fix, stops=fits_never)
+
+
+def config_of(params: Params, model: str) -> dict[str, Any]:
+    """The values of a model's config.json, or of the published one where it is not here."""
+    entry, published = params["models"][model], get_family(params.generation(model)).real_config
+    kind = _kind(params, model)
+    folder = cached(entry) if kind == "hub" else user_path(entry["source"])
+    if kind == "random" or folder is None or not (folder / "config.json").is_file():
+        return {**published, **entry.get("config", {})}
+    try:
+        return read_object(folder / "config.json")
+    except WeightsError:
+        return dict(published)
+
+
+def disk(params: Params, store: Path) -> Iterator[Finding]:
+    """Free space against a generous estimate of what this params.yaml writes."""
+    needed = 0.0
+    full = [method for method in params.methods if params.tuning_method(method) == "full"]
+    for model in real_models(params):
+        is_missing = _kind(params, model) == "hub" and not cached(params["models"][model])
+        needed += len(params.methods) * BYTES_OF_A_RUN
+        needed += is_missing * BYTES_DOWNLOADED * REAL_PARAMETERS
+        needed += len(full) * BYTES_OF_FULL * REAL_PARAMETERS
+        needed += bool(full) * BYTES_TO_RESUME * REAL_PARAMETERS
+    free = shutil.disk_usage(next(p for p in (store, *store.parents) if p.exists())).free
+    needed = max(needed, GIB)
+    fix = f"free some (make clean-store), or set GLMTUNE_STORE to a larger disk (now {store})"
+    yield Finding(
+        f"disk: {free / GIB:.0f} GiB free, up to about {needed / GIB:.0f} GiB needed",
+        fix if free < needed else "",
+    )

@@ -97,6 +97,11 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ("pre_seq_len", 0, "pre_seq_len: found 0; expected at least 1"),
         ("dataset", "adgenn", 'dataset: found "adgenn"; expected one of "sample", "adgen"'),
         ("seeds", [1, 1], "seeds: found [1, 1]; expected each entry once"),
+        (
+            "data.adgen_sources",
+            ["x" * 1001],
+            "data.adgen_sources.0: found 1,001 characters; expected at most 1,000",
+        ),
         ("seeds", list(range(1001)), "seeds: found 1001 entries; expected at most 1000"),
         (
             "data.on_bad_rows",

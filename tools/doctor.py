@@ -24,6 +24,7 @@ from glmtune import workspace  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
 from glmtune.locations import store_folder  # noqa: E402
 from glmtune.params import Params, read_params  # noqa: E402
+from glmtune.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
 
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")
 
@@ -121,26 +122,21 @@ def git_and_dvc() -> Iterator[Finding]:
 
 
 def _repository() -> Iterator[Finding]:
+    head = ["git", "rev-parse", "--verify", "HEAD"]
     if not shutil.which("git"):
         yield Finding("git is not installed", "install it: DVC and `dvc exp run` need it")
-    elif _git("rev-parse", "--git-dir") is None:
+    elif not is_in_git(ROOT):
         yield Finding(
             "no git repository here, as after the download of an archive; DVC needs one",
-            "git init && git add -A && git commit -m start, then dvc commit -f",
+            f"{INITIALISE}, then dvc commit -f",
         )
-    elif _git("rev-parse", "--verify", "HEAD") is None:
+    elif subprocess.run(head, cwd=ROOT, capture_output=True, check=False).returncode:
         yield Finding("no git commit here", "`dvc exp run` needs one: git add -A && git commit")
-    elif _git("rev-parse", "--is-shallow-repository") == "true":
+    elif is_shallow(ROOT):
         yield Finding(
             "a shallow clone: queued experiments of DVC would be lost without a message",
             "git fetch --unshallow",
         )
-
-
-def _git(*command: str) -> str | None:
-    """What a git command prints in this folder; None if it fails."""
-    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    return None if done.returncode else done.stdout.strip()
 
 
 def fonts() -> Iterator[Finding]:

@@ -251,6 +251,8 @@ def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
             yield f"{where}found {found}; expected each entry once"
         case "maxItems":
             yield f"{where}found {len(instance)} entries; expected at most {limit}"
+        case "maxLength":
+            yield f"{where}found {len(instance):,} characters; expected at most {limit:,}"
         case "multipleOf":
             yield f"{where}found {found}; expected a multiple of {limit}"
         case "minProperties" | "minItems" | "minLength":

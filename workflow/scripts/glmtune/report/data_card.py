@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from glmtune.report.contents import Report
-from glmtune.report.markdown import code, plain, table
+from glmtune.report.markdown import code, name, plain, table
 from glmtune.report.tables import NOTHING
 
 SPLITS = ("train", "dev")
@@ -74,7 +74,7 @@ def _rows_table(report: Report) -> str:
         f"Answers with {plain('<UNK>')}": _counted(splits, "unk_answers"),
         "Answers with BRAND": _counted(splits, "brand_answers"),
     }
-    rows = [[name, *map(show, SPLITS)] for name, show in facts.items()]
+    rows = [[fact, *map(show, SPLITS)] for fact, show in facts.items()]
     shown = [row for row in rows if any(row[1:])]
     return table(["", *SPLITS], shown, text_columns=1)
 
@@ -95,7 +95,8 @@ def _skipped(facts: Mapping[str, Any]) -> str:
 
 def _notes(facts: Mapping[str, Any]) -> str:
     """What reading did to some rows, and to how many."""
-    return "; ".join(f"{count:,} rows: {note}" for note, count in facts.get("notes", {}).items())
+    notes = facts.get("notes", {}).items()
+    return "; ".join(f"{count:,} rows: {plain(note)}" for note, count in notes)
 
 
 def _counted(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:
@@ -115,7 +116,7 @@ def _leakage(report: Report) -> str:
         f"{leakage['answers'] - leakage['pairs']:,}."
     ]
     if train["attributes"]:
-        keys = ", ".join(f"{plain(key)} {rows:,}" for key, rows in train["attributes"].items())
+        keys = ", ".join(f"{name(key)} {rows:,}" for key, rows in train["attributes"].items())
         lines.append(f"- Attributes, with the train rows that ask for them: {keys}.")
     return "\n".join(lines)
 

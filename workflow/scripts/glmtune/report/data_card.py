@@ -133,13 +133,15 @@ def _tokens_table(report: Report) -> str:
             f"{manifest['splits']['train']['tokens']:,}",
             _spread(manifest["splits"]["train"]["prompt_tokens"]),
             _spread(manifest["splits"]["train"]["answer_tokens"]),
+            _cut(manifest, "shortened_prompts"),
             _cut(manifest, "cut_prompts"),
             _cut(manifest, "cut_answers"),
         ]
         for model, manifest in report.tokenized.items()
     ]
     header = ["Model", "Template", "Trained on", "Tokens", "Of a prompt", "Of an answer"]
-    return table([*header, "Prompts cut", "Answers cut"], rows, text_columns=3)
+    cut = ["Histories shortened", "Prompts cut", "Answers cut"]
+    return table([*header, *cut], rows, text_columns=3)
 
 
 def _cut(manifest: Mapping[str, Any], key: str) -> str:
@@ -154,7 +156,8 @@ def _limits(report: Report) -> str:
     by = f" by {named}" if named else ""
     return (
         "Characters and tokens: mean, 95th percentile, greatest. The second table counts tokens of "
-        f"the train rows, and train / dev rows cut{by}."
+        f"the train rows, and train / dev rows cut{by}. *Histories shortened*: prompts without "
+        "their oldest turns, so that the question fits. *Prompts cut*: those that lack their end."
     )
 
 

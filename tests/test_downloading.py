@@ -212,6 +212,29 @@ def test_a_server_that_drips_is_left_for_being_slow(server: FileServer, tmp_path
     assert 0 < (tmp_path / "file.part").stat().st_size < 1000
 
 
+@pytest.mark.parametrize("code", [200, 302])
+def test_headers_that_drip_are_not_waited_for(
+    server: FileServer, tmp_path: Path, code: int
+) -> None:
+    """Nor is the body of a redirect, which requests reads to its end."""
+
+    def drip(request) -> None:
+        request.send_response(code)
+        if code == 302:
+            request.send_header("Location", "/file")
+            request.end_headers()
+        else:
+            request.wfile.write(b"HTTP/1.0 200 OK\r\nX-Header: ")
+        while not request.server.stopping.wait(0.01):
+            request.wfile.write(b"x")
+
+    server.answers["/file"] = [drip]
+    patience = replace(HASTY, answer_s=0.2)
+    reason = "no answer within 0.2 s, 3 times in a row"
+    assert complaint(server, tmp_path, patience=patience) == reason
+    assert len(server.asked) == 3
+
+
 def test_a_little_more_each_time_does_not_go_on_for_ever(
     server: FileServer, tmp_path: Path
 ) -> None:

@@ -13,17 +13,20 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from glmtune.errors import DataError
 from glmtune.files import read_json, write_json
 from glmtune.patience import Pace, Patience
+from glmtune.transport_errors import explain, never_connected
 
 # What is read at a time at most, and what the title of a web page stands in.
 PIECE_BYTES, PAGE_BYTES = 1 << 14, 1 << 11
@@ -122,23 +125,50 @@ def download(url: str, target: Path, *, most_bytes: int, patience: Patience | No
 
 def _receive(url: str, part: _Part, most_bytes: int, patience: Patience) -> None:
     """Add to `part` what one request brings; returns when the file is whole."""
-    waits = (patience.connect_s, patience.read_s)
     try:
-        with requests.get(
-            url, headers=part.request_headers(url), stream=True, timeout=waits
-        ) as response:
+        with _ask(url, part.request_headers(url), patience) as response:
             if not _is_complete(response, part):
                 _check_status(url, response)
                 _place_in_file(url, response, part)
                 _save(url, response, part, most_bytes, patience)
                 _check_length(url, part)
     except (requests.RequestException, HTTPError) as error:
-        reason = _explain(error, patience)
-        if _never_connected(error) and not part.size:
+        reason = explain(error, patience)
+        if never_connected(error) and not part.size:
             raise DataError(f"{url}: {reason}") from None
         if isinstance(error, ValueError | requests.TooManyRedirects):  # an unusable address
             raise DataError(f"{url}: {reason}") from None
         raise _PassingTrouble(reason) from None
+
+
+def _ask(url: str, headers: dict[str, str], patience: Patience) -> requests.Response:
+    """The answer, of which the body is still to be read.
+
+    Asked in a thread of its own: no time-out bounds how long headers, and bodies of redirects, may
+    drip. One that is left behind ends with its connection or with the program.
+    """
+    waits = (patience.connect_s, patience.read_s)
+    asked: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        try:
+            response = requests.get(url, headers=headers, stream=True, timeout=waits)
+        except Exception as error:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
+            return
+        if asked.set_running_or_notify_cancel():
+            asked.set_result(response)
+        else:
+            response.close()
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        return asked.result(patience.answer_s)
+    except TimeoutError:
+        if asked.cancel():
+            raise _PassingTrouble(f"no answer within {patience.answer_s:g} s") from None
+        return asked.result()
 
 
 def _is_complete(response: requests.Response, part: _Part) -> bool:
@@ -245,45 +275,3 @@ def _refuse_web_page(url: str, response: requests.Response, start: bytes, part: 
     title = WEB_PAGE_TITLE.search(start)
     name = " ".join(title[1].decode("utf-8", "replace").split())[:60] if title else "without title"
     raise DataError(f"{url}: a web page ({name}) instead of the file")
-
-
-# --- what libraries say, in words ----------------------------------------------------------------
-
-
-def _cause(error: Exception) -> Any:
-    """What urllib3 says, which requests wraps while it connects and not while it receives."""
-    if isinstance(error, HTTPError) or not error.args:
-        return error
-    inner = error.args[0]
-    return inner.reason if isinstance(inner, MaxRetryError) else inner
-
-
-def _never_connected(error: Exception) -> bool:
-    """Whether no server was reached: then the next place is a better try than this one again."""
-    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
-
-
-def _explain(error: Exception, patience: Patience) -> str:
-    cause = _cause(error)
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no connection within {patience.connect_s:g} s"
-    if isinstance(error, requests.ReadTimeout) or isinstance(
-        cause, ReadTimeoutError | TimeoutError
-    ):
-        return f"no data for {patience.read_s:g} s"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy does not connect ({_last_words(cause)}); check HTTPS_PROXY and NO_PROXY"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"no secure connection ({_last_words(cause)})"
-    if isinstance(cause, NameResolutionError):
-        return "no connection: the name of the server is not known here"
-    if _never_connected(error):
-        return f"no connection ({_last_words(cause)})"
-    if isinstance(error, ValueError | requests.TooManyRedirects):
-        return f"cannot be fetched ({error})"
-    return f"the connection was cut ({type(cause).__name__})"
-
-
-def _last_words(error: Any) -> str:
-    """The end of a library's message: before it stands an object's address in memory."""
-    return str(error).rsplit(": ", 1)[-1].strip("'\")( ")

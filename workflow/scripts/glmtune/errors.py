@@ -18,7 +18,7 @@ import io
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import TracebackType
 from typing import Any, cast
@@ -95,6 +95,11 @@ class _Escaped:
         start, _, end = text.partition(bar) if bar else (text, "", "")
         self._stream.write(f"{start}{printable(bar.expandtabs())}{end}")
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each line escaped."""
+        for line in lines:
+            self.write(line)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ class Patience:
     """For a connection. Short, so that a machine without a network hears about it soon."""
     read_s: float = 30.0
     """For the next bytes of an open connection."""
+    answer_s: float = 60.0
+    """For the headers of an answer, redirects included."""
     least_bytes_s: float = 1000.0
     """The least speed, in bytes a second: a slower line, or try, is a failed one."""
     window_s: float = 60.0

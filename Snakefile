@@ -235,6 +235,7 @@ rule tokenize_dataset:
         " --workers {threads}"
         " --max-source-tokens {params.max_source_tokens}"
         " --max-target-tokens {params.max_target_tokens}"
+        " --long-history {params.long_history}"
         " --out-dir data/tokenized/{wildcards.model}"
         " 2>&1 | tee {log}"
 

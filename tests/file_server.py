@@ -115,5 +115,16 @@ def hanging(beginning: bytes = b"") -> Answer:
     return answer
 
 
+def dripping(seconds_a_byte: float = 0.01) -> Answer:
+    """A byte at a time until the server stops or nobody listens any more."""
+
+    def answer(request: Handler) -> None:
+        request.send_head(200, {"Content-Length": 10**5})
+        while not request.server.stopping.wait(seconds_a_byte):
+            request.wfile.write(b"x")
+
+    return answer
+
+
 def _named(headers: dict[str, object]) -> dict[str, object]:
     return {name.replace("_", "-"): value for name, value in headers.items()}

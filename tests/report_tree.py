@@ -159,6 +159,7 @@ def write_tokens(data: Path, model: str) -> None:
             "prompt_tokens": spread(21.08),
             "answer_tokens": spread(26.69),
             "cut_prompts": 0,
+            "shortened_prompts": rows // 3,
             "cut_answers": rows // 6,
         }
         for split, rows in (("train", 6000), ("dev", ROWS))

@@ -9,16 +9,17 @@ import shutil
 import socket
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import SHARED
-from file_server import FileServer, resumable, serving, status, whole
+from file_server import FileServer, dripping, resumable, serving, status, whole
 
 from glmtune.adgen import SOURCES, AdgenFiles, fetch_adgen
 from glmtune.adgen_identity import FileIdentity, Identity, digest_of
-from glmtune.downloading import Patience
 from glmtune.errors import DataError
+from glmtune.patience import Patience
 
 HASTY = Patience(connect_s=2, read_s=0.2, tries=2, pause_s=0)
 
@@ -154,6 +155,14 @@ def test_a_wrong_place_is_named_and_the_next_one_used(
     told = capsys.readouterr().err
     assert f"AdvertiseGen: {server.url}/gone: HTTP 404 Not Found\n" in told
     assert f"AdvertiseGen: {server.url}/wrong: train.json: the content of dev.json\n" in told
+
+
+def test_a_place_that_drips_is_left_for_the_next_one(server: FileServer, tmp_path: Path) -> None:
+    server.answers["/slow"], server.answers["/good"] = [dripping()], [whole(packed())]
+    places = [f"{server.url}/slow", f"{server.url}/good"]
+    hasty = replace(HASTY, window_s=0.1)
+    assert fetch_adgen(tmp_path, known=places, identity=TINY, patience=hasty).train.is_file()
+    assert [path for path, _ in server.asked] == ["/slow", "/slow", "/good"]
 
 
 def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_path: Path) -> None:

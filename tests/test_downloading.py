@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from file_server import FileServer, hanging, resumable, serving, status, whole
+from file_server import FileServer, dripping, hanging, resumable, serving, status, whole
 
-from glmtune.downloading import Patience, download
+from glmtune.downloading import download
 from glmtune.errors import DataError
+from glmtune.patience import Patience
 
 CONTENT = bytes(range(256)) * 800
 HALF = len(CONTENT) // 2
 HASTY = Patience(connect_s=2, read_s=0.2, tries=3, pause_s=0)
+STRICT = replace(HASTY, least_bytes_s=1e6, window_s=0.1)
 
 
 @pytest.fixture
@@ -33,11 +36,13 @@ def fetch(server: FileServer, folder: Path, *, most_bytes: int = 10**6) -> bytes
     return target.read_bytes()
 
 
-def complaint(server: FileServer, folder: Path, *, most_bytes: int = 10**6) -> str:
+def complaint(
+    server: FileServer, folder: Path, *, most_bytes: int = 10**6, patience: Patience = HASTY
+) -> str:
     """The message of a download that must fail, without the address it begins with."""
     url = f"{server.url}/file"
     with pytest.raises(DataError) as caught:
-        download(url, folder / "file", most_bytes=most_bytes, patience=HASTY)
+        download(url, folder / "file", most_bytes=most_bytes, patience=patience)
     assert not (folder / "file").exists()
     assert str(caught.value).startswith(f"{url}: ")
     return str(caught.value).removeprefix(f"{url}: ")
@@ -195,6 +200,70 @@ def test_a_file_that_hangs_half_way_is_left_after_the_time_out(
     server.answers["/file"] = [hanging(bytes(20_000))]
     assert complaint(server, tmp_path) == "no data for 0.2 s, 3 times in a row"
     assert len(server.asked) == 1 + HASTY.tries  # the first one brought something
+
+
+def test_a_server_that_drips_is_left_for_being_slow(server: FileServer, tmp_path: Path) -> None:
+    """Each byte ends the wait for the next, so that no time-out of the connection ever comes."""
+    server.answers["/file"] = [dripping()]
+    patience = replace(HASTY, window_s=0.1)
+    reason = "slower than 1000 bytes a second for 0.1 s, 3 times in a row"
+    assert complaint(server, tmp_path, patience=patience) == reason
+    assert len(server.asked) == 3
+    assert 0 < (tmp_path / "file.part").stat().st_size < 1000
+
+
+@pytest.mark.parametrize("code", [200, 302])
+def test_headers_that_drip_are_not_waited_for(
+    server: FileServer, tmp_path: Path, code: int
+) -> None:
+    """Nor is the body of a redirect, which requests reads to its end."""
+
+    def drip(request) -> None:
+        request.send_response(code)
+        if code == 302:
+            request.send_header("Location", "/file")
+            request.end_headers()
+        else:
+            request.wfile.write(b"HTTP/1.0 200 OK\r\nX-Header: ")
+        while not request.server.stopping.wait(0.01):
+            request.wfile.write(b"x")
+
+    server.answers["/file"] = [drip]
+    patience = replace(HASTY, answer_s=0.2)
+    reason = "no answer within 0.2 s, 3 times in a row"
+    assert complaint(server, tmp_path, patience=patience) == reason
+    assert len(server.asked) == 3
+
+
+def test_a_little_more_each_time_does_not_go_on_for_ever(
+    server: FileServer, tmp_path: Path
+) -> None:
+    def a_little_more(request) -> None:
+        start = int(request.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        resumable(CONTENT, stop_at=start + 5)(request)
+
+    server.answers["/file"] = [a_little_more]
+    assert "3 times in a row" in complaint(server, tmp_path, patience=STRICT)
+    assert server.ranges() == [None, "bytes=5-", "bytes=10-"]
+
+
+def test_a_slow_moment_loses_nothing(server: FileServer, tmp_path: Path) -> None:
+    """What dripped in is kept, and the next try may be as fast as ever."""
+
+    def slow_beginning(request) -> None:
+        request.send_head(200, {"Content-Length": len(CONTENT), "ETag": '"1"'})
+        for place in range(len(CONTENT)):
+            if request.server.stopping.wait(0.01):
+                return
+            request.wfile.write(CONTENT[place : place + 1])
+
+    server.answers["/file"] = [slow_beginning, resumable(CONTENT)]
+    patience = replace(HASTY, window_s=0.1)
+    download(f"{server.url}/file", tmp_path / "file", most_bytes=10**6, patience=patience)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    (first, second) = server.ranges()
+    assert first is None
+    assert 0 < int(str(second)[len("bytes=") : -1]) < 1000
 
 
 def test_a_content_length_above_the_content_does_not_pass_for_the_whole(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from glmtune.conversation import shown_answer
-from glmtune.encoding import encode_example, encode_prompts
+from glmtune.encoding import Prompt, encode_example, encode_prompts
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES, get_family
 from glmtune.families.family import IGNORED, Example
@@ -380,6 +380,7 @@ def test_registry_names_are_the_families_own(generation: str) -> None:
 
 # --- Conversations with tools --------------------------------------------------------------------
 
+OFFICIAL: Any = {"max_source_tokens": 99, "long_history": "official"}
 CALL = {"role": "assistant", "metadata": "clock", "content": "红色"}
 TOLD = {"history": [{"role": "user", "content": QUERY}, CALL], "role": "observation"}
 
@@ -388,9 +389,8 @@ def test_chatglm3_answers_an_observation_as_in_chat(tokenizers: dict[str, Any]) 
     tokenizer, template = tokenizers["chatglm3-6b-base"], get_family("chatglm3-6b-base").template()
     row = {"content": "三点", "summary": ANSWER, **TOLD}
     prompt = tokenizer.chat_prompt_ids("三点", TOLD["history"], role="observation")
-    assert encode_prompts(template, tokenizer, [row], max_source_tokens=99) == [prompt]
-    limits = {"max_source_tokens": 99, "max_target_tokens": 99}
-    example = encode_example(template, tokenizer, row, **limits)
+    assert encode_prompts(template, tokenizer, [row], **OFFICIAL) == [Prompt(prompt)]
+    example = encode_example(template, tokenizer, row, **OFFICIAL, max_target_tokens=99)
     answer = [*plain(tokenizer, "\n"), *plain(tokenizer, ANSWER), tokenizer.eos_token_id]
     assert example.input_ids == prompt + answer
     assert example.labels[len(prompt) :] == answer
@@ -399,12 +399,13 @@ def test_chatglm3_answers_an_observation_as_in_chat(tokenizers: dict[str, Any]) 
 def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str, Any]) -> None:
     tokenizer, template = tokenizers["chatglm3-6b-base"], get_family("chatglm3-6b-base").template()
     row = {"content": QUERY, "summary": CALL["content"], "metadata": "clock"}
-    whole = encode_example(template, tokenizer, row, max_source_tokens=99, max_target_tokens=99)
+    whole = encode_example(template, tokenizer, row, **OFFICIAL, max_target_tokens=99)
     targets = [label for label in whole.labels if label != IGNORED]
     shown = tokenizer.process_response(tokenizer.decode(targets))
     assert normal_form(shown) == normal_form(shown_answer(row)) == "clock 红色"
     # Also where the prompt alone would fill the limits.
-    cut = encode_example(template, tokenizer, row, max_source_tokens=4, max_target_tokens=4)
+    limits: Any = OFFICIAL | {"max_source_tokens": 4}
+    cut = encode_example(template, tokenizer, row, **limits, max_target_tokens=4)
     left = [label for label in cut.labels if label != IGNORED]
     assert left
     assert left == targets[: len(left)]
@@ -418,4 +419,4 @@ def test_numbered_rounds_have_no_place_for_tools(
     for more in (TOLD, {"metadata": "clock"}, {"history": [{**CALL, "role": "system"}]}):
         row = {"content": QUERY, "summary": ANSWER, **more}
         with pytest.raises(DataError, match="have no place for tools; use chatglm3-6b-base"):
-            encode_prompts(template, tokenizers[generation], [row], max_source_tokens=99)
+            encode_prompts(template, tokenizers[generation], [row], **OFFICIAL)

@@ -13,7 +13,7 @@ from steps import run_step
 
 from glmtune import errors
 from glmtune.code_inputs import SCRIPTS
-from glmtune.errors import UserError, run_script, shown_name
+from glmtune.errors import UserError, printable, run_script, shown_name
 
 KINDS = [
     kind
@@ -139,4 +139,38 @@ def test_a_message_holds_nothing_that_steers_a_terminal() -> None:
     assert message == (
         "name \\x1b]0;title\\x07\\x1b[2J \\u202eevil\\u2066 \\x85\\u2028 裙子\u3000。\n2"
     )
+    assert printable("👩\u200d🔬 ❤\ufe0f می\u200cخواهم") == "👩\u200d🔬 ❤\ufe0f می\u200cخواهم"
     assert shown_name("a\nb" * 60) == "a\\nb" * 33 + "a…"
+
+
+def said_by(*lines: str) -> tuple[str, str]:
+    """What a script whose `main` has these lines writes to its two streams."""
+    head = "import sys, warnings\nfrom tqdm import tqdm\nfrom glmtune.errors import run_script\n"
+    body = "".join(f"    {line}\n" for line in lines)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{head}def main():\n{body}run_script(main)\n"],
+        env={"PYTHONPATH": str(SCRIPTS), "PYTHONUTF8": "1"},
+        capture_output=True,
+        check=False,
+    )
+    return done.stdout.decode(), done.stderr.decode()
+
+
+def test_nothing_that_a_script_prints_steers_a_terminal() -> None:
+    note = r"'key \x1b[2J\x07 \u202e裙子\rdone \ud800\n'"
+    shown = "key \\x1b[2J\\x07 \\u202e裙子\\rdone \\ud800"
+    assert said_by(f"print({note})") == (f"{shown}\n\n", "")
+    assert shown in said_by(f"warnings.warn({note})")[1]
+    _, bug = said_by(f"raise KeyError({note}, ValueError({note}))", "# \x1b[31m")
+    assert bug.startswith("Traceback (most recent call last)")
+    assert "\x1b" not in bug
+    _, bug = said_by(f"raise RuntimeError({note})")
+    assert bug.rstrip().endswith(f"RuntimeError: {shown}")
+
+
+def test_a_progress_bar_still_overwrites_its_own_line() -> None:
+    bars = "for _ in tqdm(range(2), desc='a'): list(tqdm(range(2), desc='b', leave=False))"
+    _, drawn = said_by(bars)
+    assert drawn.startswith("\ra:   0%|")
+    assert "\x1b[A\r" in drawn
+    assert "\\" not in drawn

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from glmtune.errors import ParamsError
+from glmtune.long_history import LONG_HISTORY
 from glmtune.params import Params, find_mistakes, read_params
 from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
 
@@ -333,6 +334,15 @@ def test_what_decides_every_number_is_in_the_settings_of_training_and_generation
     assert params.generation_settings(MODEL)[key] == values[key]
 
 
+def test_what_a_long_history_becomes_is_the_same_in_training_and_generation(
+    values: dict[str, Any],
+) -> None:
+    for choice in LONG_HISTORY:
+        params = Params(values | {"long_history": choice})
+        assert params.token_limits()["long_history"] == choice
+        assert params.generation_settings(MODEL)["long_history"] == choice
+
+
 def test_no_training_key_decides_how_texts_are_generated(values: dict[str, Any]) -> None:
     first = Params(values).generation_settings(MODEL)
     changed = values | {"lr": 0.5, "training": {**values["training"], "max_steps": 99}}
@@ -426,6 +436,7 @@ def test_the_official_protocol_samples_and_cuts_whatever_generation_says(
     assert (ours["do_sample"], ours["reference_tokens"]) == (False, None)
     assert (official["do_sample"], official["top_p"], official["temperature"]) == (True, 0.7, 0.95)
     assert official["reference_tokens"] == 64
+    assert (ours["long_history"], official["long_history"]) == ("shorten", "official")
     assert official["max_new_tokens"] == ours["max_new_tokens"]
 
 

@@ -98,6 +98,28 @@ def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
     assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    The whole log: {log}"]
 
 
+def test_nothing_of_a_message_or_a_log_steers_the_terminal(
+    handler: ProgressHandler, tmp_path: Path
+) -> None:
+    hostile, escaped = (
+        "\x1b[2J\x07\u202e裙\u2028👩\u200d🔬\x00",
+        "\\x1b[2J\\x07\\u202e裙\\u2028👩\u200d🔬\\x00",
+    )
+    log = tmp_path / "lora.log"
+    text = f"a\r\x1b[Ab: 50%\r\tkey {hostile}\r\n\rold\rerror: {hostile}\n"
+    log.write_text(text, encoding="utf-8", newline="")
+    send(handler, None, f"Error in {hostile}")
+    start(handler, 1, f"Tune {hostile}.")
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
+    assert shown(handler) == [
+        f"Error in {escaped}",
+        f"▶ Tune {escaped}. (0 of 0 done)",
+        f"✗ Tune {escaped}. failed:",
+        f"        key {escaped}",
+        f"    error: {escaped}",
+    ]
+
+
 @pytest.mark.parametrize("text", ["Select jobs to execute...", "Execute 1 jobs...", "", None])
 def test_what_says_nothing_to_a_person_is_left_out(handler: ProgressHandler, text: Any) -> None:
     send(handler, None, text)

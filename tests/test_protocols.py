@@ -21,14 +21,15 @@ def test_every_protocol_names_a_scoring_and_every_scoring_is_used() -> None:
 
 def test_the_default_changes_nothing_that_the_user_set() -> None:
     default = get_protocol(DEFAULT_PROTOCOL)
-    assert (default.decoding, default.reference_tokens, default.first_rows) == (None, None, None)
+    assert (default.decoding, default.long_history) == (None, None)
+    assert (default.reference_tokens, default.first_rows) == (None, None)
 
 
 def test_the_official_protocol_differs_from_the_default_in_decoding_alone() -> None:
     official = get_protocol("thudm")
     assert official.scoring == get_protocol(DEFAULT_PROTOCOL).scoring
     assert official.decoding == {"do_sample": True, "top_p": 0.7, "temperature": 0.95}
-    assert official.reference_tokens == 64
+    assert (official.reference_tokens, official.long_history) == (64, "official")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -25,6 +25,7 @@ from report_tree import (
     write_tree,
 )
 
+from glmtune.errors import printable
 from glmtune.files import write_json
 from glmtune.report import write_report
 from glmtune.report.figures import COLOURS, draw_losses, loss_table
@@ -150,12 +151,67 @@ def test_texts_are_shown_exactly_in_the_page(tree: Path) -> None:
     assert "b" not in page.tags
 
 
-def test_a_text_that_cannot_be_written_does_not_stop_the_report(copy: Path) -> None:
-    path = copy / "results/examples/chatglm-6b/lora.jsonl"
-    answers = [{"prompt": prompt, "predict": "坏\ud83d字\x00"} for prompt in PROMPTS]
-    path.write_text("\n".join(map(json.dumps, answers)) + "\n", encoding="utf-8")
-    write_report(read(copy), copy / "out")
-    assert "坏" in (copy / "out/report.md").read_text(encoding="utf-8")
+# An escape sequence, a bell, marks of direction, a zero-width space, a lone surrogate, a NUL, and
+# what Markdown and HTML would read as their own.
+HOSTILE = (
+    "裙\x1b[31m\x07\u202e\u2066\u200b\ud83d\x00|<script>x</script>[a](b)"
+    "\x85👩\u200d🔬❤\ufe0f\u3000。"
+)
+SHOWN = (
+    r"裙\x1b[31m\x07\u202e\u2066\u200b\ud83d\x00|<script>x</script>[a](b)"
+    " ⏎ 👩\u200d🔬❤\ufe0f\u3000。"
+)
+
+
+def fill_with(hostile: str, root: Path) -> None:
+    """Put a text wherever the report shows what comes from data, answers or foreign files."""
+    for method in METHODS:
+        results = root / "results"
+        for name in ("examples", "probe"):
+            path = results / f"{name}/chatglm-6b/{method}.jsonl"
+            lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            changed = [json.dumps(line | {"predict": hostile}) for line in lines]
+            path.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    data = root / "data/dataset"
+    manifest, card = (json.loads((data / f"{n}.json").read_text()) for n in ("manifest", "card"))
+    manifest["source"]["file"] = hostile
+    manifest["train"]["notes"] = {hostile: 2}
+    card["splits"]["train"]["attributes"] = {hostile: 3, hostile * 9: 2}
+    card["licence"] = hostile
+    training = root / "results/training/chatglm-6b/lora.json"
+    settings = {"lr": 0.02, "target": hostile}
+    model = root / "results/models/chatglm-6b.json"
+    for path, values in (
+        (data / "manifest.json", manifest),
+        (data / "card.json", card),
+        (training, {"notes": [hostile], "settings": settings}),
+        (model, {"files": {hostile: "c" * 64}}),
+        (root / "data/tokenized/chatglm-6b/manifest.json", {"template": hostile}),
+    ):
+        values = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_foreign_texts_are_shown_and_steer_neither_terminal_nor_page(copy: Path) -> None:
+    fill_with(HOSTILE, copy)
+    params = PARAMS | {"hostile": HOSTILE}
+    write_report(read(copy, params=params), copy / "out")
+    for name in ("report.md", "report.html", "data_card.md"):
+        text = (copy / "out" / name).read_text(encoding="utf-8")
+        assert text.replace("\n", "") == printable(text).replace("\n", ""), name
+    page = Page((copy / "out/report.html").read_text(encoding="utf-8"))
+    # Answers to an example and a probe question, a note, licence, ...
+    assert page.text.count(SHOWN) >= 3 * len(PROMPTS) + 5
+    assert "script" not in page.tags
+    assert set(page.links) == {"../docs/metrics.md"}
+    markdown = (copy / "out/report.md").read_text(encoding="utf-8")
+    assert {len(row) for row in table_rows(markdown, "Answer |")} == {3}
+
+
+def test_a_long_name_is_cut(copy: Path) -> None:
+    change(copy / "results/models/chatglm-6b.json", files={"a" * 500: "c" * 64})
+    rows = table_rows(render_markdown(read(copy)), "| File |")
+    assert [row[1] for row in rows if row[1].startswith("aa")] == ["a" * 100 + "…"]
 
 
 def test_the_page_needs_no_other_file_and_no_script(tree: Path, tmp_path: Path) -> None:

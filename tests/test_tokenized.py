@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from glmtune.families.family import IGNORED, Example
 from glmtune.files import read_json, write_json, write_jsonl
 from glmtune.sources import hash_model
 from glmtune.tokenized import from_examples, read_tokenized, tokenized_file
-from glmtune.tokenizing import ROWS_A_CHUNK, Encoder, encode_file
+from glmtune.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
 
 EXAMPLES = [
     Example([5, 6, 7], [IGNORED, 6, 7]),
@@ -44,7 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(model: Path) -> Encoder:
-    return Encoder(model, "chatglm2-6b", None, max_source_tokens=64, max_target_tokens=16)
+    limits: dict[str, Any] = {"max_source_tokens": 64, "max_target_tokens": 16}
+    return Encoder(model, "chatglm2-6b", None, **limits, long_history="shorten")
 
 
 def encode(encoder: Encoder, folder: Path, rows: list[dict[str, Any]], **options: Any) -> Any:
@@ -146,6 +148,20 @@ def test_a_summary_says_how_long_texts_are_and_how_many_are_cut(
     assert summary["answer_tokens"]["min"] == encoder.encode(long).answer_tokens
 
 
+def test_shortened_histories_are_counted_and_told(encoder: Encoder, tmp_path: Path) -> None:
+    turn = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑" * 9}]
+    long = {**ROWS[0], "history": turn * 5}
+    summary, _ = encode(encoder, tmp_path, [*ROWS, long])
+    assert (summary["shortened_prompts"], summary["cut_prompts"]) == (1, 0)
+    longest = summary["prompt_tokens"]["max"]
+    assert longest > encoder.max_source_tokens
+    told = f"prompts of up to {longest} tokens, 1 without their oldest turns, 0 cut (raise "
+    assert told in describe(summary, encoder)
+    official = replace(encoder, long_history="official")
+    summary, _ = encode(official, tmp_path, [*ROWS, long])
+    assert (summary["shortened_prompts"], summary["cut_prompts"]) == (0, 1)
+
+
 def test_workers_and_chunks_change_no_byte(encoder: Encoder, tmp_path: Path) -> None:
     rows = [{**ROWS[i % 4], "content": f"红{i}"} for i in range(3 * ROWS_A_CHUNK + 1)]
     alone, _ = encode(encoder, tmp_path, rows)
@@ -188,6 +204,7 @@ def tokenize(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     usual = ["--generation", "chatglm3-6b-base", "--data", "data", "--model", "model"]
     usual += ["--model-manifest", "model.json", "--out-dir", "tokens"]
     usual += ["--max-source-tokens", "24", "--max-target-tokens", "16"]
+    usual += ["--long-history", "shorten"]
     return run_step("tokenize_dataset", *flags, *usual, folder=folder)
 
 

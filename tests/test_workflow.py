@@ -65,6 +65,7 @@ EDITS: dict[str, tuple[str, object, set[str]]] = {
     "a decoding parameter": ("generation.max_new_tokens", 9, from_prediction(*METHODS)),
     "the examples": ("examples", ["类型#裙*颜色#白色"], from_prediction(*METHODS)),
     "token limits": ("max_target_tokens", 60, FROM_TOKENS),
+    "long histories": ("long_history", "official", FROM_TOKENS | from_prediction("none")),
     "the miniature": ("miniature.max_steps", 5, FROM_MODEL),
     "the seed": ("seed", 43, EVERYTHING),
     "another seed of the tunings": ("seeds", [43], from_training(*TUNED)),

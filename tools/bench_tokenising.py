@@ -49,7 +49,7 @@ def main() -> None:
             for entry in flags.vocabulary:
                 generation, _, file = entry.partition("=")
                 model = folder_with(Path(file), generation, Path(folder))
-                encoder = Encoder(model, generation, None, *LIMITS)
+                encoder = Encoder(model, generation, None, *LIMITS, "official")
                 print(json.dumps(measure(encoder, source, count, flags.workers)), flush=True)
 
 

@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 1,
     "torch_threads": 1,
     "max_source_tokens": 64,
+    "long_history": "shorten",
     "quantization_bit": None,
     "max_new_tokens": 12,
     "batch_size": 4,
@@ -109,6 +110,18 @@ def test_every_row_example_and_general_question_is_answered_in_order(
     assert all(isinstance(row[key], str) for row in everything for key in ("predict", "decoded"))
     # A lossless vocabulary gives the references back as they are.
     assert not any("decoded_labels" in row for row in everything)
+
+
+def test_prompts_with_shortened_histories_are_counted_in_the_log(
+    prepared: Path, tmp_path: Path
+) -> None:
+    flags = flags_of(prepared, tmp_path, max_source_tokens=40)
+    done = run_step("generate_predictions", *flags)
+    assert "1 of 60 prompts without the oldest turns" in done.stdout
+    assert "(raise max_source_tokens, now 40)" in done.stdout
+    assert rows(tmp_path / "predictions.jsonl")[1]["history"] == ROWS[1]["history"]
+    flags = flags_of(prepared, tmp_path, max_source_tokens=40, long_history="official")
+    assert "oldest turns" not in run_step("generate_predictions", *flags).stdout
 
 
 def test_references_are_cut_beside_the_whole_ones_where_the_protocol_cuts_them(

@@ -7,7 +7,7 @@ Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
     python workflow/scripts/tokenize_dataset.py --data data/dataset
         --model results/models/chatglm2-6b --model-manifest results/models/chatglm2-6b.json
         --generation chatglm2-6b
-        --max-source-tokens 96 --max-target-tokens 128
+        --max-source-tokens 96 --max-target-tokens 128 --long-history shorten
         --out-dir data/tokenized/chatglm2-6b
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from glmtune.errors import run_script
 from glmtune.files import read_json, write_json
+from glmtune.long_history import LONG_HISTORY
 from glmtune.sources import check_model
 from glmtune.tokenizing import Encoder, describe, encode_file
 from glmtune.training_notes import coverage_notes
@@ -37,6 +38,12 @@ def main() -> None:
     parser.add_argument("--template", help="form of the prompt; default: the generation's first")
     parser.add_argument("--max-source-tokens", type=int, required=True)
     parser.add_argument("--max-target-tokens", type=int, required=True)
+    parser.add_argument(
+        "--long-history",
+        choices=LONG_HISTORY,
+        required=True,
+        help="drop the oldest turns of a prompt over its limit, or cut it as THUDM's scripts do",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that encode")
     parser.add_argument("--out-dir", type=Path, required=True)
     flags = parser.parse_args()
@@ -47,6 +54,7 @@ def main() -> None:
         flags.template,
         flags.max_source_tokens,
         flags.max_target_tokens,
+        flags.long_history,
     )
     check_model(flags.model, read_json(flags.model_manifest))
     template, tokenizer = encoder.open()

@@ -24,9 +24,10 @@ from typing import Any
 
 from glmtune.adgen_identity import ADGEN, Identity, is_original, make_original
 from glmtune.archives import extract
-from glmtune.downloading import Patience, download
+from glmtune.downloading import download
 from glmtune.errors import DataError
 from glmtune.locations import user_path
+from glmtune.patience import Patience
 
 # An address that ends in "/" is a folder with train.json and dev.json, any other an archive.
 # The first and the last are THUDM's (ptuning/README.md of ChatGLM-6B), the last but two PaddleNLP's

@@ -12,40 +12,29 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from glmtune.errors import DataError
 from glmtune.files import read_json, write_json
+from glmtune.patience import Pace, Patience
+from glmtune.transport_errors import explain, never_connected
 
-# What a line that falls silent loses at most: urllib3 hands over whole chunks.
-CHUNK_BYTES = 1 << 14
+# What is read at a time at most, and what the title of a web page stands in.
+PIECE_BYTES, PAGE_BYTES = 1 << 14, 1 << 11
 # Answers that may be another one in a moment (RFC 9110, section 15; RFC 6585, section 4).
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)
 WEB_PAGE_TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, in seconds, and how often to try again."""
-
-    connect_s: float = 5.0
-    """For a connection. Short, so that a machine without a network hears about it soon."""
-    read_s: float = 30.0
-    """For the next bytes of an open connection."""
-    tries: int = 4
-    """In a row without one new byte; a slow line that brings something each time goes on."""
-    pause_s: float = 1.0
-    """Before the second try; twice as long before each further one."""
-    longest_pause_s: float = 30.0
-    """However often it failed and whatever the server asked for."""
 
 
 class _PassingTrouble(Exception):
@@ -110,19 +99,21 @@ def download(url: str, target: Path, *, most_bytes: int, patience: Patience | No
     """Write the file at `url` (http or https) to `target`, whole or not at all.
 
     Raises DataError "URL: what went wrong" for a server that cannot be reached, refuses, sends a
-    web page or more than `most_bytes`, or stops again and again. A full disk is an OSError.
+    web page or more than `most_bytes`, or stops or crawls again and again. A full disk is an
+    OSError.
     """
     patience = patience or Patience()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(target.with_name(target.name + ".part"))
-    most_received, failures = part.size, 0
+    most_received, failures, last = part.size, 0, time.monotonic()
     while True:
         try:
             _receive(url, part, most_bytes, patience)
             break
         except _PassingTrouble as trouble:
-            failures = 0 if part.size > most_received else failures + 1
-            most_received = max(most_received, part.size)
+            received, now = part.size - most_received, time.monotonic()
+            failures = 0 if patience.is_enough(received, now - last) else failures + 1
+            most_received, last = max(most_received, part.size), now
             if failures >= patience.tries:
                 raise DataError(f"{url}: {trouble}, {failures} times in a row") from None
             pause = max(trouble.pause_s, patience.pause_s * 2 ** max(failures - 1, 0))
@@ -134,23 +125,50 @@ def download(url: str, target: Path, *, most_bytes: int, patience: Patience | No
 
 def _receive(url: str, part: _Part, most_bytes: int, patience: Patience) -> None:
     """Add to `part` what one request brings; returns when the file is whole."""
-    waits = (patience.connect_s, patience.read_s)
     try:
-        with requests.get(
-            url, headers=part.request_headers(url), stream=True, timeout=waits
-        ) as response:
+        with _ask(url, part.request_headers(url), patience) as response:
             if not _is_complete(response, part):
                 _check_status(url, response)
                 _place_in_file(url, response, part)
-                _save(url, response, part, most_bytes)
+                _save(url, response, part, most_bytes, patience)
                 _check_length(url, part)
     except (requests.RequestException, HTTPError) as error:
-        reason = _explain(error, patience)
-        if _never_connected(error) and not part.size:
+        reason = explain(error, patience)
+        if never_connected(error) and not part.size:
             raise DataError(f"{url}: {reason}") from None
         if isinstance(error, ValueError | requests.TooManyRedirects):  # an unusable address
             raise DataError(f"{url}: {reason}") from None
         raise _PassingTrouble(reason) from None
+
+
+def _ask(url: str, headers: dict[str, str], patience: Patience) -> requests.Response:
+    """The answer, of which the body is still to be read.
+
+    Asked in a thread of its own: no time-out bounds how long headers, and bodies of redirects, may
+    drip. One that is left behind ends with its connection or with the program.
+    """
+    waits = (patience.connect_s, patience.read_s)
+    asked: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        try:
+            response = requests.get(url, headers=headers, stream=True, timeout=waits)
+        except Exception as error:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
+            return
+        if asked.set_running_or_notify_cancel():
+            asked.set_result(response)
+        else:
+            response.close()
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        return asked.result(patience.answer_s)
+    except TimeoutError:
+        if asked.cancel():
+            raise _PassingTrouble(f"no answer within {patience.answer_s:g} s") from None
+        return asked.result()
 
 
 def _is_complete(response: requests.Response, part: _Part) -> bool:
@@ -186,7 +204,9 @@ def _place_in_file(url: str, response: requests.Response, part: _Part) -> None:
         raise _PassingTrouble("another part of the file than the one asked for")
 
 
-def _save(url: str, response: requests.Response, part: _Part, most_bytes: int) -> None:
+def _save(
+    url: str, response: requests.Response, part: _Part, most_bytes: int, patience: Patience
+) -> None:
     """Append the body to the part, showing how far it is."""
     here = part.size
     length = response.headers.get("Content-Length", "")
@@ -195,14 +215,38 @@ def _save(url: str, response: requests.Response, part: _Part, most_bytes: int) -
         raise _too_large(url, part, most_bytes)
     bar = tqdm(total=total, initial=here, unit="B", unit_scale=True, desc=part.path.stem)
     with bar, part.path.open("ab") as file:
-        for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+        for piece in _pieces(response, PAGE_BYTES if here == 0 else 1, patience):
             if here == 0:
-                _refuse_web_page(url, response, chunk, part)
-            here += len(chunk)
+                _refuse_web_page(url, response, piece, part)
+            here += len(piece)
             if here > most_bytes:
                 raise _too_large(url, part, most_bytes)
-            file.write(chunk)
-            bar.update(len(chunk))
+            file.write(piece)
+            bar.update(len(piece))
+
+
+def _pieces(response: requests.Response, first_bytes: int, patience: Patience) -> Iterator[bytes]:
+    """The body as it arrives, the first piece of at least `first_bytes` if there are so many.
+
+    What arrived before the connection is cut, or is left for being too slow, comes out as well.
+    """
+    pace, held, least = Pace(patience), b"", first_bytes
+    try:
+        # Not `stream`, which waits for whole chunks: of a line that drips, for hours.
+        while piece := response.raw.read1(PIECE_BYTES, decode_content=False):
+            held += piece
+            if len(held) >= least:
+                yield held
+                held, least = b"", 1
+            if pace.is_too_slow(len(piece)):
+                slowest, window = patience.least_bytes_s, patience.window_s
+                raise _PassingTrouble(f"slower than {slowest:g} bytes a second for {window:g} s")
+    except (HTTPError, _PassingTrouble):
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
 
 
 def _check_length(url: str, part: _Part) -> None:
@@ -231,45 +275,3 @@ def _refuse_web_page(url: str, response: requests.Response, start: bytes, part: 
     title = WEB_PAGE_TITLE.search(start)
     name = " ".join(title[1].decode("utf-8", "replace").split())[:60] if title else "without title"
     raise DataError(f"{url}: a web page ({name}) instead of the file")
-
-
-# --- what libraries say, in words ----------------------------------------------------------------
-
-
-def _cause(error: Exception) -> Any:
-    """What urllib3 says, which requests wraps while it connects and not while it receives."""
-    if isinstance(error, HTTPError) or not error.args:
-        return error
-    inner = error.args[0]
-    return inner.reason if isinstance(inner, MaxRetryError) else inner
-
-
-def _never_connected(error: Exception) -> bool:
-    """Whether no server was reached: then the next place is a better try than this one again."""
-    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
-
-
-def _explain(error: Exception, patience: Patience) -> str:
-    cause = _cause(error)
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no connection within {patience.connect_s:g} s"
-    if isinstance(error, requests.ReadTimeout) or isinstance(
-        cause, ReadTimeoutError | TimeoutError
-    ):
-        return f"no data for {patience.read_s:g} s"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy does not connect ({_last_words(cause)}); check HTTPS_PROXY and NO_PROXY"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"no secure connection ({_last_words(cause)})"
-    if isinstance(cause, NameResolutionError):
-        return "no connection: the name of the server is not known here"
-    if _never_connected(error):
-        return f"no connection ({_last_words(cause)})"
-    if isinstance(error, ValueError | requests.TooManyRedirects):
-        return f"cannot be fetched ({error})"
-    return f"the connection was cut ({type(cause).__name__})"
-
-
-def _last_words(error: Any) -> str:
-    """The end of a library's message: before it stands an object's address in memory."""
-    return str(error).rsplit(": ", 1)[-1].strip("'\")( ")

@@ -16,12 +16,21 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import traceback
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from types import TracebackType
+from typing import Any, cast
 
 EXIT_USER_ERROR = 2
 # Unicode's control characters, invisible marks (of direction, too), lone surrogates, line ends.
 UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# The joiners of emoji and of Indic and Persian words: they steer nothing, and are part of a text.
+JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+
+# How tqdm goes back from a bar to the one above it.
+BAR_ABOVE = "\x1b[A"
 
 
 class UserError(Exception):
@@ -41,7 +50,7 @@ def printable(text: str) -> str:
     """
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSHOWN and character != "\n"
+        if unicodedata.category(character) in UNSHOWN and character not in f"\n{JOINERS}"
         else character
         for character in text
     )
@@ -69,20 +78,60 @@ class ResourceError(UserError):
     """Not enough disk, memory or GPU."""
 
 
+class _Escaped:
+    """A stream of this process that shows foreign texts and does not let them steer a terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        r"""Write `text` escaped; progress bars begin and end with \r, or go up a line alone."""
+        if text and not text.replace(BAR_ABOVE, ""):
+            return int(self._stream.write(text))
+        bar = text.strip("\r")
+        start, _, end = text.partition(bar) if bar else (text, "", "")
+        self._stream.write(f"{start}{printable(bar.expandtabs())}{end}")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each line escaped."""
+        for line in lines:
+            self.write(line)
+
+
+@contextmanager
+def _escaped_streams() -> Iterator[None]:
+    """Escape whatever is printed meanwhile: notes, warnings, what libraries say."""
+    out, err = (cast(io.TextIOBase, _Escaped(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+def _show_bug(kind: type[BaseException], bug: BaseException, place: TracebackType | None) -> None:
+    """Print a traceback, whose message may quote a foreign text."""
+    print(printable("".join(traceback.format_exception(kind, bug, place))), end="", file=sys.stderr)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; turn what a user can mend into one message and exit code 2.
 
-    The message is the last line of the log: what was printed before it is not held back.
+    The message is the last line of the log: what was printed before it is not held back. Foreign
+    texts in what is printed are escaped.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    sys.excepthook = _show_bug
     try:
-        main()
+        with _escaped_streams():
+            main()
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else explain(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -139,9 +139,10 @@ class Params:
                 )
         return files
 
-    def token_limits(self) -> dict[str, int]:
-        """The limits of prompts and answers, in tokens."""
-        return {key: self[key] for key in ("max_source_tokens", "max_target_tokens")}
+    def token_limits(self) -> dict[str, Any]:
+        """The limits of prompts and answers, in tokens, and what a longer history becomes."""
+        keys = ("max_source_tokens", "max_target_tokens", "long_history")
+        return {key: self[key] for key in keys}
 
     def model_settings(self, model: str) -> dict[str, Any]:
         """What decides a model's weights and vocabulary."""
@@ -185,6 +186,7 @@ class Params:
         keys = ("seed", "torch_threads", "max_source_tokens", "quantization_bit")
         return {
             **{key: self[key] for key in keys},
+            "long_history": protocol.long_history or self["long_history"],
             **self["generation"],
             **(protocol.decoding or {}),
             "reference_tokens": protocol.reference_tokens,

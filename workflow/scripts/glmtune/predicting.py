@@ -56,8 +56,13 @@ def predict(
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     asked = _questions(read_jsonl(dev), examples)
     rows = [row for part in asked.values() for row in part]
-    limit = settings["max_source_tokens"]
-    prompts = encode_prompts(template, tokenizer, rows, max_source_tokens=limit)
+    limits = {key: settings[key] for key in ("max_source_tokens", "long_history")}
+    prompts = encode_prompts(template, tokenizer, rows, **limits)
+    if shortened := sum(prompt.is_shortened for prompt in prompts):
+        print(
+            f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
+            f"(raise max_source_tokens, now {limits['max_source_tokens']})"
+        )
     with recorded_runtime(done / "runtime.json") as figures, unchanged(model_folder, base):
         seed_everything(settings["seed"], settings["torch_threads"])
         open_model = partial(
@@ -68,7 +73,8 @@ def predict(
             device=place.device,
             quantization_bit=settings["quantization_bit"],
         )
-        answers = iter(_answers(open_model, tokenizer, prompts, settings, work))
+        ids = [prompt.ids for prompt in prompts]
+        answers = iter(_answers(open_model, tokenizer, ids, settings, work))
         figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
     decode_reference = partial(
         _decode_reference, template, tokenizer, settings["reference_tokens"] or sys.maxsize

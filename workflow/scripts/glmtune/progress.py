@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from glmtune.errors import BAR_ABOVE, printable
+
 # Messages of Snakemake that say nothing to a person who waits.
 NOISE = (
     *("Assuming unrestricted", "Building DAG", "Using shell", "Provided cores", "Rules claiming"),
@@ -159,6 +161,8 @@ class ProgressHandler(Handler):
         return f", about {_duration(left * share)} left"
 
     def _print(self, text: str) -> None:
+        """Write lines; what a file or an answer put into them is escaped."""
+        text = printable(text.expandtabs())
         encoding = self.stream.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
         with suppress(BrokenPipeError):  # nobody reads any more (`| head`): no reason to stop
@@ -206,6 +210,7 @@ def _tail(log: str) -> str:
         text = Path(log).read_bytes().decode("utf-8", "replace")  # bars are ended by \r alone
     except OSError:
         return ""
+    text = text.replace(BAR_ABOVE, "").replace("\r\n", "\n")
     lines = [line.split("\r")[-1] for line in text.rstrip().split("\n")]
     return "\n".join(f"    {line}" for line in lines[-LINES_OF_A_FAILED_LOG:])
 

@@ -29,6 +29,7 @@ class Protocol:
     prediction: str = "decoded"
     reference: str = "decoded_labels"
     normal_form: bool = False  # both are brought to the form of glmtune/metrics/normal_form.py
+    long_history: str | None = None  # how it cuts prompts; None: as params.yaml says
     reference_tokens: int | None = None  # `decoded_labels` are cut to so many tokens; None: whole
     first_rows: int | None = None  # only so many rows are scored; None: all
 
@@ -50,6 +51,7 @@ PROTOCOLS: dict[str, Protocol] = {
         differs="sampled; answers and references as the model's tokenizer decodes them, "
         "references cut at 64 tokens",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
+        long_history="official",
         reference_tokens=64,
     ),
     "llamafactory": Protocol(

@@ -44,6 +44,8 @@ class Encoder:
     template: str | None
     max_source_tokens: int
     max_target_tokens: int
+    # One of LONG_HISTORY.
+    long_history: str
 
     def open(self) -> tuple[Template, Tokenizer]:
         """The template and the tokenizer, opened once a process."""
@@ -66,6 +68,7 @@ class Encoder:
             row,
             max_source_tokens=self.max_source_tokens,
             max_target_tokens=self.max_target_tokens,
+            long_history=self.long_history,
         )
 
 
@@ -87,6 +90,7 @@ class Encoded:
     answer_tokens: np.ndarray
     cut_prompts: int
     cut_answers: int
+    shortened_prompts: int
     spelled_tokens: int
 
 
@@ -114,8 +118,11 @@ def describe(summary: Mapping[str, Any], encoder: Encoder) -> str:
     parts = (("prompt", encoder.max_source_tokens), ("answer", encoder.max_target_tokens))
     for (part, limit), key in zip(parts, ("source", "target"), strict=True):
         longest, cut = summary[f"{part}_tokens"]["max"], summary[f"cut_{part}s"]
-        text += f"; {part}s of up to {longest} tokens, {cut} cut"
-        text += f" (raise max_{key}_tokens, now {limit})" if cut else ""
+        shortened = summary["shortened_prompts"] if part == "prompt" else 0
+        text += f"; {part}s of up to {longest} tokens, "
+        text += f"{shortened} without their oldest turns, " if shortened else ""
+        text += f"{cut} cut"
+        text += f" (raise max_{key}_tokens, now {limit})" if cut or shortened else ""
     return text
 
 
@@ -138,6 +145,7 @@ def encode_lines(encoder: Encoder, lines: Lines) -> Encoded:
         np.array([e.answer_tokens for e in examples], np.int32),
         sum(e.prompt_is_cut for e in examples),
         sum(e.answer_is_cut for e in examples),
+        sum(e.history_is_shortened for e in examples),
         int(np.isin(rows.labels, sorted(tokenizer.spelled_ids)).sum()),
     )
 
@@ -150,6 +158,7 @@ class _Totals:
     target_tokens: int = 0
     cut_prompts: int = 0
     cut_answers: int = 0
+    shortened_prompts: int = 0
     spelled_tokens: int = 0
     prompt_tokens: list[np.ndarray] = field(default_factory=list)
     answer_tokens: list[np.ndarray] = field(default_factory=list)
@@ -159,6 +168,7 @@ class _Totals:
         self.target_tokens += int((part.rows.labels != IGNORED).sum())
         self.cut_prompts += part.cut_prompts
         self.cut_answers += part.cut_answers
+        self.shortened_prompts += part.shortened_prompts
         self.spelled_tokens += part.spelled_tokens
         self.prompt_tokens.append(part.prompt_tokens)
         self.answer_tokens.append(part.answer_tokens)
@@ -175,6 +185,7 @@ class _Totals:
             "answer_tokens": distribution(answers),
             "cut_prompts": self.cut_prompts,
             "cut_answers": self.cut_answers,
+            "shortened_prompts": self.shortened_prompts,
             "spelled_tokens": self.spelled_tokens,
         }
 

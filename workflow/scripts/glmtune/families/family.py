@@ -26,12 +26,15 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
-    # Without limits, counted as the limits count: the prompt of the last answer, and all targets.
+    # Without limits, counted as the limits count: the prompt of the last answer, and all targets;
+    # of the whole history too where it is shortened.
     prompt_tokens: int = 0
     answer_tokens: int = 0
     # Whether generation would get a part of that prompt only, and whether targets are missing here.
     prompt_is_cut: bool = False
     answer_is_cut: bool = False
+    # Whether the oldest turns were left out, so that the question fits (`glmtune.long_history`).
+    history_is_shortened: bool = False
 
 
 @dataclass(frozen=True)

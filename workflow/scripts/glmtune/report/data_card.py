@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from glmtune.report.contents import Report
-from glmtune.report.markdown import code, plain, table
+from glmtune.report.markdown import code, name, plain, table
 from glmtune.report.tables import NOTHING
 
 SPLITS = ("train", "dev")
@@ -74,7 +74,7 @@ def _rows_table(report: Report) -> str:
         f"Answers with {plain('<UNK>')}": _counted(splits, "unk_answers"),
         "Answers with BRAND": _counted(splits, "brand_answers"),
     }
-    rows = [[name, *map(show, SPLITS)] for name, show in facts.items()]
+    rows = [[fact, *map(show, SPLITS)] for fact, show in facts.items()]
     shown = [row for row in rows if any(row[1:])]
     return table(["", *SPLITS], shown, text_columns=1)
 
@@ -95,7 +95,8 @@ def _skipped(facts: Mapping[str, Any]) -> str:
 
 def _notes(facts: Mapping[str, Any]) -> str:
     """What reading did to some rows, and to how many."""
-    return "; ".join(f"{count:,} rows: {note}" for note, count in facts.get("notes", {}).items())
+    notes = facts.get("notes", {}).items()
+    return "; ".join(f"{count:,} rows: {plain(note)}" for note, count in notes)
 
 
 def _counted(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:
@@ -115,7 +116,7 @@ def _leakage(report: Report) -> str:
         f"{leakage['answers'] - leakage['pairs']:,}."
     ]
     if train["attributes"]:
-        keys = ", ".join(f"{plain(key)} {rows:,}" for key, rows in train["attributes"].items())
+        keys = ", ".join(f"{name(key)} {rows:,}" for key, rows in train["attributes"].items())
         lines.append(f"- Attributes, with the train rows that ask for them: {keys}.")
     return "\n".join(lines)
 
@@ -132,13 +133,15 @@ def _tokens_table(report: Report) -> str:
             f"{manifest['splits']['train']['tokens']:,}",
             _spread(manifest["splits"]["train"]["prompt_tokens"]),
             _spread(manifest["splits"]["train"]["answer_tokens"]),
+            _cut(manifest, "shortened_prompts"),
             _cut(manifest, "cut_prompts"),
             _cut(manifest, "cut_answers"),
         ]
         for model, manifest in report.tokenized.items()
     ]
     header = ["Model", "Template", "Trained on", "Tokens", "Of a prompt", "Of an answer"]
-    return table([*header, "Prompts cut", "Answers cut"], rows, text_columns=3)
+    cut = ["Histories shortened", "Prompts cut", "Answers cut"]
+    return table([*header, *cut], rows, text_columns=3)
 
 
 def _cut(manifest: Mapping[str, Any], key: str) -> str:
@@ -153,7 +156,8 @@ def _limits(report: Report) -> str:
     by = f" by {named}" if named else ""
     return (
         "Characters and tokens: mean, 95th percentile, greatest. The second table counts tokens of "
-        f"the train rows, and train / dev rows cut{by}."
+        f"the train rows, and train / dev rows cut{by}. *Histories shortened*: prompts without "
+        "their oldest turns, so that the question fits. *Prompts cut*: those that lack their end."
     )
 
 

@@ -1,6 +1,7 @@
-"""Markdown of any text and any values: escaped so that it shows exactly their characters.
+r"""Markdown of any text and any values: escaped so that it shows exactly their characters.
 
-Knows nothing about reports.
+What would steer a terminal or turn the order of a line is shown as an escape, such as \x1b. Knows
+nothing about reports.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ from typing import Any
 
 import yaml
 
+from glmtune.errors import printable, shown_name
+
 
 def plain(text: str) -> str:
     """Any text as one line of Markdown that shows exactly its characters."""
-    shown = " ⏎ ".join(_writable(text).strip().splitlines())
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
+    shown = printable(" ⏎ ".join(text.strip().splitlines()))
     return "".join(f"\\{char}" if char in "\\`*_[]<>|~&$#!" else char for char in shown)
+
+
+def name(text: str) -> str:
+    """A name that somebody else gave, as `plain` shows it, cut if it is long."""
+    return plain(shown_name(text))
 
 
 def code(text: str) -> str:
     """Any text as one code span; not for table cells, where a | would end the cell."""
-    shown = " ".join(_writable(text).split())
+    shown = printable(" ".join(text.split()))
     fence = _fence(shown, 1)
     padding = " " if "`" in shown else ""
     return f"{fence}{padding}{shown}{padding}{fence}"
@@ -29,7 +36,8 @@ def code(text: str) -> str:
 
 def yaml_block(value: Any) -> str:
     """JSON values as a block of YAML: keys in their order, Chinese readable, no line folded."""
-    dumped = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=math.inf).strip()
+    dumped = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=math.inf)
+    dumped = printable(dumped.strip())
     fence = _fence(dumped, 4)
     return f"{fence}yaml\n{dumped}\n{fence}"
 
@@ -38,11 +46,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns:
     """A Markdown table; the first `text_columns` are aligned left, the others right."""
     rule = ["---" if index < text_columns else "---:" for index in range(len(header))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
-
-
-def _writable(text: str) -> str:
-    """A model may decode to half a character, a lone surrogate, which no file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _fence(text: str, length: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from glmtune.report.contents import Report, Run
-from glmtune.report.markdown import code, plain, table, yaml_block
+from glmtune.report.markdown import code, name, plain, table, yaml_block
 from glmtune.report.tables import NOTHING, format_seconds, percent_of
 
 ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
@@ -89,8 +89,8 @@ def _inputs(report: Report) -> str:
         rows.append([data, f"{part}, {facts['rows']:,} rows", f"`{facts['sha256']}`"])
     for model, manifest in report.models.items():
         owner = f"{model} ({plain(manifest['source'])}, {manifest['generation']})"
-        for name, digest in manifest.get("files", {}).items():
-            rows.append([owner, plain(name), f"`{digest}`"])
+        for file, digest in manifest.get("files", {}).items():
+            rows.append([owner, name(file), f"`{digest}`"])
     return table(["Of", "File", "SHA-256"], rows, text_columns=3)
 
 

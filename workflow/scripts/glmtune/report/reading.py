@@ -35,7 +35,7 @@ CARD_FACTS = (
 )
 TOKEN_FACTS = (
     *(f"{part}_tokens.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
-    *("rows", "tokens", "cut_prompts", "cut_answers"),
+    *("rows", "tokens", "cut_prompts", "cut_answers", "shortened_prompts"),
 )
 # A dot leads into an object.
 DATASET_KEYS = (

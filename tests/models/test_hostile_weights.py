@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,6 +181,43 @@ def test_bytes_and_numbers_are_not_taken_for_each_other(
     (folder / "config.json").write_text(json.dumps(config | {"quantization_bit": 8}))
     with pytest.raises(WeightsError, match=f"{name} is \\w+; this model expects"):
         load_model(folder)
+
+
+# --- pickles that run nothing and still take everything ---------------------------------------
+
+
+def bytearray_of(size: int) -> bytes:
+    """The pickle of `bytearray(size)`: a few bytes that ask for all memory."""
+    number = size.to_bytes(8, "little")
+    return b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + number + b"\x85R."
+
+
+def doubled_tuples(levels: int) -> bytes:
+    """The pickle of {t: 1} where each tuple holds the one before it twice: 2 ** levels hashes."""
+    tuples = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(levels))
+    return b"\x80\x02)q\x00" + tuples + b"}h%cK\x01s." % levels
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytearray_of(10**11), "asks for a bytearray"),
+        (doubled_tuples(100), "tuples in 20 levels"),
+    ],
+)
+def test_a_pickle_that_takes_all_memory_or_time_is_one_message(
+    folder: Path, content: bytes, message: str, is_zip: bool
+) -> None:
+    file = folder / "pytorch_model.bin"
+    if is_zip:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3")
+    else:
+        begin = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        file.write_bytes(b"".join(pickle.dumps(part, 2) for part in begin) + content)
+    assert message in refusal(folder)
 
 
 # --- sizes that the files cannot hold --------------------------------------------------------

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from glmtune.errors import WeightsError, shown_name
 from glmtune.files import atomic_path, write_json
+from glmtune.pickle_checks import check_pickle
 from glmtune.weight_files import check_is_content, read_object, weight_files
 
 SHARD_BYTES = 5_000_000_000
@@ -153,6 +154,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    check_pickle(path)
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

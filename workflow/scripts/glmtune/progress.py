@@ -165,7 +165,9 @@ class ProgressHandler(Handler):
         text = printable(text.expandtabs())
         encoding = self.stream.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
-        with suppress(BrokenPipeError):  # nobody reads any more (`| head`): no reason to stop
+        with suppress(
+            OSError
+        ):  # nobody reads any more (`| head`, a closed terminal): no reason to stop
             print(CLEARED * self.stream.isatty() + text, file=self.stream, flush=True)
 
     def close(self) -> None:

@@ -104,6 +104,13 @@ def test_what_stands_after_the_last_answer_is_left_out(tmp_path: Path) -> None:
     assert read_rows(save(tmp_path, json.dumps(row))) == [SECOND_TURN]
 
 
+def test_a_call_without_its_result_is_not_trained_on_as_null(tmp_path: Path) -> None:
+    call = {"role": "tool", "name": "weather", "parameters": {"城": "北京"}}
+    turns = [*said("user", "天气？"), call, *said("assistant", "冷。")]
+    with pytest.raises(DataError, match="'observation' is missing; expected what the tool found"):
+        read_rows(save(tmp_path, json.dumps({"conversations": turns})))
+
+
 def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> None:
     tools = [{"name": "weather"}]
     call = {

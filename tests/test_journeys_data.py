@@ -98,6 +98,37 @@ def test_a_run_on_conversations_of_several_turns(tmp_path: Path) -> None:
     assert "last answer" in report
 
 
+def test_a_run_on_conversations_with_tools(tmp_path: Path) -> None:
+    """What is scored last is the answer to what a tool found."""
+    tool = {"name": "find_clothes", "description": "查衣服", "parameters": {"colour": "颜色"}}
+    rows = [
+        {
+            "tools": [tool],
+            "conversations": [
+                {"role": "user", "content": f"有{c}色的{k}吗？"},
+                {
+                    "role": "tool",
+                    "name": "find_clothes",
+                    "parameters": {"colour": c},
+                    "observation": f"{k}：{c}",
+                },
+                {"role": "assistant", "content": f"有，一件{c}色的{k}。"},
+            ],
+        }
+        for c in COLOURS
+        for k in ("裙子", "上衣")
+    ]
+    workspace = run_with_lora(tmp_path, rows, "chatglm3-6b-base")
+    (first, *_) = read(workspace, "results/predictions/chatglm3-6b-base/lora.jsonl")
+    assert first["prompt"] == "裙子：绿"
+    assert first["labels"] == "有，一件绿色的裙子。"
+    assert [said["role"] for said in first["history"]] == ["system", "user", "assistant"]
+    workspace.edit("models", {"chatglm2-6b": {"source": "miniature"}})
+    output = workspace.run("snakemake", ok=False)
+    assert "mine/train.jsonl: line 1" in output
+    assert "tools" in output
+
+
 def test_several_seeds_are_one_row_with_their_spread(workspace: Workspace) -> None:
     before = workspace.trainings()
     alone = read(workspace, "results/metrics.json")[MODEL]

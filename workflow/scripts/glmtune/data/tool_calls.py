@@ -46,7 +46,12 @@ def calls_of_message(item: Mapping[str, Any], place: str) -> list[Message]:
 
 def call_and_result(item: Mapping[str, Any], place: str) -> list[Message]:
     """The two messages of a call that holds its own result (ChatGLM3)."""
-    result = item.get("observation")
+    if "observation" not in item:
+        raise RowMistake(
+            f"{place}: 'observation' is missing; expected what the tool found, beside its "
+            "'parameters'; add it"
+        )
+    result = item["observation"]
     if not isinstance(result, str):
         result = json.dumps(result, ensure_ascii=False)
     return [

@@ -13,7 +13,7 @@ The steps, each `workflow/scripts/<step>.py`:
 
 Rules depend on small manifests (hashes, counts, parameters), not on folders of weights. The files
 of code that a step runs are inputs of its rule. What took long is also kept in a store outside the
-results (`workflow/scripts/glmtune/store.py`), so nothing that was trained once is trained again.
+results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was trained once is trained again.
 """
 
 import os
@@ -28,16 +28,17 @@ min_version("9.27")
 
 # This folder's own code, also in the copy of the workspace that DVC queues an experiment in.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
-from glmtune import recording, workspace
-from glmtune.code_inputs import code_of
+from glmtune.workspace import recording
+from glmtune.workspace import folder as workspace
+from glmtune.workspace.code_inputs import code_of
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
-from glmtune.hangup import end_on_hangup
-from glmtune.params import read_params
-from glmtune.progress import show_progress
-from glmtune.repository import check_queued
-from glmtune.sources import fingerprint
-from glmtune.step_settings import write_settings
+from glmtune.workspace.hangup import end_on_hangup
+from glmtune.params.values import read_params
+from glmtune.workspace.progress import show_progress
+from glmtune.workspace.repository import check_queued
+from glmtune.checkpoints.sources import fingerprint
+from glmtune.workspace.step_settings import write_settings
 
 HERE = Path.cwd()
 REPORT = "results/report.md"

@@ -31,10 +31,10 @@ from tiny_models import (
     relative_error,
 )
 
-from glmtune.families.causal_lm import visible_positions
-from glmtune.families.modeling_chatglm import first_index
-from glmtune.quantization import BITS, dequantize, quantize_model
-from glmtune.weights import load_model
+from glmtune.checkpoints.weights import load_model
+from glmtune.modeling.causal_lm import visible_positions
+from glmtune.modeling.chatglm import first_index
+from glmtune.modeling.quantization import BITS, dequantize, quantize_model
 
 VERSIONS = tuple(sorted(GOLDEN_FAMILIES))
 EXACT = dict.fromkeys(VERSIONS, 0.0)

@@ -63,7 +63,7 @@ def read_small(file: Path) -> State:
 def pack(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed numbers and scales of a fp16 weight, by the formula of the official quantization.py.
 
-    Written a second time, apart from glmtune.quantization, which is compared with it.
+    Written a second time, apart from glmtune.modeling.quantization, which is compared with it.
     """
     scale = (weight.abs().max(dim=1).values / (2 ** (bits - 1) - 1)).half()
     numbers = torch.round(weight / scale[:, None]).to(torch.int8)

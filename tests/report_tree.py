@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.files import write_json, write_jsonl, write_text
-from glmtune.general_qa import probe_rows
 from glmtune.metrics import METRICS, PROTOCOLS
 from glmtune.report import read_report
 from glmtune.report.contents import Report
+from glmtune.synthetic.general_qa import probe_rows
 
 MODELS = {"chatglm-6b": "miniature", "chatglm2-6b": "miniature"}
 METHODS = ("none", "ptuning", "lora")

@@ -16,10 +16,10 @@ import pytest
 from conftest import SHARED
 from file_server import FileServer, dripping, resumable, serving, status, whole
 
-from glmtune.adgen import SOURCES, AdgenFiles, fetch_adgen
-from glmtune.adgen_identity import FileIdentity, Identity, digest_of
+from glmtune.data.adgen.fetching import SOURCES, AdgenFiles, fetch_adgen
+from glmtune.data.adgen.identity import FileIdentity, Identity, digest_of
+from glmtune.data.adgen.patience import Patience
 from glmtune.errors import DataError
-from glmtune.patience import Patience
 
 HASTY = Patience(connect_s=2, read_s=0.2, tries=2, pause_s=0)
 
@@ -240,7 +240,7 @@ def test_a_download_that_was_finished_before_a_kill_is_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("glmtune.adgen.extract", killed)
+        patch.setattr("glmtune.data.adgen.fetching.extract", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch(tmp_path, f"{server.url}/a")
     assert_fetched(tmp_path, f"{server.url}/a")
@@ -253,7 +253,7 @@ def test_a_full_disk_is_not_blamed_on_the_place(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("glmtune.adgen.download", full)
+    monkeypatch.setattr("glmtune.data.adgen.fetching.download", full)
     with pytest.raises(OSError, match="No space left"):
         fetch(tmp_path, f"{server.url}/a", f"{server.url}/b")
 
@@ -331,7 +331,7 @@ def test_without_a_network_one_message_names_every_place_and_the_way_by_hand(
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr("glmtune.downloading.time.sleep", pytest.fail)
+    monkeypatch.setattr("glmtune.data.adgen.downloading.time.sleep", pytest.fail)
     with pytest.raises(DataError) as caught:
         fetch_adgen(tmp_path)
     assert len(looked_up) == len(SOURCES)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.answer_log import AnswerLog
+from glmtune.generation.answer_log import AnswerLog
 
 
 @dataclass(frozen=True)

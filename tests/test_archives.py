@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtune.archives import Limits, extract
+from glmtune.data.adgen.archives import Limits, extract
 from glmtune.errors import DataError
 
 NAMES = ("train.json", "dev.json")
@@ -217,7 +217,7 @@ def test_a_full_disk_is_not_blamed_on_the_archive(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("glmtune.archives.shutil.copyfileobj", full)
+    monkeypatch.setattr("glmtune.data.adgen.archives.shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         unpack(tar(), tmp_path)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.store import Entry, entry_for, reuse_or_compute
+from glmtune.workspace.store import Entry, entry_for, reuse_or_compute
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import code_inputs
-from glmtune.code_inputs import SCRIPTS, code_of
+from glmtune.checkpoints.sources import hash_model
 from glmtune.families import FAMILIES
 from glmtune.files import write_json, write_jsonl
-from glmtune.sources import hash_model
+from glmtune.workspace import code_inputs
+from glmtune.workspace.code_inputs import SCRIPTS, code_of
 
 STEPS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 # The modules that a script imports only when there is something to compute.
 COMPUTED_BY = {
-    "fetch_dataset.py": ("glmtune.adgen",),
-    "export_model.py": ("glmtune.exporting",),
-    "prepare_model.py": ("glmtune.preparing", "glmtune.miniature"),
-    "finetune_model.py": ("glmtune.finetuning",),
-    "generate_predictions.py": ("glmtune.predicting",),
+    "fetch_dataset.py": ("glmtune.data.adgen.fetching",),
+    "export_model.py": ("glmtune.export.exporting",),
+    "prepare_model.py": ("glmtune.steps.preparing", "glmtune.miniatures.building"),
+    "finetune_model.py": ("glmtune.steps.finetuning",),
+    "generate_predictions.py": ("glmtune.steps.predicting",),
 }
 
 

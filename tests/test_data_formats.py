@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from test_data import save
 
-from glmtune.conversation import as_rounds
 from glmtune.data import FORMATS, Columns, ReadOptions, check_file, read_rows
 from glmtune.errors import DataError, ParamsError
+from glmtune.families.conversation import as_rounds
 
 FIRST, SECOND = ("红色？", "红色。"), ("蓝色呢？", "蓝色。")
 HISTORY = [{"role": "user", "content": FIRST[0]}, {"role": "assistant", "content": FIRST[1]}]

@@ -10,7 +10,7 @@ import pytest
 
 from glmtune.data import FORMATS
 from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS
-from glmtune.params import read_params
+from glmtune.params.values import read_params
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -25,8 +25,8 @@ from findings import Finding  # noqa: E402
 
 from glmtune.devices import Place  # noqa: E402
 from glmtune.errors import WeightsError  # noqa: E402
-from glmtune.params import Params, read_params  # noqa: E402
-from glmtune.workspace import mark_as_running  # noqa: E402
+from glmtune.params.values import Params, read_params  # noqa: E402
+from glmtune.workspace.folder import mark_as_running  # noqa: E402
 
 PRESET = ROOT / "presets" / "chatglm2-6b-24gb.yaml"
 MODEL = "chatglm2-6b"
@@ -209,7 +209,7 @@ def test_memory_is_compared_with_what_each_training_needs(
     """As on a card with bfloat16: 12.5 GB of weights, and 3 to 4 GB on top."""
     card = Place("cuda", "bfloat16", "a card")
     monkeypatch.setattr("glmtune.devices.choose_device", lambda: card)
-    monkeypatch.setattr("glmtune.memory_estimate.free_memory", lambda place: free)
+    monkeypatch.setattr("glmtune.tuning.memory_estimate.free_memory", lambda place: free)
     findings = list(doctor_models.memory(params))
     assert [finding.what.split(":")[0] for finding in findings] == [
         "chatglm2-6b, ptuning",

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from file_server import FileServer, dripping, hanging, resumable, serving, status, whole
 
-from glmtune.downloading import download
+from glmtune.data.adgen.downloading import download
+from glmtune.data.adgen.patience import Patience
 from glmtune.errors import DataError
-from glmtune.patience import Patience
 
 CONTENT = bytes(range(256)) * 800
 HALF = len(CONTENT) // 2
@@ -177,7 +177,7 @@ def test_pauses_double_and_heed_the_server_within_reason(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("glmtune.downloading.time.sleep", pauses.append)
+    monkeypatch.setattr("glmtune.data.adgen.downloading.time.sleep", pauses.append)
     server.answers["/file"] = [status(500), status(500), status(503, Retry_After=20), status(500)]
     server.answers["/file"] += [status(429, Retry_After=9999), whole(CONTENT)]
     download(
@@ -325,7 +325,7 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
 
 def test_nobody_listening_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("glmtune.downloading.time.sleep", pytest.fail)
+    monkeypatch.setattr("glmtune.data.adgen.downloading.time.sleep", pytest.fail)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/file"
@@ -340,7 +340,7 @@ def test_a_machine_without_a_network_is_said_at_once(
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr("glmtune.downloading.time.sleep", pytest.fail)
+    monkeypatch.setattr("glmtune.data.adgen.downloading.time.sleep", pytest.fail)
     with pytest.raises(DataError) as caught:
         download("http://data.example/file", tmp_path / "file", most_bytes=100)
     assert str(caught.value) == (

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from glmtune.conversation import shown_answer
-from glmtune.encoding import Prompt, encode_example, encode_prompts
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES, get_family
+from glmtune.families.conversation import shown_answer
+from glmtune.families.encoding import Prompt, encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Example
+from glmtune.families.loading import detect_generation, load_tokenizer
+from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.metrics.normal_form import normal_form
-from glmtune.tokenizer import detect_generation, load_tokenizer
-from glmtune.vocabulary import WORD_BREAK
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子，{s}大方。" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]

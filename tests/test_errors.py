@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from steps import run_step
 
 from glmtune import errors
-from glmtune.code_inputs import SCRIPTS
 from glmtune.errors import UserError, printable, run_script, shown_name
+from glmtune.workspace.code_inputs import SCRIPTS
 
 KINDS = [
     kind

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, SHARED
 from steps import run_step
 
-from glmtune.adgen import AdgenFiles
 from glmtune.data import ReadOptions, write_dataset
+from glmtune.data.adgen.fetching import AdgenFiles
 from glmtune.data.origins import from_adgen
 from glmtune.files import hash_folder, read_json, read_jsonl
 
@@ -129,7 +129,7 @@ def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
         asked.append((folder, sources))
         return AdgenFiles(files["train"], files["dev"], {"kind": "adgen"})
 
-    monkeypatch.setattr("glmtune.adgen.fetch_adgen", fetch_adgen)
+    monkeypatch.setattr("glmtune.data.adgen.fetching.fetch_adgen", fetch_adgen)
     origin = from_adgen(tmp_path / "kept", ["my.tar.gz"], ReadOptions())
     assert asked == [(tmp_path / "kept", ["my.tar.gz"])]
     dataset = write_dataset(

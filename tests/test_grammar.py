@@ -11,7 +11,7 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from glmtune import general_qa, grammar
+from glmtune.synthetic import general_qa, grammar
 
 DEV_SEED, TRAIN_ROWS, DEV_ROWS = 42, 3000, 200
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workspaces import Workspace, kill_everything_in, new_workspace, user_environment, wait_for
 
-from glmtune.recording import MARK
+from glmtune.workspace.recording import MARK
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from glmtune.encoding import encode_example, encode_prompts
 from glmtune.families import FAMILIES
+from glmtune.families.encoding import encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Template
-from glmtune.long_history import LONG_HISTORY, shorten_history
-from glmtune.params_checks import SCHEMA_FILE
-from glmtune.tokenizer import load_tokenizer
+from glmtune.families.loading import load_tokenizer
+from glmtune.families.long_history import LONG_HISTORY, shorten_history
+from glmtune.params.checks import SCHEMA_FILE
 
 TEMPLATES = [(name, template) for name, family in FAMILIES.items() for template in family.templates]
 QUESTION, ANSWER = "这条裙子是什么颜色", "红色。"

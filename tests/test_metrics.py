@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from glmtune import grammar
 from glmtune.errors import ParamsError
 from glmtune.metrics import (
     METRICS,
@@ -23,6 +22,7 @@ from glmtune.metrics import (
     score_predictions,
 )
 from glmtune.metrics.scorings import ms_swift
+from glmtune.synthetic import grammar
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow/scripts"
 PROMPT = "类型#裙*颜色#白色*图案#条纹*风格#白色"

@@ -12,11 +12,11 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtune import grammar
 from glmtune.families import FAMILIES
+from glmtune.families.loading import load_tokenizer
 from glmtune.metrics import METRICS, PROTOCOLS, normal_form, score_predictions
-from glmtune.probe import judge, overlap, style_of
-from glmtune.tokenizer import load_tokenizer
+from glmtune.metrics.probe import judge, overlap, style_of
+from glmtune.synthetic import grammar
 
 WIDE = "，！？：；（）％．～"
 NARROW = unicodedata.normalize("NFKC", WIDE)

@@ -10,7 +10,7 @@ import pytest
 
 from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
-from glmtune.tokenizer import load_tokenizer
+from glmtune.families.loading import load_tokenizer
 
 
 class Golden:
@@ -173,7 +173,7 @@ def test_prompts_and_references_equal_finetune_demo(reference: Path, case: str) 
 
 
 def test_prompts_padded_to_a_batch_equal_finetune_demo(full_reference: Path) -> None:
-    from glmtune.generation import pad_left  # imports torch
+    from glmtune.generation.batches import pad_left  # imports torch
 
     text = (full_reference / "v3" / "preprocess_golden.json").read_text(encoding="utf-8")
     collated = json.loads(text)["eval_adgen_collated"]

@@ -13,8 +13,8 @@ from conftest import SHARED
 
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.tokenizer import TOKENIZERS, load_tokenizer
-from glmtune.vocabulary import published_vocabulary
+from glmtune.families.loading import TOKENIZERS, load_tokenizer
+from glmtune.families.vocabulary import published_vocabulary
 
 GENERATIONS = sorted(TOKENIZERS)
 VERSIONS = {"chatglm-6b": "v1", "chatglm2-6b": "v2", "chatglm3-6b-base": "v3"}

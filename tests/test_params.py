@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from glmtune.errors import ParamsError
-from glmtune.long_history import LONG_HISTORY
-from glmtune.params import Params, find_mistakes, read_params
-from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
+from glmtune.families.long_history import LONG_HISTORY
+from glmtune.params.checks import GENERATIONS, SCHEMA_FILE
+from glmtune.params.values import Params, find_mistakes, read_params
 
 METHODS = list(yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["methods"])
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from glmtune.errors import ParamsError
-from glmtune.params_yaml import read_yaml
-from glmtune.yaml_rules import CONVERSIONS, tag_for_dvc
+from glmtune.params.reading import read_yaml
+from glmtune.params.yaml_rules import CONVERSIONS, tag_for_dvc
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from glmtune.general_qa import probe_rows
-from glmtune.probe import judge, overlap, style_of
+from glmtune.metrics.probe import judge, overlap, style_of
+from glmtune.synthetic.general_qa import probe_rows
 
 STYLE = style_of(["这款裙子很美。"])  # 这款裙子, 款裙子很, 裙子很美, 子很美。
 ADVERTS = style_of(["这款小巧的白色手提包，很有趣味。", "好看的裙子让人心动。"])

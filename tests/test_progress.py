@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from glmtune.progress import ProgressHandler
+from glmtune.workspace.progress import ProgressHandler
 
 
 @pytest.fixture

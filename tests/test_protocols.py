@@ -10,7 +10,7 @@ import pytest
 
 from glmtune.errors import ParamsError
 from glmtune.metrics import SCORINGS
-from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +48,9 @@ def test_the_page_on_metrics_names_every_protocol(name: str) -> None:
 
 
 def test_parameters_can_be_checked_without_the_packages_that_count() -> None:
-    code = "import sys, glmtune.protocols; print([m for m in sys.modules if 'metrics' in m])"
+    code = (
+        "import sys, glmtune.metrics.protocols; print([m for m in sys.modules if 'metrics' in m])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT / "workflow/scripts",

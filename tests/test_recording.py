@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import recording
 from glmtune.errors import ParamsError
+from glmtune.workspace import recording
 
 # What `dvc status --json` says where every output is recorded, and where one is not.
 RECORDED = '{"workflow": [{"changed deps": {"workflow": "modified"}}]}'

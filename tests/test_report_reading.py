@@ -16,7 +16,7 @@ from steps import SCRIPTS, run_step
 
 from glmtune.errors import DataError
 from glmtune.files import write_json, write_jsonl
-from glmtune.probe import TRAINING_ANSWERS
+from glmtune.metrics.probe import TRAINING_ANSWERS
 from glmtune.report.writing import render_markdown
 
 

@@ -23,7 +23,7 @@ from report_tree import (
 )
 
 from glmtune.files import read_json, write_jsonl
-from glmtune.protocols import PROTOCOLS
+from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.report import write_report
 from glmtune.report.figures import COLOURS, draw_losses
 from glmtune.report.writing import headline, render_markdown

@@ -9,7 +9,7 @@ import pytest
 from workspaces import Workspace, new_workspace
 
 from glmtune.errors import ResourceError
-from glmtune.repository import check_queued, is_in_git, is_shallow
+from glmtune.workspace.repository import check_queued, is_in_git, is_shallow
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from glmtune import significance
-from glmtune.significance import (
+from glmtune.metrics import significance
+from glmtune.metrics.significance import (
     CONFIDENCE,
     MIN_ROWS,
     Interval,

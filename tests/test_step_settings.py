@@ -9,7 +9,7 @@ import pytest
 from workspaces import new_workspace
 
 from glmtune.errors import ParamsError
-from glmtune.step_settings import FOLDER, read_settings, write_settings
+from glmtune.workspace.step_settings import FOLDER, read_settings, write_settings
 
 # Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
 TEMPLATES = [

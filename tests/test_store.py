@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from glmtune import store
 from glmtune.errors import DataError, ResourceError, run_script
 from glmtune.files import atomic_path, read_json
-from glmtune.store import Entry, entry_for, reuse_or_compute
+from glmtune.workspace import store
+from glmtune.workspace.store import Entry, entry_for, reuse_or_compute
 
 SCRIPT = "score_predictions.py"
 # Other test files start threads in this process; Python 3.12 and later warn of forking then.

@@ -13,14 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 from steps import run_step
 
+from glmtune.checkpoints.sources import hash_model
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
 from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
 from glmtune.files import read_json, write_json, write_jsonl
-from glmtune.sources import hash_model
+from glmtune.steps.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
 from glmtune.tokenized import from_examples, read_tokenized, tokenized_file
-from glmtune.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
 
 EXAMPLES = [
     Example([5, 6, 7], [IGNORED, 6, 7]),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import FAMILIES, chatglm
-from glmtune.official_tokenizers import mark_white_space
-from glmtune.tokenizer import TOKENIZERS, detect_generation, load_tokenizer
+from glmtune.families.loading import TOKENIZERS, detect_generation, load_tokenizer
+from glmtune.families.tokenizers import mark_white_space
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子, {s}大方 for you." for c in "红黑白蓝" for s in ("简约", "复古")]
@@ -160,7 +160,7 @@ def test_answers_are_shown_as_chat_shows_them(
 
 def test_importing_the_tokenizer_imports_no_torch() -> None:
     code = (
-        "import sys, glmtune.families, glmtune.tokenizer;"
+        "import sys, glmtune.families, glmtune.families.loading;"
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
     result = subprocess.run(

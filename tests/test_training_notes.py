@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from glmtune.families import FAMILIES
-from glmtune.tokenizer import load_tokenizer
-from glmtune.training_notes import coverage_notes, divergence_notes
+from glmtune.families.loading import load_tokenizer
+from glmtune.training.notes import coverage_notes, divergence_notes
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,11 @@ def test_a_comment_in_params_reruns_nothing(workspace: Workspace) -> None:
 CODE = {
     "workflow/scripts/score_predictions.py": from_scoring(*METHODS),
     "workflow/scripts/glmtune/metrics/scorings.py": from_scoring(*METHODS),
-    "workflow/scripts/glmtune/significance.py": REPORT,
-    "workflow/scripts/glmtune/generation.py": from_prediction(*METHODS),
+    "workflow/scripts/glmtune/metrics/significance.py": REPORT,
+    "workflow/scripts/glmtune/generation/batches.py": from_prediction(*METHODS),
     "workflow/scripts/glmtune/tuning/lora.py": from_training(*TUNED) | from_prediction("none"),
-    "workflow/scripts/glmtune/params.py": set(),
-    "workflow/scripts/glmtune/workspace.py": set(),
+    "workflow/scripts/glmtune/params/values.py": set(),
+    "workflow/scripts/glmtune/workspace/folder.py": set(),
     "README.md": set(),
 }
 

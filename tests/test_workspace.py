@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glmtune import workspace
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
-from glmtune.params import read_params
+from glmtune.params.values import read_params
+from glmtune.workspace import folder as workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = """
 import sys
 from pathlib import Path
-from glmtune.workspace import mark_as_running
+from glmtune.workspace.folder import mark_as_running
 mark = mark_as_running(Path("."))
 lock = Path(".snakemake/locks/0.output.lock")
 lock.parent.mkdir()

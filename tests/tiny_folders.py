@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.families import FAMILIES
+from glmtune.families.loading import load_tokenizer
 from glmtune.files import write_json
-from glmtune.tokenizer import load_tokenizer
-from glmtune.weights import build_model, save_model
 
 SENTENCES = [
     "颜色是白色，风格是简约的裙子。",

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from glmtune.families.family import IGNORED, Example
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import TrainingOutcome, train
+from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning import METHODS
 
 GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture

@@ -24,8 +24,8 @@ from typing import Any
 from glmtune.errors import run_script
 from glmtune.families import get_family
 from glmtune.files import read_jsonl, write_jsonl
-from glmtune.grammar import sample_rows
-from glmtune.tokenizing import Encoder, encode_file
+from glmtune.steps.tokenizing import Encoder, encode_file
+from glmtune.synthetic.grammar import sample_rows
 
 ADGEN_ROWS = 114_599  # the training rows of AdvertiseGen
 LIMITS = (64, 128)  # THUDM's train.sh for ChatGLM2-6B

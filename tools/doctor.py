@@ -23,8 +23,8 @@ from findings import Finding  # noqa: E402
 from glmtune import workspace  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
 from glmtune.locations import store_folder  # noqa: E402
-from glmtune.params import Params, read_params  # noqa: E402
-from glmtune.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
+from glmtune.params.values import Params, read_params  # noqa: E402
+from glmtune.workspace.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
 
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")
 

@@ -16,12 +16,12 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from findings import Finding  # noqa: E402
 
+from glmtune.checkpoints.sources import hub_snapshot  # noqa: E402
+from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files  # noqa: E402
 from glmtune.errors import UserError, WeightsError  # noqa: E402
 from glmtune.families import get_family  # noqa: E402
 from glmtune.locations import kind_of_source, user_path  # noqa: E402
-from glmtune.params import Params  # noqa: E402
-from glmtune.sources import hub_snapshot  # noqa: E402
-from glmtune.weight_files import check_is_content, read_object, weight_files  # noqa: E402
+from glmtune.params.values import Params  # noqa: E402
 
 GIB, GB = 1024**3, 1e9
 # Of the published models; a miniature has a million, which no disk notices.
@@ -99,7 +99,7 @@ def memory(params: Params) -> Iterator[Finding]:
         return
     try:  # takes seconds, which only real models are worth
         from glmtune.devices import choose_device
-        from glmtune.memory_estimate import free_memory
+        from glmtune.tuning.memory_estimate import free_memory
     except ImportError:
         return  # the check of packages has said so
 
@@ -112,8 +112,8 @@ def memory(params: Params) -> Iterator[Finding]:
 def _memory_of(
     params: Params, model: str, method: str, place: Any, free: float
 ) -> Iterator[Finding]:
-    from glmtune.memory_estimate import BatchShape, advice, estimate_memory
     from glmtune.tuning import get_method
+    from glmtune.tuning.memory_estimate import BatchShape, advice, estimate_memory
 
     config, settings = config_of(params, model), params.training_settings(method)
     settings["quantization_bit"] = settings["quantization_bit"] or config.get("quantization_bit")

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
 from glmtune.families import FAMILIES
-from glmtune.families.causal_lm import ChatGLMCausalLM
 from glmtune.families.family import IGNORED, Example
-from glmtune.generation import generate_texts
-from glmtune.quantization import quantize_model
+from glmtune.generation.batches import generate_texts
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
+from glmtune.modeling.quantization import quantize_model
 from glmtune.seeding import seed_everything
-from glmtune.throughput import operations_per_token
 from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import train
+from glmtune.training.throughput import operations_per_token
+from glmtune.training.train import train
 from glmtune.tuning import METHODS
-from glmtune.weights import build_model
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128

@@ -37,8 +37,8 @@ from packed_measurements import PackedCase, measure_packed
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ResourceError
 from glmtune.files import read_json, write_json
-from glmtune.provenance import git_commit
-from glmtune.quantization import BITS
+from glmtune.modeling.quantization import BITS
+from glmtune.workspace.provenance import git_commit
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 MODELS = ("chatglm-6b", "chatglm2-6b")  # the third generation has the second's sizes

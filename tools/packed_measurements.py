@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
-from glmtune.quantization import quantize
-from glmtune.unpacking import OPENERS, choose_unpacker, unpack_with_torch
+from glmtune.modeling.quantization import quantize
+from glmtune.modeling.unpacking import OPENERS, choose_unpacker, unpack_with_torch
 
 
 @dataclass(frozen=True)

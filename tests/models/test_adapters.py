@@ -15,10 +15,10 @@ from peft import LoraConfig
 from tiny_adapters import write_adapter
 from tiny_models import prompt, tiny_model
 
-from glmtune.adapters import load_adapter
+from glmtune.checkpoints.adapters import load_adapter
+from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.weights import build_model, load_model, save_model
 
 pytestmark = pytest.mark.numeric
 

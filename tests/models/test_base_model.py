@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_models import tiny_config, tiny_model
 
-from glmtune import weights
-from glmtune.base_model import open_model
+from glmtune.checkpoints import weights
+from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.files import write_json
-from glmtune.quantization import BITS, quantize, quantize_model
-from glmtune.weights import load_model, save_model
+from glmtune.modeling.quantization import BITS, quantize, quantize_model
 
 
 @pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])

@@ -10,7 +10,7 @@ import torch
 
 import glmtune
 from glmtune.families import FAMILIES
-from glmtune.tokenizer import Tokenizer, load_tokenizer
+from glmtune.families.loading import Tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.numeric
 

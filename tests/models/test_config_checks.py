@@ -13,12 +13,12 @@ import torch
 from tiny_folders import logits, prompt_ids, write_base
 from tiny_models import tiny_model
 
+from glmtune.checkpoints.config import known_keys
+from glmtune.checkpoints.weights import build_model, load_model
 from glmtune.errors import WeightsError
-from glmtune.exporting import Parts, export_model
+from glmtune.export.exporting import Parts, export_model
 from glmtune.families import FAMILIES
 from glmtune.files import read_json
-from glmtune.model_config import known_keys
-from glmtune.weights import build_model, load_model
 
 FIRST, SECOND = "chatglm-6b", "chatglm2-6b"
 

@@ -12,8 +12,8 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import mean_loss
-from glmtune.training import TrainingOutcome
+from glmtune.training.train import TrainingOutcome
+from glmtune.training.trainer import mean_loss
 
 pytestmark = pytest.mark.numeric
 

@@ -14,8 +14,8 @@ from tiny_training import rows as rows  # a fixture
 from glmtune.devices import choose_device
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import mean_loss
-from glmtune.training import TrainingOutcome, train
+from glmtune.training.train import TrainingOutcome, train
+from glmtune.training.trainer import mean_loss
 from glmtune.tuning import METHODS
 
 pytestmark = pytest.mark.numeric

@@ -13,16 +13,16 @@ from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
-from glmtune.checkpoint import write_weights
+from glmtune.checkpoints.sources import LOCATION
+from glmtune.checkpoints.tensors import write_weights
+from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import ParamsError, WeightsError
-from glmtune.exporting import FORMATS, Parts, export_model
+from glmtune.export.exporting import FORMATS, Parts, export_model
 from glmtune.families import FAMILIES
+from glmtune.families.loading import detect_generation
 from glmtune.files import hash_folder, read_json, write_json
-from glmtune.prefix import attach_prefix, save_prefix
-from glmtune.quantization import quantize_model
-from glmtune.sources import LOCATION
-from glmtune.tokenizer import detect_generation
-from glmtune.weights import load_model, save_model
+from glmtune.modeling.prefix import attach_prefix, save_prefix
+from glmtune.modeling.quantization import quantize_model
 
 pytestmark = pytest.mark.numeric
 

@@ -13,14 +13,15 @@ from tiny_models import tiny_model
 from tiny_training import SETTINGS
 from tiny_training import rows as rows  # a fixture
 
-from glmtune import finetuning, training_notes
+from glmtune.checkpoints.sources import hash_model
+from glmtune.checkpoints.weights import save_model
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.files import read_json, write_json
-from glmtune.quantization import quantize_model
-from glmtune.sources import hash_model
+from glmtune.modeling.quantization import quantize_model
+from glmtune.steps import finetuning
 from glmtune.tokenized import TokenizedRows, tokenized_file
-from glmtune.training import train
-from glmtune.weights import save_model
+from glmtune.training import notes as training_notes
+from glmtune.training.train import train
 
 pytestmark = pytest.mark.numeric
 

@@ -18,12 +18,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from glmtune.decoding import decode_batch
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.generation import Prediction, generate_batches, generate_texts, pad_left
-from glmtune.prefix import attach_prefix
-from glmtune.sampling import Draw, likeliest
+from glmtune.generation.batches import Prediction, generate_batches, generate_texts, pad_left
+from glmtune.generation.decoding import decode_batch
+from glmtune.generation.sampling import Draw, likeliest
+from glmtune.modeling.prefix import attach_prefix
 
 pytestmark = pytest.mark.numeric
 

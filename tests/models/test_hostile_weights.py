@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_folders import write_base
 
-from glmtune import weights
+from glmtune.checkpoints import weights
+from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import UserError, WeightsError
 from glmtune.families import FAMILIES
-from glmtune.tokenizer import load_tokenizer
-from glmtune.weights import load_model, save_model
+from glmtune.families.loading import load_tokenizer
 
 NAME = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
 

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import prompt, tiny_config, tiny_model
 
+from glmtune.checkpoints.weights import load_model
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.preparing import prepare
-from glmtune.quantization import BITS, quantize_model
-from glmtune.tokenizer import load_tokenizer
-from glmtune.weights import load_model
+from glmtune.families.loading import load_tokenizer
+from glmtune.modeling.quantization import BITS, quantize_model
+from glmtune.steps.preparing import prepare
 
 GENERATIONS = sorted(FAMILIES)
 CONTAINERS = ("pytorch_model.bin", "pytorch_model.bin in shards")

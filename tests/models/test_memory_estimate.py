@@ -10,10 +10,13 @@ from tiny_models import tiny_config
 from tiny_training import GENERATIONS, SETTINGS, TUNINGS
 from tiny_training import rows as rows  # a fixture
 
+from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
 from glmtune.families import FAMILIES
-from glmtune.memory_estimate import (
+from glmtune.tokenized import TokenizedRows
+from glmtune.tuning import METHODS
+from glmtune.tuning.memory_estimate import (
     BatchShape,
     MemoryEstimate,
     advice,
@@ -22,9 +25,6 @@ from glmtune.memory_estimate import (
     explained_when_full,
     largest_batch,
 )
-from glmtune.tokenized import TokenizedRows
-from glmtune.tuning import METHODS
-from glmtune.weights import build_model
 
 CPU = Place("cpu", "float32", "")
 HALF = Place("cpu", "bfloat16", "")  # as on a card, with the CPU's kernels

@@ -19,12 +19,12 @@ from tiny_models import (
     tiny_model,
 )
 
-from glmtune.adapters import load_adapter
+from glmtune.checkpoints.adapters import load_adapter
+from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import WeightsError
+from glmtune.export.merging import merge_adapter
 from glmtune.families import FAMILIES
-from glmtune.merging import merge_adapter
-from glmtune.quantization import BITS, quantize_model
-from glmtune.weights import load_model, save_model
+from glmtune.modeling.quantization import BITS, quantize_model
 
 pytestmark = pytest.mark.numeric
 

@@ -13,8 +13,8 @@ import torch
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
 from glmtune.families import FAMILIES
-from glmtune.families.modeling_chatglm import ChatGLMConfig, prompt_positions
-from glmtune.families.target_loss import ROWS_AT_ONCE, mean_target_loss
+from glmtune.modeling.chatglm import ChatGLMConfig, prompt_positions
+from glmtune.modeling.target_loss import ROWS_AT_ONCE, mean_target_loss
 
 pytestmark = pytest.mark.numeric
 
@@ -244,7 +244,7 @@ def test_the_trainer_of_transformers_lowers_the_loss(tmp_path: Path, generation:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_mixed_precision_stays_near_full_precision(generation: str) -> None:
-    from glmtune.prefix import attach_prefix
+    from glmtune.modeling.prefix import attach_prefix
 
     model = tiny_model(generation)
     attach_prefix(model, pre_seq_len=3)

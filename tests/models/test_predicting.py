@@ -14,13 +14,13 @@ import pytest
 from steps import SCRIPTS, run_step
 from workspaces import wait_for
 
+from glmtune.checkpoints.sources import hash_model
+from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.families import FAMILIES
+from glmtune.families.loading import load_tokenizer
 from glmtune.files import write_json, write_jsonl
-from glmtune.general_qa import probe_rows
-from glmtune.sources import hash_model
-from glmtune.step_settings import FOLDER, write_settings
-from glmtune.tokenizer import load_tokenizer
-from glmtune.weights import build_model, save_model
+from glmtune.synthetic.general_qa import probe_rows
+from glmtune.workspace.step_settings import FOLDER, write_settings
 
 pytestmark = pytest.mark.numeric
 

@@ -14,10 +14,16 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.prefix import PrefixEncoder, PrefixShape, attach_prefix, load_prefix, save_prefix
-from glmtune.weights import load_model, save_model
+from glmtune.modeling.prefix import (
+    PrefixEncoder,
+    PrefixShape,
+    attach_prefix,
+    load_prefix,
+    save_prefix,
+)
 
 pytestmark = pytest.mark.numeric
 

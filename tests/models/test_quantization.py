@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny_models import prompt, tiny_config, tiny_model
 
+from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.families import FAMILIES
-from glmtune.quantization import (
+from glmtune.modeling.quantization import (
     BITS,
     QuantizedLinear,
     count_parameters,
@@ -22,8 +23,7 @@ from glmtune.quantization import (
     quantize,
     quantize_model,
 )
-from glmtune.unpacking import unpack_int4
-from glmtune.weights import build_model, load_model, save_model
+from glmtune.modeling.unpacking import unpack_int4
 
 pytestmark = pytest.mark.numeric
 

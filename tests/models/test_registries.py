@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glmtune.exporting import FORMATS as EXPORTS
+from glmtune.export.exporting import FORMATS as EXPORTS
 from glmtune.families import FAMILIES
-from glmtune.params_checks import GENERATIONS, SCHEMA_FILE
+from glmtune.params.checks import GENERATIONS, SCHEMA_FILE
 from glmtune.report.training_notes import BANDS
 from glmtune.tuning import METHODS
 

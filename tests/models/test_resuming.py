@@ -19,8 +19,8 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import mean_loss
-from glmtune.training_checkpoints import checkpoints_in
+from glmtune.training.resuming import checkpoints_in
+from glmtune.training.trainer import mean_loss
 
 pytestmark = pytest.mark.numeric
 

@@ -10,13 +10,13 @@ import torch
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
-from glmtune.base_model import open_model, read_base_config
+from glmtune.checkpoints.base_model import open_model, read_base_config
+from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
-from glmtune.exporting import Parts, export_model
+from glmtune.export.exporting import Parts, export_model
 from glmtune.families import FAMILIES
-from glmtune.families.modeling_chatglm2 import rotary_table
-from glmtune.preparing import prepare
-from glmtune.weights import build_model, load_model, save_model
+from glmtune.modeling.chatglm2 import rotary_table
+from glmtune.steps.preparing import prepare
 
 pytestmark = pytest.mark.numeric
 

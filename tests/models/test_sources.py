@@ -14,12 +14,8 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tiny_models import prompt, tiny_config
 
-from glmtune.base_model import open_model
-from glmtune.errors import ParamsError, UserError, WeightsError
-from glmtune.families import FAMILIES
-from glmtune.files import hash_folder
-from glmtune.preparing import prepare
-from glmtune.sources import (
+from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
     fingerprint,
@@ -27,7 +23,11 @@ from glmtune.sources import (
     open_tokenizer,
     unchanged,
 )
-from glmtune.weights import build_model, save_model
+from glmtune.checkpoints.weights import build_model, save_model
+from glmtune.errors import ParamsError, UserError, WeightsError
+from glmtune.families import FAMILIES
+from glmtune.files import hash_folder
+from glmtune.steps.preparing import prepare
 
 GENERATION = "chatglm2-6b"
 REVISION = "0123456789" * 4

@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED
 from glmtune.tokenized import TokenizedRows
-from glmtune.trainer import mean_loss
-from glmtune.training import require_optimizer
+from glmtune.training.train import require_optimizer
+from glmtune.training.trainer import mean_loss
 
 pytestmark = pytest.mark.numeric
 

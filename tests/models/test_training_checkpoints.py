@@ -14,11 +14,11 @@ from test_resuming import Kill
 from tiny_training import assert_equal_bits, tune
 from tiny_training import rows as rows  # a fixture
 
-from glmtune import training_checkpoints
 from glmtune.errors import ResourceError
 from glmtune.tokenized import TokenizedRows
-from glmtune.training import TrainingOutcome
-from glmtune.training_checkpoints import SEAL, checkpoints_in, last_checkpoint, seal
+from glmtune.training import resuming as training_checkpoints
+from glmtune.training.resuming import SEAL, checkpoints_in, last_checkpoint, seal
+from glmtune.training.train import TrainingOutcome
 
 pytestmark = pytest.mark.numeric
 

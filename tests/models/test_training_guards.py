@@ -17,8 +17,8 @@ from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED, Example
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
-from glmtune.training import train
-from glmtune.training_checkpoints import checkpoints_in
+from glmtune.training.resuming import checkpoints_in
+from glmtune.training.train import train
 from glmtune.tuning import METHODS
 
 pytestmark = pytest.mark.numeric

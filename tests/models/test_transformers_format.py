@@ -13,13 +13,13 @@ from tiny_folders import SENTENCES, logits, prompt_ids, write_base
 from tiny_models import TOLERANCE, golden_error, golden_tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from glmtune.checkpoints.weights import load_model
 from glmtune.errors import WeightsError
-from glmtune.exporting import Parts, export_model
+from glmtune.export.exporting import Parts, export_model
+from glmtune.export.transformers_format import write_fast_tokenizer
+from glmtune.families.loading import load_tokenizer
+from glmtune.families.vocabulary import read_vocabulary, train_pieces
 from glmtune.files import write_json
-from glmtune.tokenizer import load_tokenizer
-from glmtune.transformers_format import write_fast_tokenizer
-from glmtune.vocabulary import read_vocabulary, train_pieces
-from glmtune.weights import load_model
 
 pytestmark = pytest.mark.numeric
 

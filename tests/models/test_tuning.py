@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune import load_model, load_tokenizer
+from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import FAMILIES
 from glmtune.files import write_json
 from glmtune.tuning import METHODS, get_method
-from glmtune.weights import build_model, save_model
 
 pytestmark = pytest.mark.numeric
 

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from glmtune import unpacking, unpacking_cpm_kernels, unpacking_triton
-from glmtune.code_inputs import SCRIPTS
 from glmtune.errors import ParamsError, ResourceError, run_script
-from glmtune.quantization import BITS, QuantizedLinear, dequantize, quantize
-from glmtune.unpacking import (
+from glmtune.modeling import unpacking, unpacking_cpm_kernels, unpacking_triton
+from glmtune.modeling.quantization import BITS, QuantizedLinear, dequantize, quantize
+from glmtune.modeling.unpacking import (
     OPENERS,
     VARIABLE,
     check_bits,
     choose_unpacker,
     unpack_with_torch,
 )
-from glmtune.unpacking_cpm_kernels import architectures
+from glmtune.modeling.unpacking_cpm_kernels import architectures
+from glmtune.workspace.code_inputs import SCRIPTS
 
 pytestmark = pytest.mark.numeric
 
@@ -40,9 +40,9 @@ SHAPES = ((1, 2), (5, 1022), (3, 1024), (7, 2050))
 IN_THE_INTERPRETER = """
 import sys
 import torch
-from glmtune.quantization import quantize
-from glmtune.unpacking import unpack_with_torch
-from glmtune.unpacking_triton import unpack_with_triton
+from glmtune.modeling.quantization import quantize
+from glmtune.modeling.unpacking import unpack_with_torch
+from glmtune.modeling.unpacking_triton import unpack_with_triton
 
 for shape in {shapes}:
     for bits in {bits}:

@@ -20,13 +20,13 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.devices import Place
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families import FAMILIES
-from glmtune.prefix import attach_prefix, save_prefix
-from glmtune.tokenizer import load_tokenizer
+from glmtune.families.loading import load_tokenizer
+from glmtune.modeling.prefix import attach_prefix, save_prefix
 from glmtune.tuning import METHODS
-from glmtune.weights import build_model, load_model, save_model
 
 pytestmark = pytest.mark.numeric
 
@@ -76,7 +76,7 @@ def test_device_and_dtype_are_those_of_the_workflow_unless_told(
     asked: dict[str, str],
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr("glmtune.weights.choose_device", lambda: place)
+    monkeypatch.setattr("glmtune.checkpoints.weights.choose_device", lambda: place)
     model = load_model(folder, **asked)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.device.type == "cpu"
@@ -86,7 +86,9 @@ def test_device_and_dtype_are_those_of_the_workflow_unless_told(
 def test_a_gpu_is_taken_where_the_workflow_takes_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtune.weights.choose_device", lambda: Place("cuda", "float16", ""))
+    monkeypatch.setattr(
+        "glmtune.checkpoints.weights.choose_device", lambda: Place("cuda", "float16", "")
+    )
     with pytest.raises(ResourceError, match="found cuda; this machine has 0 CUDA devices"):
         load_model(folder)
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="float32, float16 or bfloat16; as config.json says")
     flags = parser.parse_args()
     # Imported here: help and wrong flags are answered without waiting for torch.
-    from glmtune.exporting import Parts, export_model
+    from glmtune.export.exporting import Parts, export_model
 
     parts = Parts(flags.model, flags.adapter, flags.prefix, flags.generation, flags.dtype)
     export_model(parts, flags.format, flags.out)

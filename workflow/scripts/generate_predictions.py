@@ -24,8 +24,8 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
-from glmtune.step_settings import read_settings
-from glmtune.store import entry_for, reuse_or_compute
+from glmtune.workspace.step_settings import read_settings
+from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
-        from glmtune.predicting import predict
+        from glmtune.steps.predicting import predict
 
         predict(
             flags.model,

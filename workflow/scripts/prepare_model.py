@@ -16,11 +16,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from glmtune.checkpoints.sources import vocabulary_files
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
-from glmtune.sources import vocabulary_files
-from glmtune.step_settings import read_settings
-from glmtune.store import entry_for, reuse_or_compute
+from glmtune.workspace.step_settings import read_settings
+from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
-        from glmtune.preparing import prepare
+        from glmtune.steps.preparing import prepare
 
         prepare(flags.settings, done, work)
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import ParamsError, run_script
-from glmtune.protocols import DEFAULT_PROTOCOL, get_protocol
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, get_protocol
 from glmtune.report import read_report, write_report
-from glmtune.step_settings import read_settings
+from glmtune.workspace.step_settings import read_settings
 
 RUN = {"model": str, "method": str, "is_trained": bool}
 RUN_OF_SEED = {"base_method": str, "seed": int}  # a run may say which method and seed it is

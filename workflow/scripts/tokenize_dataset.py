@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from glmtune.checkpoints.sources import check_model
 from glmtune.errors import run_script
+from glmtune.families.long_history import LONG_HISTORY
 from glmtune.files import read_json, write_json
-from glmtune.long_history import LONG_HISTORY
-from glmtune.sources import check_model
-from glmtune.tokenizing import Encoder, describe, encode_file
-from glmtune.training_notes import coverage_notes
+from glmtune.steps.tokenizing import Encoder, describe, encode_file
+from glmtune.training.notes import coverage_notes
 
 
 def main() -> None:

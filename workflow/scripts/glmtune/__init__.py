@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmtune.chatting import chat
-    from glmtune.tokenizer import load_tokenizer
-    from glmtune.weights import load_model
+    from glmtune.checkpoints.weights import load_model
+    from glmtune.families.loading import load_tokenizer
+    from glmtune.generation.chat import chat
 
 __all__ = ["chat", "load_model", "load_tokenizer"]
 __version__ = "0.1.0"
@@ -25,9 +25,9 @@ __version__ = "0.1.0"
 
 # Where each name lives. Texts, so that a step which imports neither does not depend on their code.
 _HOMES = {
-    "chat": "glmtune.chatting",
-    "load_model": "glmtune.weights",
-    "load_tokenizer": "glmtune.tokenizer",
+    "chat": "glmtune.generation.chat",
+    "load_model": "glmtune.checkpoints.weights",
+    "load_tokenizer": "glmtune.families.loading",
 }
 
 

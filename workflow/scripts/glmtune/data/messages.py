@@ -22,7 +22,7 @@ from glmtune.data.tool_calls import call_and_result, calls_in_text, calls_of_mes
 from glmtune.data.turns import in_turns
 
 CALL = "function_call"
-# Names of roles in lower case -> the roles of `glmtune.conversation`, or CALL.
+# Names of roles in lower case -> the roles of `glmtune.families.conversation`, or CALL.
 ROLES = {
     "system": "system",
     "user": "user",

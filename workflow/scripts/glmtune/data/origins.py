@@ -11,7 +11,7 @@ from glmtune.data.reading import ReadOptions, UserFile, check_file
 from glmtune.data.rows import Rows
 from glmtune.data.splits import FILES
 from glmtune.errors import ParamsError
-from glmtune.grammar import sample_rows
+from glmtune.synthetic.grammar import sample_rows
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> O
 def from_adgen(folder: Path, sources: Sequence[str], options: ReadOptions) -> Origin:
     """ADGEN, kept in `folder` and downloaded unless it is there; `sources` are tried first."""
     # Here, since only this needs the network and what belongs to it.
-    from glmtune.adgen import LICENCE, fetch_adgen
+    from glmtune.data.adgen.fetching import LICENCE, fetch_adgen
 
     files = fetch_adgen(folder, sources=sources)
     train, dev = _check_both(files.train, files.dev, options)

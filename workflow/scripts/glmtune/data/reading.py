@@ -14,7 +14,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from glmtune.conversation import NO_TOOLS, uses_tools
 from glmtune.data.containers import CONTAINERS, Values, container_of
 from glmtune.data.formats import FORMATS, Columns, Taken
 from glmtune.data.json_values import LongValue, outline, values_below
@@ -22,6 +21,7 @@ from glmtune.data.recognising import Shape, choose, wrapper_key
 from glmtune.data.rows import ReadRow, Row, RowMistake, Unwanted, fail
 from glmtune.data.unwanted import refuse_unwanted
 from glmtune.errors import DataError, ParamsError
+from glmtune.families.conversation import NO_TOOLS, uses_tools
 
 MOST_LINES_NAMED = 5
 # Told the number of a row that is left out, and why.

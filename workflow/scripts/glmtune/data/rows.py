@@ -1,7 +1,7 @@
 """A row of a data set, the mistakes that keep a value from being one, and words for messages.
 
 row  {"content": last question, "summary": its answer}, and where they are needed
-     "history": the messages before the question (as in `glmtune.conversation`)
+     "history": the messages before the question (as in `glmtune.families.conversation`)
      "role": who says `content`, unless it is the user: the last answer of a conversation with tools
          follows an observation
      "metadata": the name of the tool, where the answer is a call of one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from glmtune.errors import ParamsError
 from glmtune.families import chatglm, chatglm2, chatglm3
 from glmtune.families.family import Example, Family, Template
-from glmtune.official_tokenizers import (
+from glmtune.families.tokenizers import (
     ChatGLM2Tokenizer,
     ChatGLM3Tokenizer,
     ChatGLMTokenizer,

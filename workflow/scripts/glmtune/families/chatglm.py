@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.conversation import Message, Turn
+from glmtune.families.conversation import Message, Turn
 from glmtune.families.family import (
     IGNORED,
     Example,
@@ -17,8 +17,8 @@ from glmtune.families.family import (
     round_up,
     write_vocabulary,
 )
-from glmtune.official_tokenizers import ChatGLMTokenizer, mark_white_space
-from glmtune.vocabulary import train_pieces
+from glmtune.families.tokenizers import ChatGLMTokenizer, mark_white_space
+from glmtune.families.vocabulary import train_pieces
 
 # config.json of THUDM/chatglm-6b, without its remote code.
 REAL_CONFIG: dict[str, Any] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.conversation import Message, Turn
+from glmtune.families.conversation import Message, Turn
 from glmtune.families.family import (
     IGNORED,
     Example,
@@ -20,8 +20,8 @@ from glmtune.families.family import (
     round_up,
     write_vocabulary,
 )
-from glmtune.official_tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
-from glmtune.vocabulary import WORD_BREAK, train_pieces
+from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from glmtune.families.vocabulary import WORD_BREAK, train_pieces
 
 # config.json of THUDM/chatglm2-6b, without its remote code.
 REAL_CONFIG: dict[str, Any] = {

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glmtune.conversation import Message, Turn, as_messages
 from glmtune.families import chatglm2
+from glmtune.families.conversation import Message, Turn, as_messages
 from glmtune.families.family import IGNORED, Example, Template, by_name, check_limits
-from glmtune.official_tokenizers import ChatGLM3Tokenizer
+from glmtune.families.tokenizers import ChatGLM3Tokenizer
 
 # config.json of THUDM/chatglm3-6b-base, without its remote code.
 REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/chatglm3-6b-base"}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import ParamsError
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import atomic_path, write_json
-from glmtune.official_tokenizers import Tokenizer
 
 IGNORED = -100  # a label that the loss leaves out
 # [gMASK], <sop>, an end token, and at least one token of text.
@@ -33,7 +33,7 @@ class Example:
     # Whether generation would get a part of that prompt only, and whether targets are missing here.
     prompt_is_cut: bool = False
     answer_is_cut: bool = False
-    # Whether the oldest turns were left out, so that the question fits (`glmtune.long_history`).
+    # Whether the oldest turns were left out, so that the question fits (`long_history`).
     history_is_shortened: bool = False
 
 

@@ -16,11 +16,11 @@ jieba, nltk and rouge_chinese are imported when first needed.
 from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.pairs import Pair, asked_values
 from glmtune.metrics.predictions import read_predictions
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS
 from glmtune.metrics.summary import FileScores, score_predictions
 from glmtune.metrics.table import describe_scores
-from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 
 __all__ = [
     "DEFAULT_PROTOCOL",

@@ -18,7 +18,7 @@ from typing import Any
 
 from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
 from glmtune.metrics.normal_form import normal_form
-from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol
 
 # Enough for the texts of the rows that are scored at about the same time.
 REMEMBERED_TEXTS = 4096

@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from glmtune.metrics.pairs import Pair, pair_rows
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS
-from glmtune.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 
 ROWS_AT_ONCE = 16  # given to a process at a time
 SILENT_SECONDS = 2  # a progress bar appears after so long

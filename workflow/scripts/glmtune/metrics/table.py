@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.statistics import STATISTICS
-from glmtune.protocols import PROTOCOLS
 
 NOTE = (
     "* its published figures are of answers that were also decoded in its own way (docs/metrics.md)"

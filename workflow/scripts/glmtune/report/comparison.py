@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS, detectable_difference
 from glmtune.report.contents import COMPARED, Entry, Pair, Report
 from glmtune.report.markdown import table
 from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
-from glmtune.significance import CONFIDENCE, MIN_ROWS, detectable_difference
 
 CHANCE = 1 - CONFIDENCE
 NameOf = Callable[[Entry], str]

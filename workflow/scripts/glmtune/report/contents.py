@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
-from glmtune.probe import Style, Verdict, judge
-from glmtune.protocols import DEFAULT_PROTOCOL
-from glmtune.significance import (
+from glmtune.metrics.probe import Style, Verdict, judge
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL
+from glmtune.metrics.significance import (
     CONFIDENCE,
     Interval,
     adjusted_p_values,

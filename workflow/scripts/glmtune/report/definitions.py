@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from glmtune.protocols import PROTOCOLS
+from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.report.contents import COMPARED, Report, Run
 from glmtune.report.markdown import plain, table
 from glmtune.report.tables import NO_BREAK, NOTHING, digits

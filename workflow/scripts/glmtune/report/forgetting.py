@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from glmtune.probe import TRAINING_ANSWERS, Verdict
+from glmtune.metrics.probe import TRAINING_ANSWERS, Verdict
+from glmtune.metrics.significance import (
+    CONFIDENCE,
+    MIN_ROWS,
+    Interval,
+    adjusted_p_values,
+    bootstrap_means,
+    paired_differences,
+)
 from glmtune.report.contents import Entry, Report, Run
 from glmtune.report.markdown import plain, table
 from glmtune.report.tables import (
@@ -20,14 +28,6 @@ from glmtune.report.tables import (
     right_share,
     run_table,
     share,
-)
-from glmtune.significance import (
-    CONFIDENCE,
-    MIN_ROWS,
-    Interval,
-    adjusted_p_values,
-    bootstrap_means,
-    paired_differences,
 )
 
 SHOWN_QUESTIONS = 4

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from glmtune.errors import DataError
-from glmtune.protocols import PROTOCOLS
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.significance import CONFIDENCE
 from glmtune.report.comparison import differences
 from glmtune.report.contents import Report
 from glmtune.report.data_card import data_section, kind_of
@@ -19,7 +20,6 @@ from glmtune.report.origins import provenance
 from glmtune.report.seeds import seed_table
 from glmtune.report.tables import fairer_columns, percent_of, run_table, score_columns, text_columns
 from glmtune.report.training_notes import training_notes
-from glmtune.significance import CONFIDENCE
 
 MODEL_NOTES = {
     "miniature": (

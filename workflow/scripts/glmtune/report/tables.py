@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from glmtune.metrics.significance import Interval
 from glmtune.report.contents import COMPARED, Entry, Report, Run, finite
 from glmtune.report.markdown import plain, table
-from glmtune.significance import Interval
 
 NOTHING = "–"
 NO_BREAK = "\N{NO-BREAK SPACE}"

@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from glmtune.base_model import open_model
-from glmtune.sources import copy_vocabulary
+from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.sources import copy_vocabulary
+from glmtune.checkpoints.weights import save_model
 from glmtune.tuning.method import Settings, TuningMethod
-from glmtune.weights import save_model
 
 
 def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:

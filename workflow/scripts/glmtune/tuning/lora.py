@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from glmtune.adapters import load_adapter
-from glmtune.base_model import open_model
+from glmtune.checkpoints.adapters import load_adapter
+from glmtune.checkpoints.base_model import open_model
 from glmtune.errors import ParamsError
 from glmtune.tuning.method import Settings, TuningMethod, freeze
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from glmtune.base_model import open_model
+from glmtune.checkpoints.base_model import open_model
 from glmtune.tuning.method import Settings, TuningMethod
 
 

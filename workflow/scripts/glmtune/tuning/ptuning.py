@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from glmtune.base_model import open_model
-from glmtune.prefix import attach_prefix, load_prefix, save_prefix
+from glmtune.checkpoints.base_model import open_model
+from glmtune.modeling.prefix import attach_prefix, load_prefix, save_prefix
 from glmtune.tuning.method import Settings, TuningMethod, freeze
 
 

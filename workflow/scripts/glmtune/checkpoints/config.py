@@ -1,0 +1,136 @@
+"""config.json: which architecture it describes, and its values under their official names."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedModel
+
+from glmtune.checkpoints.config_checks import checked_values
+from glmtune.checkpoints.tensors import read_config
+from glmtune.errors import WeightsError
+from glmtune.families import get_family
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
+from glmtune.modeling.chatglm import ChatGLMForConditionalGeneration
+from glmtune.modeling.chatglm2 import ChatGLM2ForConditionalGeneration
+from glmtune.modeling.prefix import INFO_FILE
+
+ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
+    ChatGLMForConditionalGeneration,
+    ChatGLM2ForConditionalGeneration,
+)
+# rope_ratio of published models, for one with seq_length -> whether positions are divided by it:
+# ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
+PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False}
+# A file that only they have, what they are, the option that takes them.
+TUNED_PARTS = {
+    "adapter_config.json": ("a PEFT adapter", "adapter"),
+    INFO_FILE: ("a P-Tuning v2 prefix", "prefix"),
+}
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder; WeightsError for a part of a model given as the model."""
+    if not (folder / "config.json").is_file():
+        for marker, (what, role) in TUNED_PARTS.items():
+            if (folder / marker).is_file():
+                raise WeightsError(
+                    f"{folder}: {what}, not a model; give the folder of its base model and this "
+                    f"one as {role}"
+                )
+    return read_config(folder)
+
+
+def model_class_of(
+    values: dict[str, Any], family: str | None, source: str
+) -> type[ChatGLMCausalLM]:
+    """The class for config.json values, which must be of `family` if that is given."""
+    found = _architecture(values)
+    if found is None:
+        raise WeightsError(
+            f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
+            "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
+            "a model of one of these generations"
+        )
+    if family is not None:
+        wanted = get_family(family)
+        expected = _architecture(wanted.real_config)
+        if found is not expected:
+            keys = " and ".join(expected.config_class.marks) if expected else "other keys"
+            raise WeightsError(
+                f"{source}: a model of another generation; expected {wanted.title}: its config "
+                f"has {keys}"
+            )
+    return found
+
+
+def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
+    """The class whose keys are among config.json's, if it is one class."""
+    found = [a for a in ARCHITECTURES if any(mark in values for mark in a.config_class.marks)]
+    return found[0] if len(found) == 1 else None
+
+
+def make_config(
+    model_class: type[ChatGLMCausalLM], values: dict[str, Any], family: str | None, source: str
+) -> Any:
+    """The configuration object; raises WeightsError for values that the architecture lacks."""
+    config_class = model_class.config_class
+    kept = checked_values(known_keys(model_class), config_class.fixed, values, source)
+    config = config_class(**kept)
+    if problem := config.misfit():
+        raise WeightsError(f"{source}: {problem}")
+    if "rope_ratio" in kept:
+        config.interpolates_positions = interpolates_positions(values, family, source)
+    return config
+
+
+def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
+    """The keys of config.json that an architecture reads, with their defaults."""
+    config_class = model_class.config_class
+    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    return {name: fields[name] for name in config_class.__annotations__ if name in fields}
+
+
+def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:
+    """What `rope_ratio` means: positions are divided by it, or the rotary base is multiplied.
+
+    The family decides, else what this project wrote, else the published model with these values.
+    Raises WeightsError where they differ, or where nothing decides.
+    """
+    ratio, length = values["rope_ratio"], values.get("seq_length")
+    if ratio == 1:
+        return False
+    published = PUBLISHED_RATIOS.get(ratio, PUBLISHED_RATIOS.get((ratio, length)))
+    settled = values.get("interpolates_positions", published)
+    wanted = get_family(family).interpolates_positions if family else settled
+    if wanted is None:
+        raise WeightsError(
+            f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B "
+            "multiplies the rotary base by it, and nothing here says which of them this is; "
+            "load_model takes family='chatglm2-6b' or family='chatglm3-6b-base', "
+            "export_model.py --generation"
+        )
+    if settled not in (None, wanted):
+        owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B"
+        raise WeightsError(
+            f"{source}: rope_ratio {ratio!r} at seq_length {length}: a model of {owner}; found "
+            f"{family}; expected its own family"
+        )
+    return wanted
+
+
+def config_values(model: PreTrainedModel) -> dict[str, Any]:
+    """config.json of `model` under official names; `load_model` and `build_model` take it."""
+    config, model_class = model.config, cast(type[ChatGLMCausalLM], type(model))
+    values = {name: getattr(config, name) for name in known_keys(model_class)}
+    if values.get("rope_ratio") == 1:
+        del values["interpolates_positions"]  # a key of this project alone
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return {
+        **{name: value for name, value in values.items() if value is not None},
+        "architectures": [type(model).__name__],
+        "model_type": config.model_type,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }

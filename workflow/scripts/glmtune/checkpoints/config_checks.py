@@ -1,0 +1,159 @@
+"""What config.json may hold. The file is foreign: nothing else of it reaches transformers.
+
+A key that this project does not read is dropped and named in the log, because transformers acts
+on many: `attn_implementation` may name code on a hub, `num_labels` takes memory. A key that changes
+what the model computes is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from glmtune.errors import WeightsError, shown_name
+from glmtune.modeling.quantization import BITS
+
+# What configs of published models hold beside the architecture: code to run (never), paths, the
+# library's version, and sizes of a prefix, which are read from its tensors.
+DROPPED_KEYS = (
+    *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
+    *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
+)
+# Switches of published models that change how fast the official code is, and no number.
+SPEED_KEYS = (
+    *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion"),
+    *("torchscript", "return_dict", "output_attentions", "output_hidden_states"),
+)
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers from `low` to `high`; whole ones unless `real`."""
+
+    low: float
+    high: float
+    real: bool = False
+    optional: bool = False
+    several: bool = False  # or a list of them
+
+    def allow(self, value: Any) -> bool:
+        """Whether a value of a JSON document is such a number."""
+        if value is None:
+            return self.optional
+        if self.several and isinstance(value, list) and value:
+            return all(map(replace(self, optional=False, several=False).allow, value))
+        types = (int, float) if self.real else (int,)
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high  # false for NaN
+
+    def __str__(self) -> str:
+        ends = f"from {self.low:,} to {self.high:,}"
+        return f"a {'number' if self.real else 'whole number'} {ends}"
+
+
+WIDTH, TOKEN_ID = Numbers(1, 1_000_000), Numbers(0, 10_000_000, optional=True)
+VOCABULARY, LENGTH = Numbers(1, 10_000_000), Numbers(1, 1_000_000_000)
+DROPOUT = Numbers(0, 0.999, real=True)
+NUMBERS = {
+    "num_layers": Numbers(1, 1_000),  # each is built, however little it holds
+    **dict.fromkeys(("hidden_size", "inner_hidden_size", "ffn_hidden_size", "kv_channels"), WIDTH),
+    **dict.fromkeys(("num_attention_heads", "multi_query_group_num"), WIDTH),
+    **dict.fromkeys(("vocab_size", "padded_vocab_size"), VOCABULARY),
+    **dict.fromkeys(("max_sequence_length", "seq_length"), LENGTH),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), TOKEN_ID),
+    **dict.fromkeys(("mask_token_id", "gmask_token_id"), TOKEN_ID),
+    **dict.fromkeys(("hidden_dropout", "attention_dropout"), DROPOUT),
+    "eos_token_id": Numbers(0, 10_000_000, optional=True, several=True),
+    "layernorm_epsilon": Numbers(1e-12, 0.1, real=True),
+    "rope_ratio": Numbers(0.001, 1_000_000, real=True),
+}
+
+
+def _packed_by_others(value: Any) -> str:
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    by = f"by {method.upper()[:20]}" if isinstance(method, str) else "by another program"
+    return f"weights packed {by}; expected them whole, or packed as published (quantization_bit)"
+
+
+# Keys that change the computation, if they hold anything -> what is said.
+REFUSED: dict[str, Callable[[Any], str]] = {
+    "quantization_config": _packed_by_others,
+    "quantization_embeddings": lambda _: (
+        "quantised embeddings, as in chatglm-6b-int4-qe; expected a model without them: take "
+        "chatglm-6b-int4"
+    ),
+    "rope_scaling": lambda _: (
+        "positions scaled in a way that no published model has; expected none (rope_ratio is read)"
+    ),
+}
+
+
+# Keys of other programs whose only value here is that of all published models.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "rope_theta": (10_000,),
+    "rotary_percent": (0.5,),
+    "partial_rotary_factor": (0.5,),
+    "interleaved_qkv": (False,),
+    "sliding_window": (False,),
+}
+
+
+def checked_values(
+    known: Mapping[str, Any], fixed: Mapping[str, bool], values: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """The values of the `known` keys (name -> default); WeightsError for one that cannot be.
+
+    `fixed` are switches with the only value that is supported.
+    """
+    for name, explain in REFUSED.items():
+        if values.get(name):
+            raise WeightsError(f"{source}: {name}: {explain(values[name])}")
+    for name, allowed in ONLY.items():
+        if values.get(name) is not None and values[name] not in allowed:
+            raise WeightsError(
+                f"{source}: {name}: found {repr(values[name])[:60]}; expected {allowed[0]}, as in "
+                "all published models"
+            )
+    kept = {n: v for n, v in values.items() if n in known and v is not None}
+    for name, value in kept.items():
+        if expected := _expected(name, value, known[name], fixed):
+            shown = repr(value)[:60]
+            raise WeightsError(f"{source}: {name}: found {shown}; expected {expected}")
+    return kept
+
+
+def _expected(name: str, value: Any, default: Any, fixed: Mapping[str, bool]) -> str | None:
+    """What a value should have been; None if it is that."""
+    if name in fixed:
+        only = fixed[name]
+        return None if value is only else f"{only}, as in all published models"
+    if name in NUMBERS:
+        return None if NUMBERS[name].allow(value) else str(NUMBERS[name])
+    if name == "quantization_bit":
+        is_known = type(value) is int and value in (0, *BITS)
+        return None if is_known else "0, 4 or 8"
+    assert isinstance(default, bool), f"{name} needs a rule"
+    return None if isinstance(value, bool) else "true or false"
+
+
+def unread_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """The keys that mean nothing here, but may to another program."""
+    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *ONLY})
+
+
+def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:
+    """The keys that hold something and are not among those `read`, in plain characters."""
+    names = [shown_name(name, 40) for name, value in values.items() if name not in read and value]
+    rest = len(names) - SHOWN
+    return names[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
+
+
+@functools.cache
+def say_not_read(source: str, names: tuple[str, ...]) -> None:
+    """Say once which keys of a foreign document are dropped."""
+    if names:
+        print(f"{source}: not read: {', '.join(names)}", file=sys.stderr)

@@ -1,0 +1,197 @@
+"""Tensors in the files of a model, prefix or adapter folder, read one after the other, and written.
+
+Knows formats (pickled or safetensors) and what goes wrong with them; knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from glmtune.checkpoints.pickle_checks import check_pickle
+from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files
+from glmtune.errors import WeightsError, shown_name
+from glmtune.files import atomic_path, write_json
+
+SHARD_BYTES = 5_000_000_000
+"""No file is larger: what hubs and old file systems take."""
+# DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The bytes of weights that are packed in 8 or 4 bits.
+PACKED_TYPES = (torch.int8, torch.uint8)
+# Where trainers put the weights beside a step, an optimizer and the like.
+NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The JSON object in `folder / name`; raises WeightsError if there is none."""
+    path = folder / name
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder; expected one with {name} and weights")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected the {name} that belongs to the weights")
+    return read_object(path)
+
+
+def read_weights(source: Path, *, packed: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
+
+    Names are without those of wrappers that a model was trained in. With `packed` some may be the
+    bytes of weights in 8 or 4 bits.
+    Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
+    tensor of numbers that no weight has.
+    """
+    seen: set[str] = set()
+    for path in weight_files(source):
+        check_is_content(path)
+        for saved_name, tensor in _read_file(path):
+            name = WRAPPERS.sub("", saved_name)
+            if name in seen:
+                raise WeightsError(f"{path}: {shown_name(name)}: there twice; expected each once")
+            seen.add(name)
+            _check_values(path, name, tensor, packed)
+            yield name, tensor
+
+
+def write_weights(
+    folder: Path, state: dict[str, torch.Tensor], *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write model.safetensors, or shards of at most `shard_bytes` with an index.
+
+    Weights that an earlier call wrote there go.
+    """
+    shards = _split(state, shard_bytes)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
+        with atomic_path(folder / name) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(_ordinary_mode())
+    index = folder / "model.safetensors.index.json"
+    index.unlink(missing_ok=True)
+    for old in {*folder.glob("model-*-of-*.safetensors"), folder / "model.safetensors"}:
+        if old.name not in names:
+            old.unlink(missing_ok=True)
+    if len(shards) > 1:
+        weight_map = {key: n for n, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(tensor.nbytes for tensor in state.values())
+        write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _ordinary_mode() -> int:
+    """The permissions of a new file; safetensors lets nobody but the owner read its own."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, torch.Tensor]]:
+    """`state` in order, a new part wherever the next tensor would make one too large."""
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if parts[-1] and size + tensor.nbytes > shard_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    return parts
+
+
+def _check_values(path: Path, name: str, tensor: torch.Tensor, packed: bool) -> None:
+    """WeightsError for a tensor that no trained model has, before anything is made of it."""
+    if tensor.dtype not in WEIGHT_TYPES + (PACKED_TYPES if packed else ()):
+        what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
+        if tensor.dtype in PACKED_TYPES:
+            what += ", or quantization_bit in the model's config.json"
+    elif not is_finite(tensor):
+        what = "NaN or infinite numbers; expected a model whose training did not diverge"
+    else:
+        return
+    raise WeightsError(f"{path}: {shown_name(name)}: {what}")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN is both; 12 GB in two seconds, isfinite takes a minute
+    return bool(low.isfinite() & high.isfinite())
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    reader = _read_safetensors if path.suffix == ".safetensors" else _read_pickled
+    try:
+        yield from reader(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
+            "because unpickling it could run any code"
+        ) from None
+    except WeightsError:
+        raise
+    except Exception as error:  # of damaged bytes torch's readers raise anything
+        raise WeightsError(
+            f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
+        ) from None
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+            yield name, tensors.get_tensor(name)
+
+
+def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    check_pickle(path)
+    with path.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; no mmap for it
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    for _ in NESTED_IN:  # no trainer nests deeper, and a dictionary may hold itself
+        state = _inner(state) or state
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
+        raise ValueError("a dictionary of tensors was expected")
+    _check_storage(path, state)
+    yield from state.items()
+
+
+def _inner(state: Any) -> Any:
+    """The weights inside a trainer's dictionary; None if it is the weights."""
+    if not isinstance(state, dict):
+        return None
+    return next((state[key] for key in NESTED_IN if isinstance(state.get(key), dict)), None)
+
+
+def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that would take more memory than the file: few bytes can state any shape."""
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not is_plain or tensor.is_quantized or tensor.is_nested:
+            raise WeightsError(
+                f"{path}: {shown_name(name)}: a sparse, nested, quantised or empty tensor; "
+                "expected plain weights"
+            )
+    stated = sum(tensor.nbytes for tensor in state.values())
+    # Tied weights are there once and count twice.
+    if stated > 2 * path.stat().st_size + 2**20:
+        raise WeightsError(
+            f"{path}: its tensors would take {stated:,} bytes, the file has "
+            f"{path.stat().st_size:,}; expected the weights themselves"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

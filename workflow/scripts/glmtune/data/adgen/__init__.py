@@ -1,0 +1,1 @@
+"""AdvertiseGen, fetched and verified."""

@@ -1,0 +1,147 @@
+"""LoRA merged into the weights it adapts, so that the model needs no PEFT and has official names.
+
+    weight = weight + scaling * B @ A        in fp32, then rounded to the type that it had
+
+Knows nothing about files.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from glmtune.errors import WeightsError
+from glmtune.modeling.quantization import QuantizedLinear
+
+# Largest difference of the output of each merged layer in fp32, before it is rounded, as a part of
+# the largest value: sums in another order (measured: up to 1e-6). Logits judge nothing: how much
+# rounded weights move them is the model's own (a random ChatGLM-6B in float16: 0.15).
+LAYER_TOLERANCE = 1e-5
+# Ids of ordinary pieces in every vocabulary, so that the check is the same for the same weights.
+PROBE_IDS = range(4, 36)
+
+
+def merge_adapter(model: PreTrainedModel, *, source: str = "the adapter") -> PreTrainedModel:
+    """Merge the adapter that `load_adapter` put into `model`, in place; returns it in eval mode.
+
+    `source` names the adapter in messages. Raises WeightsError for packed weights, for an adapter
+    without effect, and if the merged model does not answer as the adapted one did.
+    """
+    model.eval()
+    wrappers = _wrappers(model)
+    if not wrappers:
+        raise ValueError("no adapter in the model; call load_adapter first")
+    _refuse_packed(wrappers, source)
+    before = _probe(model)
+    has_effect = False
+    for name, wrapper in wrappers.items():
+        merged, is_changed = _merge(wrapper, name, source)
+        has_effect |= is_changed
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, merged)
+    del model.peft_config  # what PEFT marks a model with; save_model looks at it too
+    if not has_effect:
+        raise WeightsError(
+            f"{source}: has no effect: what it adds to the weights is zero everywhere, or too "
+            f"little for {_type(model)}; it was never trained, or its "
+            "files are not those that training wrote"
+        )
+    moved = _difference(before, _probe(model))
+    if not math.isfinite(moved):
+        raise WeightsError(
+            f"{source}: merged in {_type(model)}, the model gives numbers that are not finite; "
+            "merge with the base model in float32 (--dtype float32)"
+        )
+    print(
+        f"merged; the weights, rounded to {_type(model)}, move the logits by {moved:.1e} of the "
+        "largest",
+        file=sys.stderr,
+    )
+    return model
+
+
+def _type(model: PreTrainedModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _wrappers(model: nn.Module) -> dict[str, Any]:
+    """PEFT's modules by name: around an adapted layer, or around one trained as a whole."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def _refuse_packed(wrappers: dict[str, Any], source: str) -> None:
+    for name, wrapper in wrappers.items():
+        base = getattr(wrapper, "base_layer", None)
+        if isinstance(base, QuantizedLinear):
+            raise WeightsError(
+                f"{source}: {name} of the base model is packed in {base.bits} bits, into which "
+                "nothing can be merged without rounding it away; expected the base model in half "
+                "or full precision: merge into that, then pack the result"
+            )
+
+
+@torch.no_grad()
+def _merge(wrapper: Any, name: str, source: str) -> tuple[nn.Module, bool]:
+    """The plain module that does what `wrapper` did, and whether its rounded weight changed."""
+    if not hasattr(wrapper, "base_layer"):
+        whole = wrapper.unload_and_optionally_merge_module(
+            merge=True, safe_merge=True, adapter_names=None
+        )
+        return whole, True
+    base = wrapper.get_base_layer()
+    before = base.weight.detach().clone()
+    wrapper.float()
+    inputs = _layer_inputs(base)
+    expected = wrapper(inputs)
+    try:
+        wrapper.merge(safe_merge=True)
+    except ValueError as error:
+        raise WeightsError(f"{source}: cannot be merged: {error}; train it again") from None
+    what = f"{source}: merged outputs of {name}"
+    _refuse_difference(what, expected, base(inputs), LAYER_TOLERANCE)
+    base.to(before.dtype)
+    return base, not torch.equal(before, base.weight)
+
+
+def _layer_inputs(layer: nn.Module) -> torch.Tensor:
+    """The same inputs on every call: ids for an embedding, else (4, in_features)."""
+    weight: Any = layer.weight
+    if isinstance(layer, nn.Embedding):
+        return torch.arange(4, device=weight.device)
+    steps = torch.arange(4 * weight.shape[1], device=weight.device)
+    return steps.float().cos().view(4, -1)
+
+
+@torch.no_grad()
+def _probe(model: Any) -> torch.Tensor:
+    """Logits (1, s, vocabulary) in fp32 for fixed ids that end as the generation's prompts do."""
+    config = model.config
+    # The first generation finds the end of its prompt by these two.
+    ends = (getattr(config, "gmask_token_id", None), getattr(config, "bos_token_id", None))
+    ids = [*PROBE_IDS, *(i for i in ends if i is not None)]
+    return model(torch.tensor([ids], device=model.device), use_cache=False).logits.float()
+
+
+def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def _refuse_difference(
+    what: str, before: torch.Tensor, after: torch.Tensor, tolerance: float
+) -> None:
+    """WeightsError unless both are the same up to rounding; what is no number is not."""
+    found = _difference(before, after)
+    if not found <= tolerance:
+        raise WeightsError(
+            f"{what} differ from unmerged ones by {found:.2g} of the largest; expected at most "
+            f"{tolerance:g}; use the adapter unmerged"
+        )

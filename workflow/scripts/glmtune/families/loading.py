@@ -1,0 +1,101 @@
+"""Which tokenizer a model folder has.
+
+    load_tokenizer(folder)    -> the tokenizer of the folder's generation
+    detect_generation(folder) -> a key of TOKENIZERS
+
+The tokenizers themselves are in `glmtune.families.tokenizers`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from glmtune.errors import ParamsError, WeightsError
+from glmtune.families.tokenizers import (
+    ChatGLM2Tokenizer,
+    ChatGLM3Tokenizer,
+    ChatGLMTokenizer,
+    Tokenizer,
+)
+from glmtune.families.vocabulary import read_config, read_vocabulary
+
+# A folder with this model size is the first release of ChatGLM-6B: 20000 image tokens come first.
+IMAGE_TOKEN_VOCABULARY = 150528
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "chatglm-6b": ChatGLMTokenizer,
+    "chatglm2-6b": ChatGLM2Tokenizer,
+    "chatglm3-6b-base": ChatGLM3Tokenizer,
+}
+
+
+def load_tokenizer(path: Path | str, generation: str | None = None) -> Tokenizer:
+    """The tokenizer in a model folder of the official layout; WeightsError if it is unusable.
+
+    `path` may also be the vocabulary file itself. `generation` is a key of TOKENIZERS; None detects
+    it from the folder.
+    """
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if generation is None:
+        generation = detect_generation(folder)
+    if generation not in TOKENIZERS:
+        raise ParamsError(
+            f"unknown generation {generation!r}; choose from {', '.join(sorted(TOKENIZERS))}"
+        )
+    tokenizer_class = TOKENIZERS[generation]
+    if tokenizer_class is ChatGLMTokenizer:
+        refuse_first_release(folder)
+    file = path if path.is_file() else folder / tokenizer_class.file_name
+    processor = read_vocabulary(file)
+    try:
+        return tokenizer_class(processor)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from None
+
+
+def detect_generation(folder: Path | str) -> str:
+    """The key of TOKENIZERS that a model folder belongs to; WeightsError if it does not say.
+
+    Looks at the vocabulary's file name, then at tokenizer_config.json, config.json and the
+    folder's own name. Chat and Base variants are one generation.
+    """
+    folder = Path(folder)
+    if (folder / ChatGLMTokenizer.file_name).is_file():
+        return "chatglm-6b"
+    if not (folder / ChatGLM2Tokenizer.file_name).is_file():
+        raise WeightsError(
+            f"{folder}: no vocabulary; expected ice_text.model (ChatGLM-6B) or tokenizer.model "
+            "(ChatGLM2-6B, ChatGLM3-6B); download the whole model folder, or copy the vocabulary "
+            "and tokenizer_config.json of its base model into it"
+        )
+    tokenizer_config = read_config(folder / "tokenizer_config.json")
+    names = (
+        tokenizer_config.get("name_or_path"),
+        # Saved again by transformers: the name may be gone, the role tokens are listed.
+        "chatglm3" if "<|user|>" in json.dumps(tokenizer_config) else None,
+        read_config(folder / "config.json").get("_name_or_path"),
+        folder.resolve().name,
+    )
+    for name in names:
+        if found := re.findall(r"chatglm([23])", str(name), re.IGNORECASE):
+            return {"2": "chatglm2-6b", "3": "chatglm3-6b-base"}[found[-1]]
+    raise WeightsError(
+        f"{folder}: ChatGLM2-6B or ChatGLM3-6B? tokenizer.model is the same for both and no name "
+        "in tokenizer_config.json or config.json tells; "
+        'write "name_or_path": "chatglm2-6b" or "chatglm3-6b" into tokenizer_config.json'
+    )
+
+
+def refuse_first_release(folder: Path) -> None:
+    """WeightsError for the first release of ChatGLM-6B, whose ids are shifted by 20000."""
+    image_tokens = read_config(folder / "tokenizer_config.json").get("num_image_tokens", 0)
+    vocab_size = read_config(folder / "config.json").get("vocab_size")
+    if image_tokens or vocab_size == IMAGE_TOKEN_VOCABULARY:
+        raise WeightsError(
+            f"{folder}: the first release of ChatGLM-6B (vocabulary {vocab_size}, {image_tokens} "
+            "image tokens); expected the current one (vocabulary 130528, no image tokens); "
+            "download the current revision of THUDM/chatglm-6b"
+        )

@@ -1,0 +1,90 @@
+"""What tuning made a model forget: its answers to general questions, beside the untuned model's.
+
+A tuned model can give all its answers the style of its training data: asked for the capital of
+France it writes an advert. Texts are compared in one form (`normal_form`), so that punctuation of
+another width is no other style. Knows texts only: the questions are `glmtune.synthetic.general_qa`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from glmtune.metrics.normal_form import normal_form
+from glmtune.metrics.rouge import rouge_chinese
+
+RUN = 4  # characters in a row
+STYLE_SHARE = 0.5  # of an answer's runs, from which on it reads like the training answers
+TRAINING_ANSWERS = 2000  # so many show the style
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one answer."""
+
+    is_right: bool
+    turned: bool  # into the style of the training answers
+    overlap: float | None  # with the untuned answer, 0..100; None: there is none
+
+
+@dataclass(frozen=True)
+class Style:
+    """The style of training answers: their runs of four characters."""
+
+    runs: frozenset[str]
+
+    def covers(self, answer: str) -> bool:
+        """Whether an answer reads like them: at least half of its runs are among theirs.
+
+        Of 这款裙子很美。 are known 这款裙子, 款裙子很, 裙子很美 and 子很美。, so 这款裙子很好。 is
+        covered (2 of 4) and 裙子很好看。 is not (0 of 3). Shorter than a run: never.
+        """
+        runs = _runs(answer)
+        return bool(runs) and sum(run in self.runs for run in runs) >= STYLE_SHARE * len(runs)
+
+
+def style_of(answers: Iterable[str]) -> Style:
+    """The style of training answers."""
+    return Style(frozenset(run for answer in answers for run in _runs(answer)))
+
+
+def judge(answer: str, expected: str, style: Style, untuned: str | None = None) -> Verdict:
+    """Whether an answer is right, has turned into the style, and how near the untuned answer it is.
+
+    It has turned if it is covered by the style and the untuned answer, if there is one, is not. It
+    is right if the expected answer stands in it and it has not turned: an advert for a small
+    (小) bag does not tell the opposite of large.
+    """
+    turned = style.covers(answer) and not (untuned is not None and style.covers(untuned))
+    return Verdict(
+        is_right=not turned and _core(expected) in normal_form(answer).casefold(),
+        turned=turned,
+        overlap=None if untuned is None else overlap(answer, untuned),
+    )
+
+
+def overlap(answer: str, untuned: str) -> float:
+    """ROUGE-L F1 over characters, 0..100; two blank answers are the same.
+
+    等于八。 and 等于九。: 3 of 4 characters are shared in order, so 75.
+    """
+    ours, theirs = (" ".join(_characters(text)) for text in (answer, untuned))
+    if not ours or not theirs:
+        return 100.0 * (ours == theirs)
+    return 100 * rouge_chinese(ours, theirs)["rouge-l"]
+
+
+def _runs(text: str) -> list[str]:
+    """Every four characters in a row, white space left out."""
+    characters = _characters(text)
+    return [characters[start : start + RUN] for start in range(len(characters) - RUN + 1)]
+
+
+def _characters(text: str) -> str:
+    """A text in the form that is compared, without white space."""
+    return "".join(normal_form(text).split())
+
+
+def _core(expected: str) -> str:
+    """An expected answer without its last mark. Example: "等于八。" -> "等于八"."""
+    return normal_form(expected).rstrip("。.!").casefold()

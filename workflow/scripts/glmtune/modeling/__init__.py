@@ -1,0 +1,1 @@
+"""The architectures as torch modules. Knows nothing about files of a run."""

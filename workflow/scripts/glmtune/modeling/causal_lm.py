@@ -1,0 +1,258 @@
+"""What the two architectures share: attention over a prefix, visibility, the loss, the outer class.
+
+Knows nothing about positions, norms or residual paths: those are what tells ChatGLM-6B
+(`modeling_chatglm`) from ChatGLM2-6B and ChatGLM3-6B (`modeling_chatglm2`).
+
+Shapes: b batch, s query positions, t key positions (cached and new), p prefix length, h heads,
+g key-value groups, d head dim. Caches and prefixes are (b, g, positions, d).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from glmtune.modeling.kv_cache import DecodingCache
+from glmtune.modeling.precision import working_dtype
+from glmtune.modeling.target_loss import count_items, mean_target_loss
+
+if TYPE_CHECKING:
+    from glmtune.modeling.prefix import PrefixShape
+
+IGNORED_LABEL = -100
+KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    prefix: KeyValue | None,
+    visible: torch.Tensor | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention of query (b, h, s, d) over a prefix, key and value (b, g, ., d): (b, s, h * d).
+
+    `visible` is (b or 1, 1, s, p + t), True where a query may look; None means causal, or
+    everything for a single query.
+    """
+    if prefix is not None:
+        key = torch.cat((prefix[0], key), dim=2)
+        value = torch.cat((prefix[1], value), dim=2)
+    batch, heads, length, head_dim = query.shape
+    groups = key.shape[1]
+    if length == 1:
+        # The heads of a group ask the same keys: as rows of one query they need no copied keys.
+        query = query.reshape(batch, groups, heads // groups, head_dim)
+    elif groups != heads:
+        key = key.repeat_interleave(heads // groups, dim=1)
+        value = value.repeat_interleave(heads // groups, dim=1)
+    context = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=visible,
+        dropout_p=dropout,
+        is_causal=visible is None and length > 1,
+    )
+    if length == 1:
+        return context.reshape(batch, 1, heads * head_dim)
+    return context.transpose(1, 2).reshape(batch, length, heads * head_dim)
+
+
+def visible_positions(
+    attention_mask: torch.Tensor | None,
+    length: int,
+    past_length: int,
+    *,
+    prefix_length: int = 0,
+    context_lengths: torch.Tensor | None = None,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Where queries may look, as `attend` takes it.
+
+    Causal; besides, the first `context_lengths[i]` columns of row i are visible to all its
+    queries (prefix-LM), and so is the tuned prefix. Padding is visible to no real token; a query
+    that is padding sees everything, because a softmax over nothing is not a number.
+    """
+    total = past_length + length
+    real = _real_tokens(attention_mask, total)
+    if real is None and length == 1:
+        return None
+    if real is None and total == length and prefix_length == 0 and context_lengths is None:
+        return None
+    columns = torch.arange(total, device=device)
+    rows = columns[past_length:]
+    visible = (columns <= rows[:, None])[None]  # (1, s, t)
+    if context_lengths is not None:
+        visible = visible | (columns < context_lengths[:, None])[:, None, :]
+    if real is not None:
+        visible = visible & real[:, None, :] | ~real[:, past_length:, None]
+    return F.pad(visible, (prefix_length, 0), value=True)[:, None]
+
+
+def _real_tokens(attention_mask: torch.Tensor | None, total: int) -> torch.Tensor | None:
+    """The 2-D mask as booleans (b, t), or None if nothing is padding."""
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2 or attention_mask.shape[1] != total:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; expected (batch, {total}): "
+            "1 for a real token, 0 for padding, cached tokens included"
+        )
+    real = attention_mask.bool()
+    return None if bool(real.all()) else real
+
+
+def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Count real tokens from 0 in each row; left padding gets 0. [0, 0, 1, 1] -> [0, 0, 0, 1]."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def run_layers(
+    model: Any, hidden: torch.Tensor, recorded: list[torch.Tensor] | None, **context: Any
+) -> torch.Tensor:
+    """Pass hidden (b, s, hidden) through `model.layers`, each with its part of the prefix.
+
+    `context` goes to every layer; the input of each layer is appended to `recorded`.
+    """
+    encoder = model.prefix_encoder
+    prefixes: list[KeyValue | None] = [None] * len(model.layers)
+    if encoder is not None:
+        computed = encoder(hidden.shape[0], working_dtype(hidden))
+        cache = context.get("past_key_values")
+        if isinstance(cache, DecodingCache):  # it puts the prefix in front itself, once
+            cache.take_prefixes(computed)
+        else:
+            prefixes = computed
+    for layer, prefix in zip(model.layers, prefixes, strict=True):
+        if recorded is not None:
+            recorded.append(hidden)
+        hidden = layer(hidden, prefix=prefix, **context)
+    return hidden
+
+
+def set_initial_scale(module: nn.Linear | nn.Embedding, scale: float) -> None:
+    """Let a model built anew draw this module's weights `scale` times as large as others."""
+    module.initial_scale = scale  # type: ignore[assignment]
+
+
+class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
+    """The outer class of both architectures: hidden states in, logits or loss out.
+
+    A subclass provides `transformer` (token ids to final hidden states), `prefix_shape()` and the
+    two embeddings.
+    """
+
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    loss_type = "ForCausalLM"  # tells the Trainer that labels are shifted in here
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _supports_attention_backend = False
+    _skip_keys_device_placement = ["past_key_values"]
+    config_class: Any
+    # Other savers' names of tensors -> the official ones.
+    aliases: ClassVar[dict[str, str]] = {}
+    transformer: Any
+
+    def prefix_shape(self) -> PrefixShape:
+        """The sizes of a P-Tuning v2 prefix for this model."""
+        raise NotImplementedError
+
+    def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
+        """The shape of position_ids for so many rows of this length."""
+        return (rows, length)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights of variance 1 / hidden size: 0.02 at 6B, and it suits a miniature."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            std = getattr(module, "initial_scale", 1.0) * self.config.hidden_size**-0.5
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif "Norm" in type(module).__name__:
+            init.ones_(module.get_parameter("weight"))
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
+            init.zeros_(module.get_parameter("bias"))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
+        skip_logits: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (b, s, vocabulary) of token ids (b, s), and the loss if there are labels (b, s).
+
+        With `skip_logits`, which is so by default in training, only the loss is computed, from the
+        positions that have a target: logits at 130,000 words would be most of the memory.
+        """
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError("inputs_embeds: not supported; pass input_ids")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and labels is None
+        if not use_cache:
+            past_key_values = None
+        elif past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
+        hidden = self.transformer(
+            input_ids, attention_mask, position_ids, past_key_values, recorded
+        )
+        loss: torch.Tensor | None = None
+        logits: torch.Tensor | None = None
+        if labels is None:
+            logits = self._logits(hidden, logits_to_keep)
+        else:
+            skip_logits = self.training if skip_logits is None else skip_logits
+            loss, logits = self._loss(hidden, labels, num_items_in_batch, skip_logits)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=None if recorded is None else (*recorded, hidden),
+        )
+
+    def _logits(self, hidden: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+        positions = slice(-kept, None) if isinstance(kept, int) else kept
+        # One matrix product for the batch: with gaps between rows torch makes one of each.
+        return self.get_output_embeddings()(hidden[:, positions].contiguous())
+
+    def _loss(
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        num_items: torch.Tensor | int | None,
+        skip_logits: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and the logits of all positions unless they are skipped."""
+        head = self.get_output_embeddings()
+        targets = labels[:, 1:].to(hidden.device)
+        chosen = targets != IGNORED_LABEL
+        if skip_logits:
+            return mean_target_loss(hidden[:, :-1][chosen], head, targets[chosen], num_items), None
+        logits = head(hidden)
+        total = F.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="sum")
+        return total / count_items(targets[chosen], num_items), logits
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
+        """Leave the 2-D mask as it is: the model itself knows what is visible."""
+        return attention_mask

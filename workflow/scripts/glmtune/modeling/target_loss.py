@@ -1,0 +1,99 @@
+"""Cross entropy of the positions that have a target, without holding all their logits.
+
+At 65,000 to 130,000 words the logits are most of the memory of a training and, on a CPU, a third of
+its time: a few rows at a time, they are turned into their gradient where they lie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from glmtune.modeling.precision import working_dtype
+
+ROWS_AT_ONCE = 256
+
+
+def mean_target_loss(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    num_items: torch.Tensor | int | None,
+) -> torch.Tensor:
+    """Cross entropy in fp32 of hidden states (n, hidden), summed and divided by `num_items` or n.
+
+    `num_items` is what transformers' Trainer counts over all batches of one optimizer step.
+    """
+    if _goes_in_parts(head, working_dtype(hidden)):
+        total = _SummedLoss.apply(hidden, head.weight, targets)
+    else:
+        total = F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+    return total / count_items(targets, num_items)
+
+
+def count_items(targets: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor | int:
+    """What a summed loss is divided by: at least 1, as without targets the sum is 0."""
+    if isinstance(num_items, torch.Tensor):
+        return num_items.to(targets.device).clamp(min=1)
+    return max(targets.numel() if num_items is None else num_items, 1)
+
+
+def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:
+    """The memory that `mean_target_loss` takes for so many targets, computing in `dtype`."""
+    words, hidden = head.get_parameter("weight").shape
+    if not _goes_in_parts(head, dtype):
+        # Logits, the same in fp32, their logarithms, and the gradient of each.
+        return targets * words * 2 * (dtype.itemsize + 4 + 4)
+    at_once = min(targets, ROWS_AT_ONCE)
+    own_type = 0 if dtype is torch.float32 else dtype.itemsize
+    # Logits in both types, the exponentials, and states with their gradient.
+    return at_once * words * (4 + 4 + own_type) + targets * hidden * 2 * dtype.itemsize
+
+
+def _goes_in_parts(head: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether the head is a matrix and nothing else: an adapter on it has to be called.
+
+    In fp16 gradients are only safe behind the loss scale, which comes after the loss.
+    """
+    return type(head) is nn.Linear and head.bias is None and dtype is not torch.float16
+
+
+class _SummedLoss(torch.autograd.Function):
+    """Sum of the cross entropies; its gradient is made with it, as the logits are at hand then."""
+
+    @staticmethod
+    def forward(
+        context: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        dtype = working_dtype(hidden)
+        states, words = hidden.to(dtype), weight.to(dtype)
+        of_states = torch.empty_like(states)
+        of_words = torch.zeros_like(weight) if context.needs_input_grad[1] else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(states), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            logits = (states[part] @ words.T).float()
+            chosen = targets[part, None]
+            normalizer = logits.logsumexp(dim=-1, keepdim=True)
+            total += (normalizer - logits.gather(-1, chosen)).sum()
+            if not any(context.needs_input_grad):
+                continue
+            gradient = logits.sub_(normalizer).exp_()  # the logits are not needed any more
+            gradient.scatter_add_(-1, chosen, torch.full_like(normalizer, -1.0))
+            gradient = gradient.to(dtype)
+            of_states[part] = gradient @ words
+            if of_words is not None:
+                of_words += gradient.T @ states[part]
+        context.save_for_backward(of_states, *([] if of_words is None else [of_words]))
+        context.dtype = hidden.dtype
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        of_states, *of_words = context.saved_tensors
+        scale = gradients[0]
+        of_weight = of_words[0] * scale.to(of_words[0].dtype) if of_words else None
+        return (of_states * scale.to(of_states.dtype)).to(context.dtype), of_weight, None

@@ -1,0 +1,1 @@
+"""params.yaml: read, checked, and what each step gets of it."""

@@ -1,0 +1,226 @@
+"""params.yaml: read it, check it, and say what each step of the workflow needs of it.
+
+The values and their meaning are in params.yaml, what they may be in `params_checks`, how the file
+is read in `params_yaml`. Knows nothing about files of a run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.errors import ParamsError
+from glmtune.locations import user_path
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes, show
+from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
+
+# The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
+SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
+# Keys of an entry of `methods:` that come from the top level unless the entry has its own.
+TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the comparison: a model tuned by one entry of `methods:` with one seed.
+
+    `method` names its files: `base_method`, the entry's name, and for each seed after the first
+    a suffix, as in `lora.seed-43`.
+    """
+
+    model: str
+    method: str
+    base_method: str
+    seed: int
+    is_trained: bool
+
+
+@dataclass(frozen=True)
+class Params:
+    """The checked values of params.yaml, complete and with numbers as numbers."""
+
+    values: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the file's order."""
+        return list(self["models"])
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, the untuned baseline first, then in the file's order.
+
+        A method that is tuned with several seeds has a name for each.
+        """
+        names = []
+        for name in sorted(self["methods"], key=lambda name: self.trains(name)):
+            further = self.seeds[1:] if self.trains(name) else []
+            names += [name, *(f"{name}{SEED_SUFFIX}{seed}" for seed in further)]
+        return names
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the tunings, at least one."""
+        return list(self["seeds"]) or [self["seed"]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every (model, method), in the order of the report."""
+        return [
+            Run(
+                model,
+                method,
+                self.base_method(method),
+                self.seed_of(method),
+                is_trained=self.trains(method),
+            )
+            for model in self.models
+            for method in self.methods
+        ]
+
+    def generation(self, model: str) -> str:
+        """The generation of a model, e.g. `chatglm2-6b`."""
+        return self["models"][model].get("generation", model)
+
+    def base_method(self, method: str) -> str:
+        """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
+        return method.partition(SEED_SUFFIX)[0]
+
+    def seed_of(self, method: str) -> int:
+        """The seed that a method is tuned with, e.g. 43 for `lora.seed-43`."""
+        _, _, further = method.partition(SEED_SUFFIX)
+        return int(further) if further else self.seeds[0]
+
+    def tuning_method(self, method: str) -> str:
+        """The method of an entry of `methods:`: none, ptuning, lora or full."""
+        name = self.base_method(method)
+        return self["methods"][name].get("method", name)
+
+    def trains(self, method: str) -> bool:
+        """Whether an entry of `methods:` trains anything."""
+        return self.tuning_method(method) != UNTUNED
+
+    def dataset_flags(self) -> str:
+        """The flags of `fetch_dataset.py` that decide the content, beside the user's files."""
+        dataset, data = self["dataset"], self["data"]
+        flags: list[tuple[str, Any]] = [("seed", self["seed"])]
+        if dataset == "sample":
+            flags = [("sample", None), *self["sample"].items(), *flags]
+        elif dataset == "adgen":
+            sources = [("adgen-source", source) for source in data["adgen_sources"]]
+            flags = [("adgen", None), *sources, *flags]
+        else:
+            flags += [(key, dataset[key]) for key in dataset if key not in ("train", "dev")]
+            flags += [] if self.takes_tools() else [("no-tools", None)]
+        flags += [(key, data[key]) for key in SUBSET_KEYS if data[key] is not None]
+        return " ".join(_flag(name, value) for name, value in flags)
+
+    def dataset_files(self) -> dict[str, Path]:
+        """The user's own files, `{"train": path, "dev": path}`; `{}` for the other data sets.
+
+        Raises ParamsError for a file that is not there.
+        """
+        dataset = self["dataset"]
+        if isinstance(dataset, str):
+            return {}
+        files = {split: user_path(dataset[split]) for split in ("train", "dev")}
+        for split, path in files.items():
+            if not path.is_file():
+                raise ParamsError(
+                    f"params.yaml: dataset.{split}: no such file {dataset[split]!r} ({path}); "
+                    f"a relative path counts from the repository"
+                )
+        return files
+
+    def token_limits(self) -> dict[str, Any]:
+        """The limits of prompts and answers, in tokens, and what a longer history becomes."""
+        keys = ("max_source_tokens", "max_target_tokens", "long_history")
+        return {key: self[key] for key in keys}
+
+    def model_settings(self, model: str) -> dict[str, Any]:
+        """What decides a model's weights and vocabulary."""
+        entry = dict(self["models"][model])
+        settings = {**entry, "generation": self.generation(model), "seed": self["seed"]}
+        if entry["source"] in ("miniature", "random"):  # the latter for its vocabulary
+            settings |= {"miniature": self["miniature"], "torch_threads": self["torch_threads"]}
+        return settings
+
+    def training_settings(self, method: str) -> dict[str, Any]:
+        """What decides a tuning, beside its model and data."""
+        name = self.base_method(method)
+        entry = dict(self["methods"][name])
+        tuning_method = entry.pop("method", name)
+        knobs = {key: self[key] for key in TOP_LEVEL_KNOBS.get(tuning_method, ())}
+        shared = {key: self[key] for key in ("torch_threads", "quantization_bit")}
+        seed = {"seed": self.seed_of(method)}
+        return {"method": tuning_method, **seed, **shared, **self["training"], **knobs, **entry}
+
+    def template(self, model: str) -> str | None:
+        """The name of a model's prompt template; None for the first of its generation."""
+        return self["models"][model].get("template")
+
+    def takes_tools(self) -> bool:
+        """Whether every model's template has a place for tools."""
+        from glmtune.families import get_family  # only who has data of their own waits for it
+
+        return all(
+            get_family(self.generation(model)).template(self.template(model)).takes_tools
+            for model in self["models"]
+        )
+
+    def template_flag(self, model: str) -> str:
+        """The flag of `tokenize_dataset.py` for a model's template, if it names one."""
+        template = self.template(model)
+        return _flag("template", template) if template else ""
+
+    def generation_settings(self, model: str) -> dict[str, Any]:
+        """What decides the predictions, beside the weights and the prompts."""
+        protocol = PROTOCOLS[self["protocol"]]
+        keys = ("seed", "torch_threads", "max_source_tokens", "quantization_bit")
+        return {
+            **{key: self[key] for key in keys},
+            "long_history": protocol.long_history or self["long_history"],
+            **self["generation"],
+            **(protocol.decoding or {}),
+            "reference_tokens": protocol.reference_tokens,
+            "template": self.template(model),
+        }
+
+
+def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read and check params.yaml; `overrides` are Snakemake's `--config` values.
+
+    Raises ParamsError with every mistake, one a line.
+    """
+    values = read_yaml(Path(path))
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected `key: value` lines, found {show(values)}")
+    values = _merge(values, overrides or {})
+    mistakes = list(find_mistakes(values))
+    if mistakes:
+        raise all_mistakes(path, mistakes)
+    return Params(values)
+
+
+def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            is_number = isinstance(value, str) and FLOAT.match(value)
+            merged[key] = float(value) if is_number else value
+    return merged
+
+
+def _flag(name: str, value: Any) -> str:
+    """A flag of a script, e.g. ("max_train_rows", 100) -> "--max-train-rows 100"."""
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is None else f"{flag} {shlex.quote(str(value))}"

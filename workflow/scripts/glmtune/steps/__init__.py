@@ -1,0 +1,1 @@
+"""What each script runs, from folders to folders."""

@@ -1,0 +1,129 @@
+"""What one model, tuned by one method, answers: dev rows, examples, general questions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
+from glmtune.devices import choose_device
+from glmtune.families import get_family
+from glmtune.families.conversation import shown_answer
+from glmtune.families.encoding import encode_prompts
+from glmtune.families.family import Template
+from glmtune.families.loading import Tokenizer
+from glmtune.files import read_json, read_jsonl, write_jsonl
+from glmtune.generation.answer_log import AnswerLog
+from glmtune.generation.batches import generate_batches
+from glmtune.seeding import seed_everything
+from glmtune.synthetic.general_qa import probe_rows
+from glmtune.tuning import get_method
+from glmtune.workspace.provenance import recorded_runtime
+
+Row = Mapping[str, Any]
+
+
+def predict(
+    model_folder: Path,
+    model_manifest: Path,
+    method: str,
+    checkpoint: Path | None,
+    training_manifest: Path | None,
+    dev: Path,
+    examples: Sequence[str],
+    settings: Mapping[str, Any],
+    done: Path,
+    work: Path,
+) -> None:
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into the folder `done`.
+
+    `settings` are those of `Params.generation_settings`. Answers are kept in `work` as they come: a
+    killed run goes on with the rows that have none. Without a training's manifest the untuned model
+    answers. Raises WeightsError for weights that are not those of the manifests.
+    """
+    base = read_json(model_manifest)
+    if checkpoint is not None and training_manifest is not None:
+        check_checkpoint(checkpoint, read_json(training_manifest))
+    family = get_family(base["generation"])
+    template = family.template(settings["template"])
+    tokenizer = open_tokenizer(model_folder, family.name)
+    place = choose_device()
+    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    asked = _questions(read_jsonl(dev), examples)
+    rows = [row for part in asked.values() for row in part]
+    limits = {key: settings[key] for key in ("max_source_tokens", "long_history")}
+    prompts = encode_prompts(template, tokenizer, rows, **limits)
+    if shortened := sum(prompt.is_shortened for prompt in prompts):
+        print(
+            f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
+            f"(raise max_source_tokens, now {limits['max_source_tokens']})"
+        )
+    with recorded_runtime(done / "runtime.json") as figures, unchanged(model_folder, base):
+        seed_everything(settings["seed"], settings["torch_threads"])
+        open_model = partial(
+            get_method(method).restore,
+            model_folder,
+            checkpoint,
+            dtype=place.dtype,
+            device=place.device,
+            quantization_bit=settings["quantization_bit"],
+        )
+        ids = [prompt.ids for prompt in prompts]
+        answers = iter(_answers(open_model, tokenizer, ids, settings, work))
+        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
+    decode_reference = partial(
+        _decode_reference, template, tokenizer, settings["reference_tokens"] or sys.maxsize
+    )
+    for name, part in asked.items():
+        lines = [_line(row, next(answers), decode_reference) for row in part]
+        write_jsonl(done / f"{name}.jsonl", lines)
+
+
+def _answers(
+    open_model: Callable[[], PreTrainedModel],
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    work: Path,
+) -> list[dict[str, Any]]:
+    """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
+    with AnswerLog(work / "answers.jsonl") as log:
+        if len(log.answers) < len(prompts):
+            batches = generate_batches(
+                open_model(), tokenizer, prompts, settings, answered=log.answers
+            )
+            for batch in batches:
+                log.append(batch)
+        return [log.answers[number] for number in range(len(prompts))]
+
+
+def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
+    """All that is asked, by the file that the answers go to."""
+    references = {row["content"]: shown_answer(row) for row in reversed(dev)}
+    return {
+        "predictions": list(dev),
+        "examples": [{"content": e, "summary": references.get(e)} for e in examples],
+        "probe": list(probe_rows()),
+    }
+
+
+def _line(
+    row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
+) -> dict[str, Any]:
+    """A line of a predictions file; docs/formats.md describes its keys."""
+    label = row["summary"] and shown_answer(row)
+    line = {"prompt": row["content"], "labels": label, **answer}
+    if label is not None and (decoded := decode_reference(label)) != label:
+        line["decoded_labels"] = decoded
+    return line | {"history": row["history"]} if "history" in row else line
+
+
+def _decode_reference(template: Template, tokenizer: Tokenizer, limit: int, label: str) -> str:
+    """The reference as official evaluations read it: encoded, cut to `limit` tokens, decoded."""
+    ids = template.encode_reference(tokenizer, label, max_target_tokens=limit)
+    return tokenizer.decode(ids).strip()

@@ -1,0 +1,114 @@
+"""Preparing a base model of any source; the manifest identifies its weights and vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from glmtune.checkpoints.sources import (
+    LOCATION,
+    hash_model,
+    hub_snapshot,
+    local_folder,
+    model_files,
+    model_folder,
+    open_tokenizer,
+    read_location,
+)
+from glmtune.errors import WeightsError
+from glmtune.families import get_family
+from glmtune.files import read_json, write_json
+from glmtune.locations import kind_of_source
+from glmtune.miniatures.corpus import write_vocabulary
+from glmtune.workspace.provenance import recorded_runtime
+
+Settings = Mapping[str, Any]
+
+
+def prepare(settings: Settings, done: Path, work: Path) -> None:
+    """Write model/, manifest.json and runtime.json into `done`.
+
+    `settings` are those of `Params.model_settings`; `work` keeps what a killed run resumes from.
+    Raises WeightsError for a folder without config, weights or vocabulary.
+    """
+    folder = done / "model"
+    folder.mkdir(parents=True)
+    kind = kind_of_source(settings["source"])
+    with recorded_runtime(done / "runtime.json"):
+        PREPARE[kind](settings, folder, work)
+        _check_vocabulary(folder, settings["generation"])
+        files = hash_model(folder)
+    manifest = {"generation": settings["generation"], "source": kind, "files": files}
+    write_json(done / "manifest.json", manifest | _random_identity(folder))
+
+
+def _check_vocabulary(folder: Path, generation: str) -> None:
+    """Refuse a vocabulary with more tokens than the model has embeddings."""
+    tokens = open_tokenizer(folder, generation).vocab_size
+    config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
+    embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
+    if isinstance(embeddings, int) and tokens > embeddings:
+        raise WeightsError(
+            f"{model_folder(folder)}: the vocabulary has {tokens} tokens, the model only "
+            f"{embeddings}; they do not belong together"
+        )
+
+
+def _random_identity(folder: Path) -> dict[str, Any]:
+    """A random model has no weight files: its configuration and seed identify it."""
+    location = read_location(folder)
+    return {key: location[key] for key in ("random", "seed") if key in location}
+
+
+def _miniature(settings: Settings, folder: Path, work: Path) -> None:
+    # Imported here: the other sources need no torch.
+    from glmtune.miniatures.building import build_miniature
+
+    build_miniature(settings, folder, work)
+
+
+def _random(settings: Settings, folder: Path, work: Path) -> None:
+    write_vocabulary(settings, folder)
+    config = {**get_family(settings["generation"]).real_config, **settings.get("config", {})}
+    family = {"family": settings["generation"]}
+    write_json(folder / LOCATION, {"random": config, "seed": settings["seed"]} | family)
+
+
+def _local(settings: Settings, folder: Path, work: Path) -> None:
+    _check_complete(local_folder(settings["source"]))
+    location = {"folder": settings["source"], "family": settings["generation"]}
+    write_json(folder / LOCATION, location)
+
+
+def _hub(settings: Settings, folder: Path, work: Path) -> None:
+    _check_complete(hub_snapshot(settings["source"], settings["revision"]))
+    location = {"hub": settings["source"], "revision": settings["revision"]}
+    write_json(folder / LOCATION, location | {"family": settings["generation"]})
+
+
+def _check_complete(folder: Path) -> None:
+    names = [path.name for path in model_files(folder)]
+    needs = {
+        "config.json": any(name == "config.json" for name in names),
+        "weights (pytorch_model*.bin or model*.safetensors)": any(
+            name.endswith((".bin", ".safetensors")) for name in names
+        ),
+        "a vocabulary (ice_text.model or tokenizer.model)": any(
+            name.endswith(".model") for name in names
+        ),
+    }
+    missing = [need for need, is_there in needs.items() if not is_there]
+    if missing:
+        raise WeightsError(
+            f"{folder}: not a complete model folder; missing: {'; '.join(missing)}; download them, "
+            "or copy a tuned model's vocabulary from its base model's folder"
+        )
+
+
+PREPARE: dict[str, Callable[[Settings, Path, Path], None]] = {
+    "miniature": _miniature,
+    "random": _random,
+    "folder": _local,
+    "hub": _hub,
+}

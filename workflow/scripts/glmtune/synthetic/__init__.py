@@ -1,0 +1,1 @@
+"""Texts of our own: garments, and general questions."""

@@ -1,0 +1,177 @@
+"""One training path for every method: transformers' Trainer over tokenised rows.
+
+It trains whatever parameters require gradients and knows nothing about methods or generations.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+
+from glmtune.errors import ResourceError
+from glmtune.modeling.quantization import count_parameters
+from glmtune.tokenized import TokenizedRows
+from glmtune.training.batching import Collator, RowDataset
+from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
+from glmtune.training.resuming import last_checkpoint
+from glmtune.training.throughput import Pace
+from glmtune.training.trainer import ResumableTrainer, magnitudes, trainable_state
+
+# A value of `optimizer` in params.yaml -> its name in TrainingArguments.
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+}
+# Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {field.name for field in fields(TrainingArguments)}
+)
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a training came to; losses are means per target token, in nats.
+
+    A point of `curve` has step, loss and learning_rate, and dev_loss where that was measured.
+    """
+
+    train_loss: float
+    dev_loss: float | None
+    curve: list[dict[str, float]]
+    steps: int
+    best_step: int | None  # of the lowest dev loss, if its weights were kept
+    trainable_parameters: int
+    total_parameters: int
+    pace: Pace = field(compare=False)
+
+
+def train(
+    model: PreTrainedModel,
+    rows: TokenizedRows,
+    dev: TokenizedRows | None,
+    settings: Mapping[str, Any],
+    *,
+    pad_token_id: int,
+    work: Path,
+    dtype: str = "float32",
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingOutcome:
+    """Train the parameters of `model` that require gradients; resume from `work` if it can.
+
+    `settings` has the keys of params.yaml's `training`, and lr and seed. `dtype` is the type that
+    is computed in; trained weights and their optimizer stay in float32 beside it.
+    """
+    before = magnitudes(model)
+    trainer = ResumableTrainer(
+        model=model,
+        args=_arguments(settings, work, dtype),
+        train_dataset=RowDataset(rows),
+        data_collator=Collator(pad_token_id),
+        callbacks=[StopOnBadLoss(), *callbacks],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressWithLoss())
+    if dev is not None and settings.get("eval_steps"):
+        trainer.watch_dev_loss(dev, settings)
+    pace = trainer.train_on(last_checkpoint(work))
+    _refuse_unchanged(model, before, settings)
+    best_step = trainer.load_best()
+    curve = _curve(trainer.state)
+    return TrainingOutcome(
+        train_loss=[point["loss"] for point in curve if "loss" in point][-1],
+        dev_loss=None if dev is None else trainer.final_dev_loss(dev, best_step),
+        curve=curve,
+        steps=trainer.state.global_step,
+        best_step=best_step,
+        trainable_parameters=sum(p.numel() for p in trainable_state(model).values()),
+        total_parameters=count_parameters(model),
+        pace=pace,
+    )
+
+
+def require_optimizer(settings: Mapping[str, Any]) -> None:
+    """Raise ResourceError if the optimizer needs a package that is not installed."""
+    name = settings["optimizer"]
+    if "8bit" in name and importlib.util.find_spec("bitsandbytes") is None:
+        raise ResourceError(
+            f"params.yaml: optimizer: found {name}, which needs the package bitsandbytes; install "
+            "it (pip install -e '.[8bit]') or choose adamw or adafactor"
+        )
+
+
+def _curve(state: TrainerState) -> list[dict[str, float]]:
+    """What was logged at each step, in the names of `TrainingOutcome.curve`."""
+    names = {"loss": "loss", "learning_rate": "learning_rate", DEV_LOSS: "dev_loss"}
+    points: dict[int, dict[str, float]] = {}
+    for entry in state.log_history:
+        found = {names[key]: value for key, value in entry.items() if key in names}
+        if found:
+            step = int(entry["step"])
+            points.setdefault(step, {"step": step}).update(found)
+    return list(points.values())
+
+
+def _refuse_unchanged(
+    model: PreTrainedModel, before: Mapping[str, float], settings: Mapping[str, Any]
+) -> None:
+    if magnitudes(model) == before:
+        raise ResourceError(
+            f"{settings['max_steps']} steps changed no trained weight: lr is {settings['lr']}, too "
+            "small for the weights' precision, no row has a target, or every step overflowed in "
+            "float16; raise lr, or look at the target_tokens of data/tokenized and at the curve"
+        )
+
+
+def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingArguments:
+    recomputing = {
+        CHECKPOINTING: settings["gradient_checkpointing"],
+        f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
+    }
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=settings["max_steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
+        learning_rate=settings["lr"],
+        lr_scheduler_type=settings["lr_scheduler"],
+        warmup_steps=round(settings["warmup_ratio"] * settings["max_steps"]),
+        weight_decay=settings["weight_decay"],
+        adam_beta2=settings.get("adam_beta2", 0.999),
+        optim=OPTIMIZERS[settings["optimizer"]],
+        max_grad_norm=settings["max_grad_norm"],
+        **recomputing,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",  # with scaled losses: small gradients would become 0
+        # By default the Trainer writes 0 for a loss that is no number.
+        logging_nan_inf_filter=False,
+        logging_strategy="steps",
+        logging_first_step=True,  # what the end is compared with
+        logging_steps=settings["logging_steps"],
+        save_strategy="steps",
+        save_steps=settings["save_steps"],
+        seed=settings["seed"],
+        data_seed=settings["seed"],
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+    )
+    # One process uses one GPU. On several the Trainer would split batches with DataParallel, which
+    # multiplies batch_size; torchrun, which gives each GPU its process, has n_gpu 1 by itself.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

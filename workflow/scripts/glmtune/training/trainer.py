@@ -1,0 +1,243 @@
+"""transformers' Trainer, with small checkpoints, dev losses by token, and rows sorted by length."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerState
+
+from glmtune.checkpoints.weights import parse_dtype
+from glmtune.errors import ResourceError, UserError, explain
+from glmtune.families.family import IGNORED
+from glmtune.files import atomic_path, read_json, write_json
+from glmtune.tokenized import TokenizedRows
+from glmtune.training.batching import Collator, RowDataset, grouped_by_length
+from glmtune.training.callbacks import (
+    DEV_LOSS,
+    WatchDevLoss,
+    dev_losses,
+    explain_divergence,
+    explain_loss,
+)
+from glmtune.training.resuming import seal
+from glmtune.training.throughput import Pace
+
+WEIGHTS, BEST_WEIGHTS, PACE = "trainable.safetensors", "best.safetensors", "pace.json"
+VALUES_AT_ONCE = 2**24
+
+
+class ResumableTrainer(Trainer):
+    """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
+
+    earlier = Pace()  # of the processes that were killed
+    tokens, start = 0, 0.0  # of this one
+    watch: WatchDevLoss | None = None
+    keeps_best = False
+
+    def watch_dev_loss(self, dev: TokenizedRows, settings: Mapping[str, Any]) -> None:
+        """Measure the loss of `dev` on the way; stop early and keep the best as settings say."""
+        self.watch = WatchDevLoss(settings["eval_steps"], settings.get("early_stopping_patience"))
+        self.dev = dev
+        self.keeps_best = bool(settings.get("keep_best"))
+        self.add_callback(self.watch)
+
+    def train_on(self, checkpoint: Path | None) -> Pace:
+        """Train from a checkpoint to the end, or from the start; what all of it took.
+
+        A checkpoint of the last step is the end: the Trainer would take one step more.
+        """
+        self.start = time.perf_counter()
+        if checkpoint is None:
+            self.train()
+            return self._pace()
+        with _explained(checkpoint):
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        has_stalled = self.watch is not None and self.watch.has_stalled(state)
+        if state.global_step >= self.args.max_steps or has_stalled:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        return self._pace()
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """The batches of one optimizer step, rows of similar length together: less padding."""
+        batches, num_items = super().get_batch_samples(*arguments)
+        self.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
+        return grouped_by_length(batches, self._pad_token_id), num_items
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure and log the dev loss; keep the weights if it is the lowest so far."""
+        lowest = min((loss for _, loss in dev_losses(self.state)), default=math.inf)
+        measured = {DEV_LOSS: self.mean_loss(self.dev)}
+        self.log(measured)
+        if self.keeps_best and measured[DEV_LOSS] < lowest:
+            self._write_weights(self._folder / BEST_WEIGHTS)
+        handler = self.callback_handler
+        self.control = handler.on_evaluate(self.args, self.state, self.control, measured)
+        return measured
+
+    def mean_loss(self, rows: TokenizedRows) -> float:
+        """The mean loss of `rows` in the type that is trained in."""
+        half = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None
+        size = self.args.per_device_train_batch_size
+        return mean_loss(self._model, rows, size, self._pad_token_id, half or "float32")
+
+    def load_best(self) -> int | None:
+        """Go back to the weights of the lowest dev loss if they were kept; returns their step."""
+        if not self.keeps_best:
+            return None
+        self._read_weights(self._folder / BEST_WEIGHTS)
+        return min(dev_losses(self.state), key=lambda measured: measured[1])[0]
+
+    def final_dev_loss(self, dev: TokenizedRows, step: int | None) -> float:
+        """The dev loss of the weights as they are now: those of `step`, or the last ones."""
+        measured = dict(dev_losses(self.state))
+        step = self.state.global_step if step is None else step
+        if step in measured:
+            return measured[step]
+        loss = self.mean_loss(dev)
+        if not math.isfinite(loss):
+            raise explain_loss(self.args, step, loss, is_dev=True)
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # The loss of this step says nothing yet of the weights that it made.
+        if not all(map(math.isfinite, magnitudes(self._model).values())):
+            raise explain_divergence(self.args, self.state.global_step)
+        super()._save_checkpoint(model, trial)
+        seal(self._folder / f"checkpoint-{self.state.global_step}")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self._folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_weights(folder / WEIGHTS)
+        _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
+        write_json(folder / PACE, asdict(self._pace()))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint = Path(resume_from_checkpoint)
+        with _explained(checkpoint):
+            self._read_weights(checkpoint / WEIGHTS)
+            # What a killed run has kept since then may not be the best of this one.
+            _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
+            before = Pace(**read_json(checkpoint / PACE))
+        self.earlier = Pace(before.tokens, before.seconds, before.seconds)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _pace(self) -> Pace:
+        seconds = time.perf_counter() - self.start
+        earlier = self.earlier
+        return Pace(earlier.tokens + self.tokens, earlier.seconds + seconds, earlier.seconds)
+
+    def _write_weights(self, file: Path) -> None:
+        with atomic_path(file) as temporary:
+            save_file(trainable_state(self._model), temporary)
+
+    def _read_weights(self, file: Path) -> None:
+        saved = load_file(file)
+        with torch.no_grad():
+            for name, weight in trainable_state(self._model).items():
+                weight.copy_(saved[name])
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        model: Any = self.model
+        return model
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    @property
+    def _pad_token_id(self) -> int:
+        collator: Any = self.data_collator
+        return collator.pad_token_id
+
+
+@contextmanager
+def _explained(checkpoint: Path | str | None) -> Iterator[None]:
+    """Raise ResourceError for what a checkpoint, though whole, cannot be loaded for."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or explain(error) is not None:  # full memory, full disk
+            raise
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with advice
+        raise ResourceError(
+            f"{checkpoint}: cannot be resumed from ({type(error).__name__}: {reason}); delete it, "
+            "and the training starts over"
+        ) from error
+
+
+def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """`{name: tensor}` of the weights in training."""
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+def magnitudes(model: PreTrainedModel) -> dict[str, float]:
+    """A number for each trained weight: training changes it, and it is finite if the weight is.
+
+    Part by part: at the end of a training there may be no room for a copy of the embeddings.
+    """
+    return {
+        name: sum(
+            float(part.abs().sum(dtype=torch.float64))
+            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
+        )
+        for name, weight in trainable_state(model).items()
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make `target` what `source` is, which may be nothing."""
+    if not source.is_file():
+        target.unlink(missing_ok=True)
+        return
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def mean_loss(
+    model: PreTrainedModel,
+    rows: TokenizedRows,
+    batch_size: int,
+    pad_token_id: int,
+    dtype: str = "float32",
+) -> float:
+    """The mean loss per target token of all rows, in nats, computed in `dtype` in eval mode."""
+    collate, dataset = Collator(pad_token_id), RowDataset(rows)
+    total, targets = 0.0, 0
+    model.eval()
+    device = model.device.type
+    in_half = torch.autocast(device, parse_dtype(dtype), enabled=dtype != "float32")
+    starts = tqdm(range(0, len(rows), batch_size), desc="dev loss", unit="batches", leave=False)
+    with torch.no_grad(), in_half:
+        for start in starts:
+            batch = collate(dataset[start : start + batch_size])
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            total += float(model(**batch, skip_logits=True).loss) * count
+            targets += count
+    return total / targets if targets else math.nan

@@ -1,0 +1,304 @@
+"""How much memory a training will need, told before it begins from the configuration alone.
+
+The forward pass is run on fake tensors, which have shapes and no contents, while autograd's saved
+tensors are counted: what a layer keeps for its backward pass is measured, not guessed. Three layers
+are enough: each further one keeps what the third did. The CPU's kernels stand for the GPU's: both
+keep queries, keys, values and results of attention, and not its weights. Norms are computed in
+float32 on the GPU only, which is imitated.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from glmtune.checkpoints.weights import build_model, parse_dtype
+from glmtune.devices import Place
+from glmtune.errors import ResourceError, is_full_gpu
+from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
+from glmtune.modeling.target_loss import bytes_of_loss
+from glmtune.tokenized import TokenizedRows
+from glmtune.tuning.method import TuningMethod
+
+# AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor
+# keeps sums of rows and columns only.
+MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 0, "adafactor": 0}
+# Unpacked to 16 bits, and what stands beside it while it is unpacked.
+UNPACKING_BYTES = 6
+MEASURED_LAYERS = 3
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The largest batch: rows, tokens of the longest row, and how many of them have a target."""
+
+    rows: int
+    length: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by what they hold."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    unpacking: float
+
+    @property
+    def total(self) -> float:
+        """All of it at once, which is a little more than is ever needed together."""
+        return sum(getattr(self, part.name) for part in fields(self))
+
+    @property
+    def fixed(self) -> float:
+        """What no smaller batch saves: weights, gradients, optimizer."""
+        return self.weights + self.gradients + self.optimizer
+
+    def __str__(self) -> str:
+        parts = [(part.name, getattr(self, part.name)) for part in fields(self)]
+        shown = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts if size >= 1e6)
+        return f"{_gigabytes(self.total)} GB" + (f" ({shown})" if shown else "")
+
+
+def largest_batch(rows: TokenizedRows, batch_size: int) -> BatchShape:
+    """As if the longest row and the one with most targets filled a batch."""
+    longest = int(np.diff(rows.offsets).max())
+    most_targets = int(rows.targets_of_rows().max())
+    return BatchShape(min(batch_size, len(rows)), longest, most_targets)
+
+
+def estimate_memory(
+    config: Mapping[str, Any],
+    method: TuningMethod,
+    settings: Mapping[str, Any],
+    batch: BatchShape,
+    place: Place,
+) -> MemoryEstimate:
+    """What training a model of these config.json values takes at its peak, on `place`.
+
+    `settings` are those of `Params.training_settings`.
+    """
+    layers = build_model(dict(config), device="meta").config.num_layers
+    measured = min(layers, MEASURED_LAYERS)
+    shallow, deep = (
+        _measure(config, count, method, settings, batch, place)
+        for count in (max(measured - 1, 1), measured)
+    )
+    layer = {key: deep[key] - shallow[key] for key in deep}
+    whole = {key: deep[key] + (layers - measured) * layer[key] for key in deep}
+    kept = whole["activations"]
+    if settings["gradient_checkpointing"]:
+        # Each layer's input, one layer as it is recomputed, and the prefix, which all layers share.
+        kept = layers * whole["hidden"] + layer["activations"] + whole["prefix"]
+    return MemoryEstimate(
+        weights=whole["weights"],
+        gradients=4 * whole["trained"],
+        optimizer=whole["moments"],
+        # With the gradients of a layer, which are as large as what it keeps.
+        activations=kept + layer["activations"],
+        logits=whole["logits"],
+        unpacking=UNPACKING_BYTES * whole["packed"],
+    )
+
+
+def check_memory(estimate: MemoryEstimate, free: float, settings: Mapping[str, Any]) -> str:
+    """A line for the log; ResourceError if not even the weights can be trained in `free` bytes.
+
+    More than `free` in all is a warning only: an estimate may be too high.
+    """
+    line = f"memory: about {estimate}; {_gigabytes(free)} GB are free"
+    if estimate.fixed > free:
+        raise ResourceError(f"{line}; {advice(settings, batch_helps=False)}")
+    if estimate.total > free:
+        return f"warning: {line}: it may not fit; if so, {advice(settings)}"
+    return line
+
+
+@contextmanager
+def explained_when_full(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say what to change when the GPU's memory was not enough after all."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_full_gpu(error):
+            raise
+        told = ". ".join(str(error).split(". ")[:3])  # what was asked for, and what there is
+        raise ResourceError(f"{told}; {advice(settings)}") from None
+
+
+def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
+    """What to change in params.yaml so that a training needs less memory, the cheapest first."""
+    size, steps = settings["batch_size"], settings["gradient_accumulation_steps"]
+    ways = []
+    if batch_helps and size > 1:
+        smaller = max(part for part in range(1, size) if size % part == 0)
+        ways.append(
+            f"batch_size {size} -> {smaller} with gradient_accumulation_steps {steps} -> "
+            f"{steps * size // smaller}"
+        )
+    if batch_helps and not settings["gradient_checkpointing"]:
+        ways.append("gradient_checkpointing: true")
+    if settings["method"] == "full":
+        ways += ["optimizer: adamw_8bit"] if settings["optimizer"] == "adamw" else []
+        ways.append("the methods lora or ptuning instead of full")
+    elif settings["quantization_bit"] is None:
+        ways.append("quantization_bit: 4 (without the method full)")
+    in_params = f"in params.yaml, lower it by: {'; '.join(ways)}; or " if ways else ""
+    return f"{in_params}use a machine with more memory"
+
+
+def _gigabytes(size: float) -> str:
+    """Two digits: 117e9 -> "117", 5.62e9 -> "5.6", 7.3e6 -> "0.0073"."""
+    return f"{size / GB:.0f}" if size >= 10 * GB else f"{size / GB:.2g}"
+
+
+def free_memory(place: Place) -> float:
+    """Bytes that can be had on `place` now: of the GPU, or of RAM."""
+    if place.device == "cpu":
+        import psutil
+
+        return float(psutil.virtual_memory().available)
+    return float(torch.cuda.mem_get_info()[0])
+
+
+def used_memory(place: Place) -> float:
+    """Bytes that this process has on `place` already: on the CPU, the libraries."""
+    if place.device == "cpu":
+        import psutil
+
+        return float(psutil.Process().memory_info().rss)
+    return float(torch.cuda.memory_allocated())
+
+
+def _measure(
+    config: Mapping[str, Any],
+    layers: int,
+    method: TuningMethod,
+    settings: Mapping[str, Any],
+    batch: BatchShape,
+    place: Place,
+) -> dict[str, float]:
+    """Bytes of a model with so many layers, the same in all but that."""
+    dtype = "float32" if method.trains_base else place.dtype
+    base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
+    if settings["quantization_bit"]:
+        prepare_quantized(base, settings["quantization_bit"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT on weights without contents
+        model = method.prepare(base, settings).train()
+    weights = [*model.parameters(), *model.buffers()]
+    packed = [m.in_features * m.out_features for m in model.modules() if _is_packed(m)]
+    hidden, activations, prefix = _run(base, batch, place)
+    head = base.get_output_embeddings()
+    return {
+        "weights": sum(weight.numel() * weight.element_size() for weight in weights),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "moments": _bytes_of_moments(model, settings["optimizer"]),
+        "activations": activations,
+        "prefix": prefix,
+        "hidden": hidden.numel() * hidden.element_size(),
+        "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(place.dtype)),
+        "packed": max(packed, default=0),
+    }
+
+
+def _is_packed(module: nn.Module) -> bool:
+    return isinstance(module, QuantizedLinear)
+
+
+def _bytes_of_moments(model: nn.Module, optimizer: str) -> float:
+    """What the optimizer keeps; transformers leaves the moments of embeddings in fp32."""
+    sizes: dict[int, float] = {}
+    for module in model.modules():
+        in_full = "8bit" in optimizer and isinstance(module, nn.Embedding)
+        each = MOMENT_BYTES["adamw" if in_full else optimizer]
+        for weight in module.parameters(recurse=False):
+            if weight.requires_grad:  # a tied one is met twice
+                sizes[id(weight)] = max(sizes.get(id(weight), 0), each * weight.numel())
+    return sum(sizes.values())
+
+
+class _Kept:
+    """The memory behind tensors, each piece once and that of weights not at all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
+        self.pieces: dict[int, torch.UntypedStorage] = {}
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        if _storage(tensor) not in self.own:
+            self.pieces[_storage(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    def bytes(self) -> float:
+        return float(sum(piece.nbytes() for piece in self.pieces.values()))
+
+
+class _NormsInFloat32(TorchFunctionMode):
+    """What autocast does on CUDA and not on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.layer_norm, F.rms_norm):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(*(a.float() if isinstance(a, torch.Tensor) else a for a in args))
+
+
+def _run(base: Any, batch: BatchShape, place: Place) -> tuple[torch.Tensor, float, float]:
+    """The last hidden states, and the bytes that a forward pass and a prefix alone keep."""
+    mode = FakeTensorMode()
+    _make_fake(base, mode)
+    dtype = parse_dtype(place.dtype)
+    activations, prefix = _Kept(base), _Kept(base)
+    in_half = torch.autocast("cpu", dtype, enabled=place.dtype != "float32")
+    is_cuda_in_half = place.device == "cuda" and place.dtype != "float32"
+    norms = _NormsInFloat32() if is_cuda_in_half else nullcontext()
+    with mode, norms, in_half:
+        zeros = partial(torch.zeros, dtype=torch.long)
+        positions = zeros(base.position_shape(batch.rows, batch.length))
+        ids = zeros((batch.rows, batch.length))
+        with torch.autograd.graph.saved_tensors_hooks(activations.add, lambda tensor: tensor):
+            hidden = base.transformer(ids, None, positions, None, None)
+        encoder = base.transformer.prefix_encoder
+        if encoder is not None:
+            with torch.autograd.graph.saved_tensors_hooks(prefix.add, lambda tensor: tensor):
+                for key, value in encoder(batch.rows, dtype):
+                    prefix.add(key)
+                    prefix.add(value)
+    return hidden, activations.bytes(), prefix.bytes()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Turn weights without memory (`meta`) into such that say they are on the CPU."""
+    fakes: dict[int, Any] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in fakes:
+                    fake: Any = FakeTensor(mode, tensor.data, torch.device("cpu"))
+                    if isinstance(tensor, nn.Parameter):
+                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                    fakes[id(tensor)] = fake
+                tensors[name] = fakes[id(tensor)]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.files import write_json, write_jsonl, write_text
-from glmtune.metrics import METRICS, PROTOCOLS
-from glmtune.report import read_report
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import Report
+from glmtune.report.reading import read_report
 from glmtune.synthetic.general_qa import probe_rows
 
 MODELS = {"chatglm-6b": "miniature", "chatglm2-6b": "miniature"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmtune.checkpoints.sources import hash_model
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json, write_jsonl
 from glmtune.workspace import code_inputs
 from glmtune.workspace.code_inputs import SCRIPTS, code_of

@@ -14,8 +14,10 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glmtune.data import Columns, ReadOptions, check_file, json_values, read_rows
+from glmtune.data import json_values
+from glmtune.data.formats import Columns
 from glmtune.data.json_values import CHUNK_CHARACTERS
+from glmtune.data.reading import ReadOptions, check_file, read_rows
 from glmtune.errors import DataError
 
 ROWS = [

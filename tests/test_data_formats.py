@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from test_data import save
 
-from glmtune.data import FORMATS, Columns, ReadOptions, check_file, read_rows
+from glmtune.data.formats import FORMATS, Columns
+from glmtune.data.reading import ReadOptions, check_file, read_rows
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import as_rounds
 

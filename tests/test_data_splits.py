@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from test_data import GOOD, LINES, ROWS, save
 
-from glmtune.data import DataSet, ReadOptions, Subset, check_file, write_dataset
 from glmtune.data.leakage import count_repeated
 from glmtune.data.origins import from_files
+from glmtune.data.reading import ReadOptions, check_file
+from glmtune.data.splits import DataSet, Subset, write_dataset
 from glmtune.errors import DataError
 from glmtune.files import hash_folder, read_json, read_jsonl, sha256_of
 

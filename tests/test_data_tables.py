@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_data import LINES, ROWS, message_of, save
 
-from glmtune.data import check_file, read_rows
+from glmtune.data.reading import check_file, read_rows
 from glmtune.errors import UserError
 
 

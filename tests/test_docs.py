@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.data import FORMATS
-from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS
+from glmtune.data.formats import FORMATS
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS
+from glmtune.metrics.statistics import STATISTICS
 from glmtune.params.values import read_params
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from glmtune.errors import DataError, ParamsError
-from glmtune.families import FAMILIES, get_family
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import Prompt, encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.loading import detect_generation, load_tokenizer
+from glmtune.families.registry import FAMILIES, get_family
 from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.metrics.normal_form import normal_form
 

@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT, SHARED
 from steps import run_step
 
-from glmtune.data import ReadOptions, write_dataset
 from glmtune.data.adgen.fetching import AdgenFiles
 from glmtune.data.origins import from_adgen
+from glmtune.data.reading import ReadOptions
+from glmtune.data.splits import write_dataset
 from glmtune.files import hash_folder, read_json, read_jsonl
 
 SCRIPT = ROOT / "workflow" / "scripts" / "fetch_dataset.py"

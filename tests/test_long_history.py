@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from glmtune.families import FAMILIES
 from glmtune.families.encoding import encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Template
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.long_history import LONG_HISTORY, shorten_history
+from glmtune.families.registry import FAMILIES
 from glmtune.params.checks import SCHEMA_FILE
 
 TEMPLATES = [(name, template) for name, family in FAMILIES.items() for template in family.templates]

@@ -13,15 +13,11 @@ from typing import Any
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics import (
-    METRICS,
-    PROTOCOLS,
-    STATISTICS,
-    Pair,
-    asked_values,
-    score_predictions,
-)
-from glmtune.metrics.scorings import ms_swift
+from glmtune.metrics.pairs import Pair, asked_values
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS, ms_swift
+from glmtune.metrics.statistics import STATISTICS
+from glmtune.metrics.summary import score_predictions
 from glmtune.synthetic import grammar
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow/scripts"

@@ -7,10 +7,11 @@ from random import Random
 
 import pytest
 
-from glmtune.metrics import METRICS, SCORINGS, Pair
-from glmtune.metrics.pairs import basic_tokens, segment
+from glmtune.metrics.pairs import Pair, basic_tokens, segment
 from glmtune.metrics.rouge import rouge_chinese, rouge_package
 from glmtune.metrics.scorings import (
+    METRICS,
+    SCORINGS,
     finetune_demo,
     llamafactory,
     mindformers,

@@ -12,10 +12,13 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
-from glmtune.metrics import METRICS, PROTOCOLS, normal_form, score_predictions
+from glmtune.families.registry import FAMILIES
+from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.probe import judge, overlap, style_of
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS
+from glmtune.metrics.summary import score_predictions
 from glmtune.synthetic import grammar
 
 WIDE = "，！？：；（）％．～"

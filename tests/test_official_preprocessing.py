@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 
 
 class Golden:

@@ -12,8 +12,8 @@ import pytest
 from conftest import SHARED
 
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
 from glmtune.families.loading import TOKENIZERS, load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.families.vocabulary import published_vocabulary
 
 GENERATIONS = sorted(TOKENIZERS)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics import SCORINGS
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
+from glmtune.metrics.scorings import SCORINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 

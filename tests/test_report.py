@@ -27,11 +27,10 @@ from report_tree import (
 
 from glmtune.errors import printable
 from glmtune.files import write_json
-from glmtune.report import write_report
 from glmtune.report.figures import COLOURS, draw_losses, loss_table
 from glmtune.report.page import render_html
 from glmtune.report.tables import format_seconds, score_columns
-from glmtune.report.writing import headline, render_markdown
+from glmtune.report.writing import headline, render_markdown, write_report
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,8 @@ from report_tree import (
 
 from glmtune.files import read_json, write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
-from glmtune.report import write_report
 from glmtune.report.figures import COLOURS, draw_losses
-from glmtune.report.writing import headline, render_markdown
+from glmtune.report.writing import headline, render_markdown, write_report
 
 DEFINITIONS = "The same answers by other definitions"
 FORGOT = "What the models forgot"

@@ -11,7 +11,10 @@ import pytest
 from steps import run_step
 
 from glmtune.errors import DataError
-from glmtune.metrics import METRICS, PROTOCOLS, STATISTICS, read_predictions
+from glmtune.metrics.predictions import read_predictions
+from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS
+from glmtune.metrics.statistics import STATISTICS
 
 GOOD = '{"prompt": "类型#裙*颜色#白色", "labels": "白色的裙子", "predict": "白色的裙子"}\n'
 

@@ -16,8 +16,8 @@ from steps import run_step
 from glmtune.checkpoints.sources import hash_model
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
-from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
+from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json, write_json, write_jsonl
 from glmtune.steps.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
 from glmtune.tokenized import from_examples, read_tokenized, tokenized_file

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtune.errors import ParamsError, WeightsError
-from glmtune.families import FAMILIES, chatglm
+from glmtune.families import chatglm
 from glmtune.families.loading import TOKENIZERS, detect_generation, load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenizers import mark_white_space
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]

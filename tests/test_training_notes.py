@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.training.notes import coverage_notes, divergence_notes
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 ALL_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 

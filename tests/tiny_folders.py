@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from glmtune.checkpoints.weights import build_model, save_model
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json
 
 SENTENCES = [

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from glmtune.checkpoints.weights import build_model, load_model
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 
 # How far a golden number may be missed, in roundings (eps of its type) of its range. Processors add
 # products in different orders; several times the most seen on x86-64 from SSE to AVX-512. The

@@ -15,7 +15,7 @@ from glmtune.families.family import IGNORED, Example
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.train import TrainingOutcome, train
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TUNINGS = tuple(name for name in METHODS if name != "none")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import run_script
-from glmtune.families import get_family
+from glmtune.families.registry import get_family
 from glmtune.files import read_jsonl, write_jsonl
 from glmtune.steps.tokenizing import Encoder, encode_file
 from glmtune.synthetic.grammar import sample_rows

@@ -24,7 +24,7 @@ from readme_marks import is_there, put
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from glmtune.families import FAMILIES  # noqa: E402
+from glmtune.families.registry import FAMILIES  # noqa: E402
 from glmtune.files import read_json, read_jsonl, write_json  # noqa: E402
 from glmtune.workspace.code_inputs import hash_code  # noqa: E402
 

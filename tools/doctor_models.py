@@ -19,7 +19,7 @@ from findings import Finding  # noqa: E402
 from glmtune.checkpoints.sources import hub_snapshot  # noqa: E402
 from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files  # noqa: E402
 from glmtune.errors import UserError, WeightsError  # noqa: E402
-from glmtune.families import get_family  # noqa: E402
+from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.locations import kind_of_source, user_path  # noqa: E402
 from glmtune.params.values import Params  # noqa: E402
 
@@ -112,8 +112,8 @@ def memory(params: Params) -> Iterator[Finding]:
 def _memory_of(
     params: Params, model: str, method: str, place: Any, free: float
 ) -> Iterator[Finding]:
-    from glmtune.tuning import get_method
     from glmtune.tuning.memory_estimate import BatchShape, advice, estimate_memory
+    from glmtune.tuning.registry import get_method
 
     config, settings = config_of(params, model), params.training_settings(method)
     settings["quantization_bit"] = settings["quantization_bit"] or config.get("quantization_bit")

@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
-from glmtune.families import FAMILIES
 from glmtune.families.family import IGNORED, Example
+from glmtune.families.registry import FAMILIES
 from glmtune.generation.batches import generate_texts
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
@@ -29,7 +29,7 @@ from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.throughput import operations_per_token
 from glmtune.training.train import train
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128

@@ -18,7 +18,7 @@ from tiny_models import prompt, tiny_model
 from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 
 pytestmark = pytest.mark.numeric
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import glmtune
-from glmtune.families import FAMILIES
 from glmtune.families.loading import Tokenizer, load_tokenizer
+from glmtune.families.registry import FAMILIES
 
 pytestmark = pytest.mark.numeric
 

@@ -17,7 +17,7 @@ from glmtune.checkpoints.config import known_keys
 from glmtune.checkpoints.weights import build_model, load_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json
 
 FIRST, SECOND = "chatglm-6b", "chatglm2-6b"

@@ -16,7 +16,7 @@ from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.training.trainer import mean_loss
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
 

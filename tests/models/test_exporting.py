@@ -18,8 +18,8 @@ from glmtune.checkpoints.tensors import write_weights
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.exporting import FORMATS, Parts, export_model
-from glmtune.families import FAMILIES
 from glmtune.families.loading import detect_generation
+from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder, read_json, write_json
 from glmtune.modeling.prefix import attach_prefix, save_prefix
 from glmtune.modeling.quantization import quantize_model

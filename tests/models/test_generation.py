@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.generation.batches import Prediction, generate_batches, generate_texts, pad_left
 from glmtune.generation.decoding import decode_batch
 from glmtune.generation.sampling import Draw, likeliest

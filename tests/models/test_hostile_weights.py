@@ -20,8 +20,8 @@ from tiny_folders import write_base
 from glmtune.checkpoints import weights
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import UserError, WeightsError
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 
 NAME = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
 

@@ -20,8 +20,8 @@ from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune.checkpoints.weights import load_model
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.quantization import BITS, quantize_model
 from glmtune.steps.preparing import prepare
 

@@ -13,9 +13,8 @@ from tiny_training import rows as rows  # a fixture
 from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.tokenized import TokenizedRows
-from glmtune.tuning import METHODS
 from glmtune.tuning.memory_estimate import (
     BatchShape,
     MemoryEstimate,
@@ -25,6 +24,7 @@ from glmtune.tuning.memory_estimate import (
     explained_when_full,
     largest_batch,
 )
+from glmtune.tuning.registry import METHODS
 
 CPU = Place("cpu", "float32", "")
 HALF = Place("cpu", "bfloat16", "")  # as on a card, with the CPU's kernels

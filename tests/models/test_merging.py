@@ -23,7 +23,7 @@ from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.export.merging import merge_adapter
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.quantization import BITS, quantize_model
 
 pytestmark = pytest.mark.numeric

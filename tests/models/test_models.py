@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.chatglm import ChatGLMConfig, prompt_positions
 from glmtune.modeling.target_loss import ROWS_AT_ONCE, mean_target_loss
 

@@ -16,8 +16,8 @@ from workspaces import wait_for
 
 from glmtune.checkpoints.sources import hash_model
 from glmtune.checkpoints.weights import build_model, save_model
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json, write_jsonl
 from glmtune.synthetic.general_qa import probe_rows
 from glmtune.workspace.step_settings import FOLDER, write_settings

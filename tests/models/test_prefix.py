@@ -16,7 +16,7 @@ from tiny_models import (
 
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.prefix import (
     PrefixEncoder,
     PrefixShape,

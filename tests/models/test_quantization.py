@@ -13,7 +13,7 @@ from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.quantization import (
     BITS,
     QuantizedLinear,

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from glmtune.export.exporting import FORMATS as EXPORTS
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.params.checks import GENERATIONS, SCHEMA_FILE
 from glmtune.report.training_notes import BANDS
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 

@@ -14,7 +14,7 @@ from glmtune.checkpoints.base_model import open_model, read_base_config
 from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.chatglm2 import rotary_table
 from glmtune.steps.preparing import prepare
 

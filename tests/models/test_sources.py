@@ -25,7 +25,7 @@ from glmtune.checkpoints.sources import (
 )
 from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, UserError, WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
 from glmtune.steps.preparing import prepare
 

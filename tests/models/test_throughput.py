@@ -9,7 +9,7 @@ from tiny_models import tiny_model
 from tiny_training import SETTINGS
 
 from glmtune.training.throughput import Pace, card_peak, describe_pace, operations_per_token
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 
 @pytest.mark.parametrize(

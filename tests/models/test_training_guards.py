@@ -19,7 +19,7 @@ from glmtune.seeding import seed_everything
 from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.train import train
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
 

@@ -14,9 +14,9 @@ from tiny_models import prompt, tiny_config, tiny_model
 from glmtune import load_model, load_tokenizer
 from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
-from glmtune.families import FAMILIES
+from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json
-from glmtune.tuning import METHODS, get_method
+from glmtune.tuning.registry import METHODS, get_method
 
 pytestmark = pytest.mark.numeric
 

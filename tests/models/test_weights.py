@@ -23,10 +23,10 @@ from tiny_models import (
 from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.devices import Place
 from glmtune.errors import ParamsError, ResourceError, WeightsError
-from glmtune.families import FAMILIES
 from glmtune.families.loading import load_tokenizer
+from glmtune.families.registry import FAMILIES
 from glmtune.modeling.prefix import attach_prefix, save_prefix
-from glmtune.tuning import METHODS
+from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
 

@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glmtune.data import FORMATS, Columns, DataSet, ReadOptions, Subset, write_dataset
+from glmtune.data.formats import FORMATS, Columns
 from glmtune.data.origins import Origin, from_adgen, from_files, from_sample
+from glmtune.data.reading import ReadOptions
+from glmtune.data.splits import DataSet, Subset, write_dataset
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from glmtune.errors import ParamsError, run_script
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, get_protocol
-from glmtune.report import read_report, write_report
+from glmtune.report.reading import read_report
+from glmtune.report.writing import write_report
 from glmtune.workspace.step_settings import read_settings
 
 RUN = {"model": str, "method": str, "is_trained": bool}

@@ -17,13 +17,10 @@ from pathlib import Path
 
 from glmtune.errors import ParamsError, run_script
 from glmtune.files import write_json, write_jsonl
-from glmtune.metrics import (
-    DEFAULT_PROTOCOL,
-    PROTOCOLS,
-    describe_scores,
-    read_predictions,
-    score_predictions,
-)
+from glmtune.metrics.predictions import read_predictions
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS
+from glmtune.metrics.summary import score_predictions
+from glmtune.metrics.table import describe_scores
 
 
 def main() -> None:

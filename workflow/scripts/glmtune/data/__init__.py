@@ -9,22 +9,3 @@
 
 Knows nothing about tokenizers.
 """
-
-from glmtune.data.formats import FORMATS, Columns
-from glmtune.data.reading import ReadOptions, UserFile, check_file, read_rows
-from glmtune.data.rows import Row
-from glmtune.data.splits import FILES, DataSet, Subset, write_dataset
-
-__all__ = [
-    "FILES",
-    "FORMATS",
-    "Columns",
-    "DataSet",
-    "ReadOptions",
-    "Row",
-    "Subset",
-    "UserFile",
-    "check_file",
-    "read_rows",
-    "write_dataset",
-]

@@ -31,8 +31,8 @@ from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.merging import merge_adapter
 from glmtune.export.transformers_format import glm_config, glm_state, write_fast_tokenizer
-from glmtune.families import get_family
 from glmtune.families.loading import detect_generation
+from glmtune.families.registry import get_family
 from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM

@@ -12,28 +12,3 @@
 docs/metrics.md says what each number means. Nothing here knows about models or tuning methods, and
 jieba, nltk and rouge_chinese are imported when first needed.
 """
-
-from glmtune.metrics.normal_form import normal_form
-from glmtune.metrics.pairs import Pair, asked_values
-from glmtune.metrics.predictions import read_predictions
-from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
-from glmtune.metrics.scorings import METRICS, SCORINGS
-from glmtune.metrics.statistics import STATISTICS
-from glmtune.metrics.summary import FileScores, score_predictions
-from glmtune.metrics.table import describe_scores
-
-__all__ = [
-    "DEFAULT_PROTOCOL",
-    "METRICS",
-    "PROTOCOLS",
-    "SCORINGS",
-    "STATISTICS",
-    "FileScores",
-    "Pair",
-    "asked_values",
-    "describe_scores",
-    "get_protocol",
-    "normal_form",
-    "read_predictions",
-    "score_predictions",
-]

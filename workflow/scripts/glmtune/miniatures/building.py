@@ -12,7 +12,7 @@ from typing import Any
 
 from glmtune.checkpoints.sources import open_tokenizer
 from glmtune.checkpoints.weights import build_model, save_model
-from glmtune.families import get_family
+from glmtune.families.registry import get_family
 from glmtune.miniatures.corpus import corpus, write_vocabulary
 from glmtune.seeding import seed_everything
 from glmtune.tokenized import from_examples

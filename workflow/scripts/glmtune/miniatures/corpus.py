@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.checkpoints.sources import vocabulary_files
-from glmtune.families import get_family
+from glmtune.families.registry import get_family
 from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.files import write_json
 from glmtune.synthetic.grammar import pretraining_rows, set_off_values

@@ -123,7 +123,7 @@ def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _template_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
-    from glmtune.families import FAMILIES  # only who names a template waits for it
+    from glmtune.families.registry import FAMILIES  # only who names a template waits for it
 
     generation = entry.get("generation", name)
     if generation in FAMILIES and entry["template"] not in FAMILIES[generation].templates:

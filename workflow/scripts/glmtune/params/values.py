@@ -168,7 +168,9 @@ class Params:
 
     def takes_tools(self) -> bool:
         """Whether every model's template has a place for tools."""
-        from glmtune.families import get_family  # only who has data of their own waits for it
+        from glmtune.families.registry import (
+            get_family,  # only who has data of their own waits for it
+        )
 
         return all(
             get_family(self.generation(model)).template(self.template(model)).takes_tools

@@ -9,8 +9,3 @@
 
 Knows nothing about how a score or a checkpoint came to be.
 """
-
-from glmtune.report.reading import read_report
-from glmtune.report.writing import write_report
-
-__all__ = ["read_report", "write_report"]

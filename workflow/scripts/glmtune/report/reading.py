@@ -14,9 +14,9 @@ from typing import Any
 
 from glmtune.errors import DataError
 from glmtune.files import read_json, read_jsonl
-from glmtune.metrics import METRICS
 from glmtune.metrics.probe import TRAINING_ANSWERS, style_of
 from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import COMPARED, Report, Run
 
 SPLITS = ("train", "dev")

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from glmtune.files import write_json, write_text
-from glmtune.metrics import METRICS
+from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import Report
 from glmtune.report.data_card import data_card
 from glmtune.report.figures import draw_losses, loss_table

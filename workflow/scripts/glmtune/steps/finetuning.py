@@ -21,7 +21,6 @@ from glmtune.tokenized import TokenizedRows, read_tokenized
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.throughput import describe_pace
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
-from glmtune.tuning import TuningMethod, get_method
 from glmtune.tuning.memory_estimate import (
     check_memory,
     estimate_memory,
@@ -30,6 +29,8 @@ from glmtune.tuning.memory_estimate import (
     largest_batch,
     used_memory,
 )
+from glmtune.tuning.method import TuningMethod
+from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
 
 

@@ -12,17 +12,17 @@ from transformers import PreTrainedModel
 
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
 from glmtune.devices import choose_device
-from glmtune.families import get_family
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
 from glmtune.families.loading import Tokenizer
+from glmtune.families.registry import get_family
 from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import generate_batches
 from glmtune.seeding import seed_everything
 from glmtune.synthetic.general_qa import probe_rows
-from glmtune.tuning import get_method
+from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
 
 Row = Mapping[str, Any]

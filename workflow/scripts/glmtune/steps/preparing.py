@@ -17,7 +17,7 @@ from glmtune.checkpoints.sources import (
     read_location,
 )
 from glmtune.errors import WeightsError
-from glmtune.families import get_family
+from glmtune.families.registry import get_family
 from glmtune.files import read_json, write_json
 from glmtune.locations import kind_of_source
 from glmtune.miniatures.corpus import write_vocabulary

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from glmtune.checkpoints.sources import model_folder, open_tokenizer
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
-from glmtune.families import get_family
 from glmtune.families.encoding import Row, encode_example
 from glmtune.families.family import IGNORED, Example, Template
 from glmtune.families.loading import Tokenizer
+from glmtune.families.registry import get_family
 from glmtune.families.vocabulary import published_vocabulary
 from glmtune.files import sha256_of
 from glmtune.tokenized import TokenizedRows, from_examples, tokenized_file

@@ -13,6 +13,7 @@ from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
+from glmtune.checkpoints.prefix import save_prefix
 from glmtune.checkpoints.sources import LOCATION
 from glmtune.checkpoints.tensors import write_weights
 from glmtune.checkpoints.weights import load_model, save_model
@@ -21,7 +22,7 @@ from glmtune.export.exporting import FORMATS, Parts, export_model
 from glmtune.families.loading import detect_generation
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder, read_json, write_json
-from glmtune.modeling.prefix import attach_prefix, save_prefix
+from glmtune.modeling.prefix import attach_prefix
 from glmtune.modeling.quantization import quantize_model
 
 pytestmark = pytest.mark.numeric

@@ -14,16 +14,11 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.prefix import load_prefix, save_prefix
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
-from glmtune.modeling.prefix import (
-    PrefixEncoder,
-    PrefixShape,
-    attach_prefix,
-    load_prefix,
-    save_prefix,
-)
+from glmtune.modeling.prefix import PrefixEncoder, PrefixShape, attach_prefix
 
 pytestmark = pytest.mark.numeric
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import write_adapter
 from tiny_folders import logits, prompt_ids, write_base
 
+from glmtune.checkpoints.prefix import load_prefix, save_prefix
 from glmtune.checkpoints.weights import load_model
 from glmtune.errors import WeightsError
-from glmtune.modeling.prefix import attach_prefix, load_prefix, save_prefix
+from glmtune.modeling.prefix import attach_prefix
 
 pytestmark = pytest.mark.numeric
 

@@ -20,12 +20,13 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.prefix import save_prefix
 from glmtune.checkpoints.weights import build_model, load_model, save_model
 from glmtune.devices import Place
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
-from glmtune.modeling.prefix import attach_prefix, save_prefix
+from glmtune.modeling.prefix import attach_prefix
 from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric

@@ -9,13 +9,13 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from glmtune.checkpoints.config_checks import checked_values
+from glmtune.checkpoints.prefix import INFO_FILE
 from glmtune.checkpoints.tensors import read_config
 from glmtune.errors import WeightsError
 from glmtune.families.registry import get_family
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.chatglm import ChatGLMForConditionalGeneration
 from glmtune.modeling.chatglm2 import ChatGLM2ForConditionalGeneration
-from glmtune.modeling.prefix import INFO_FILE
 
 ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLMForConditionalGeneration,

@@ -22,6 +22,7 @@ from glmtune.checkpoints.config import (
     read_model_config,
 )
 from glmtune.checkpoints.config_checks import say_not_read, unread_keys
+from glmtune.checkpoints.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.checkpoints.tensors import PACKED_TYPES, is_finite, read_weights, write_weights
 from glmtune.checkpoints.weight_files import weight_files
 from glmtune.devices import choose_device
@@ -29,7 +30,6 @@ from glmtune.errors import ParamsError, ResourceError, WeightsError, shown_name
 from glmtune.families.loading import refuse_first_release
 from glmtune.files import write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.modeling.prefix import PREFIX_KEY, install_prefix, load_prefix
 from glmtune.modeling.quantization import BITS, prepare_quantized, quantize
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -18,6 +18,7 @@ from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.base_model import open_model
 from glmtune.checkpoints.config import config_values, known_keys, read_model_config
 from glmtune.checkpoints.config_checks import SPEED_KEYS
+from glmtune.checkpoints.prefix import read_prefix, write_prefix
 from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
@@ -37,7 +38,6 @@ from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.chatglm2 import ChatGLM2ForConditionalGeneration
-from glmtune.modeling.prefix import read_prefix, write_prefix
 
 # Of the base model's config.json, beside the architecture: what official code names a model by.
 NAMING_KEYS = ("_name_or_path", "architectures", "model_type", "torch_dtype")

@@ -5,27 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from glmtune.checkpoints.base_model import open_model
 from glmtune.checkpoints.sources import copy_vocabulary
 from glmtune.checkpoints.weights import save_model
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod
 
 
-def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
     model = model.float()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
 
 
-def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
+def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     save_model(model, folder)
     copy_vocabulary(base, folder)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
+def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
     return open_model(checkpoint, **where)
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.base_model import open_model
 from glmtune.errors import ParamsError
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod, freeze
 
 
-def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
     from peft import LoraConfig, get_peft_model
 
     _check_targets(model, settings["target_modules"])
@@ -54,14 +54,14 @@ def _check_targets(model: Any, targets: list[str]) -> None:
         )
 
 
-def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
+def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     # Beside an adapted output layer PEFT would write the whole of it too.
     model.save_pretrained(folder, save_embedding_layers=False)
     # PEFT writes a model card about a hub that this run has nothing to do with.
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
+def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
     model = open_model(base, **where)
     load_adapter(model, checkpoint)
     return model.eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transformers import PreTrainedModel
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 
 Settings: TypeAlias = Mapping[str, Any]
 
@@ -24,9 +24,9 @@ class TuningMethod:
 
     name: str
     title: str
-    prepare: Callable[[PreTrainedModel, Settings], PreTrainedModel]
-    save: Callable[[PreTrainedModel, Path, Path], None]
-    restore: Callable[..., PreTrainedModel]
+    prepare: Callable[[ChatGLMCausalLM, Settings], ChatGLMCausalLM]
+    save: Callable[[ChatGLMCausalLM, Path, Path], None]
+    restore: Callable[..., ChatGLMCausalLM]
     usual_lr: tuple[float, float] | None = None
     """The learning rates at which published trainings of 6B models are, with some room."""
     trains_base: bool = False
@@ -34,7 +34,7 @@ class TuningMethod:
     suffices for frozen weights and would round what the training starts from."""
 
 
-def freeze(model: PreTrainedModel) -> None:
+def freeze(model: ChatGLMCausalLM) -> None:
     """Take every weight out of training."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from glmtune.checkpoints.base_model import open_model
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod
 
 
@@ -15,11 +14,11 @@ def _refuse(*_: Any) -> Any:
     raise ValueError("method 'none' trains nothing")
 
 
-def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
     return _refuse()
 
 
-def _restore(base: Path, checkpoint: Path | None, **where: Any) -> PreTrainedModel:
+def _restore(base: Path, checkpoint: Path | None, **where: Any) -> ChatGLMCausalLM:
     return open_model(base, **where)
 
 

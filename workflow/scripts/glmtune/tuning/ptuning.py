@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from glmtune.checkpoints.base_model import open_model
-from glmtune.modeling.prefix import attach_prefix, load_prefix, save_prefix
+from glmtune.checkpoints.prefix import load_prefix, save_prefix
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
+from glmtune.modeling.prefix import attach_prefix
 from glmtune.tuning.method import Settings, TuningMethod, freeze
 
 
-def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
     freeze(model)
     attach_prefix(
         model,
@@ -26,11 +26,11 @@ def _prepare(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
     return model
 
 
-def _save(model: PreTrainedModel, folder: Path, base: Path) -> None:
+def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     save_prefix(model, folder)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> PreTrainedModel:
+def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
     model = open_model(base, **where)
     load_prefix(model, checkpoint)
     return model.eval()

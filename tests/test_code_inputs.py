@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,17 +78,6 @@ def test_a_step_starts_without_torch(step: str) -> None:
     assert not {"torch", "transformers"} & modules_after(step)
 
 
-TEXT_ONLY = ("errors", "files", "params", "data", "grammar", "tokenizer", "families", "metrics")
-TEXT_ONLY += ("significance", "report", "store", "workspace", "code_inputs", "sources", "preparing")
-TEXT_ONLY += ("protocols", "conversation", "official_tokenizers", "tokenizing", "encoding", "adgen")
-TEXT_ONLY += ("general_qa", "probe", "answer_log", "progress")
-
-
-def test_the_text_side_of_the_library_needs_no_torch() -> None:
-    names = [f"glmtune.{name}" for name in TEXT_ONLY]
-    assert not {"torch", "transformers", "peft"} & modules_after("score_predictions.py", *names)
-
-
 def test_data_is_fetched_tokenised_and_scored_without_torch(tmp_path: Path) -> None:
     """Not only imported: the whole run of such a step takes a second."""
     model = tmp_path / "model"
@@ -135,61 +123,3 @@ def test_another_line_of_code_is_another_key(
     (tmp_path / "glmtune/parts/deep.py").write_text("changed = True\n")
     assert code_inputs.hash_code("early.py") == before["early.py"]
     assert code_inputs.hash_code("late.py") != before["late.py"]
-
-
-def test_only_params_yaml_py_reads_params_yaml_and_params_checks_the_schema() -> None:
-    readers = {
-        path.name
-        for path in SCRIPTS.rglob("*.py")
-        if re.search(r"yaml\.(?:safe_load\(|load\(|SafeLoader\))", path.read_text(encoding="utf-8"))
-    }
-    assert readers == {"params_yaml.py", "params_checks.py"}
-    for reader in readers:
-        assert [step for step in STEPS if SCRIPTS / "glmtune" / reader in code_of(step)] == []
-
-
-# Module -> what it must not import: the layers, from data up to training.
-LAYERS = {
-    "errors": {"*"},
-    "files": {"params", "families", "tokenizer", "data", "training", "tuning"},
-    "data": {"params", "families", "training", "tuning", "store"},
-    "tokenizer": {"families", "training", "tuning", "data", "params"},
-    "families": {"training", "tuning", "generation", "store", "params"},
-    "tuning": {"training", "generation", "store", "params", "finetuning"},
-    "training": {"tuning", "families", "generation", "store", "params"},
-    "generation": {"tuning", "families", "training", "store", "params"},
-    "store": {"training", "tuning", "families", "params", "workspace"},
-    "report": {"training", "tuning", "store", "params"},
-}
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_does_not_import_what_stands_above_it(layer: str) -> None:
-    folder = SCRIPTS / "glmtune" / layer
-    files = list(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-    imported = set()
-    for path in files:
-        text = path.read_text(encoding="utf-8")
-        imported |= set(re.findall(r"^\s*(?:from|import) glmtune\.(\w+)", text, re.M))
-    forbidden = LAYERS[layer]
-    assert not (imported - {layer} if "*" in forbidden else imported & forbidden)
-
-
-def test_scripts_do_not_import_each_other() -> None:
-    names = {step.removesuffix(".py") for step in STEPS}
-    for step in STEPS:
-        text = (SCRIPTS / step).read_text(encoding="utf-8")
-        imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.M))
-        assert not imported & names, step
-
-
-def test_only_families_and_tuning_know_generations_and_methods() -> None:
-    asks = re.compile(r"\b(?:generation|family|method)(?:\.name)? [!=]= [\"']")
-    for path in SCRIPTS.rglob("*.py"):
-        if not {"families", "tuning"} & set(path.parts):
-            assert not asks.search(path.read_text(encoding="utf-8")), path
-
-
-def test_no_file_is_a_drawer_for_everything() -> None:
-    names = {path.stem for path in SCRIPTS.rglob("*.py")}
-    assert not names & {"utils", "helpers", "common", "misc"}

@@ -48,9 +48,7 @@ def test_the_page_on_metrics_names_every_protocol(name: str) -> None:
 
 
 def test_parameters_can_be_checked_without_the_packages_that_count() -> None:
-    code = (
-        "import sys, glmtune.metrics.protocols; print([m for m in sys.modules if 'metrics' in m])"
-    )
+    code = "import sys, glmtune.metrics.protocols as _; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT / "workflow/scripts",
@@ -58,4 +56,5 @@ def test_parameters_can_be_checked_without_the_packages_that_count() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    loaded = {name for name in done.stdout.split() if "metrics" in name}
+    assert loaded == {"glmtune.metrics", "glmtune.metrics.protocols"}

@@ -18,9 +18,9 @@ from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.registry import FAMILIES
+from glmtune.families.tokenized import from_examples, read_tokenized, tokenized_file
 from glmtune.files import read_json, write_json, write_jsonl
 from glmtune.steps.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
-from glmtune.tokenized import from_examples, read_tokenized, tokenized_file
 
 EXAMPLES = [
     Example([5, 6, 7], [IGNORED, 6, 7]),

@@ -12,8 +12,8 @@ from tiny_models import prompt, tiny_model
 from transformers import TrainerCallback
 
 from glmtune.families.family import IGNORED, Example
+from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning.registry import METHODS
 

@@ -44,10 +44,10 @@ from transformers import TrainerCallback  # noqa: E402
 from glmtune.checkpoints.weights import build_model  # noqa: E402
 from glmtune.families.family import IGNORED, Example  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
+from glmtune.families.tokenized import TokenizedRows, from_examples  # noqa: E402
 from glmtune.files import write_json  # noqa: E402
 from glmtune.generation.batches import generate_texts  # noqa: E402
 from glmtune.seeding import seed_everything  # noqa: E402
-from glmtune.tokenized import TokenizedRows, from_examples  # noqa: E402
 from glmtune.training.train import train  # noqa: E402
 from glmtune.tuning.registry import get_method  # noqa: E402
 

@@ -22,11 +22,11 @@ from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.registry import FAMILIES
+from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.generation.batches import generate_texts
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.throughput import operations_per_token
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS

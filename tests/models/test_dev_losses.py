@@ -11,7 +11,7 @@ from tiny_training import assert_equal_bits, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.training.train import TrainingOutcome
 from glmtune.training.trainer import mean_loss
 

@@ -12,8 +12,8 @@ from tiny_training import GENERATIONS, SETTINGS, TUNINGS
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.devices import choose_device
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.training.trainer import mean_loss
 from glmtune.tuning.registry import METHODS

@@ -16,10 +16,10 @@ from tiny_training import rows as rows  # a fixture
 from glmtune.checkpoints.sources import hash_model
 from glmtune.checkpoints.weights import save_model
 from glmtune.errors import ParamsError, ResourceError, WeightsError
+from glmtune.families.tokenized import TokenizedRows, tokenized_file
 from glmtune.files import read_json, write_json
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps import finetuning
-from glmtune.tokenized import TokenizedRows, tokenized_file
 from glmtune.training import notes as training_notes
 from glmtune.training.train import train
 

@@ -14,7 +14,7 @@ from glmtune.checkpoints.weights import build_model
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
 from glmtune.families.registry import FAMILIES
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.tuning.memory_estimate import (
     BatchShape,
     MemoryEstimate,

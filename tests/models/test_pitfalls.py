@@ -20,11 +20,11 @@ from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.loading import ChatGLM2Tokenizer, ChatGLMTokenizer, load_tokenizer
 from glmtune.families.registry import FAMILIES
+from glmtune.families.tokenized import from_examples
 from glmtune.modeling.causal_lm import visible_positions
 from glmtune.modeling.chatglm import prompt_positions
 from glmtune.modeling.prefix import attach_prefix
 from glmtune.modeling.quantization import quantize_model
-from glmtune.tokenized import from_examples
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS
 

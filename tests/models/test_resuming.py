@@ -18,7 +18,7 @@ from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.trainer import mean_loss
 

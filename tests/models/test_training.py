@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.training.train import require_optimizer
 from glmtune.training.trainer import mean_loss
 

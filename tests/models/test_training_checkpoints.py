@@ -15,7 +15,7 @@ from tiny_training import assert_equal_bits, tune
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.errors import ResourceError
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.training import resuming as training_checkpoints
 from glmtune.training.resuming import SEAL, checkpoints_in, last_checkpoint, seal
 from glmtune.training.train import TrainingOutcome

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
 from glmtune.families.family import IGNORED, Example
+from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows, from_examples
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS

@@ -13,9 +13,9 @@ from typing import Any
 from glmtune.checkpoints.sources import open_tokenizer
 from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.families.registry import get_family
+from glmtune.families.tokenized import from_examples
 from glmtune.miniatures.corpus import corpus, write_vocabulary
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import from_examples
 from glmtune.training.train import train
 
 # What the pre-training shares with any other training but need not be chosen by anybody.

@@ -14,10 +14,10 @@ from glmtune.checkpoints.sources import model_folder as resolve_folder
 from glmtune.checkpoints.sources import unchanged
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ParamsError, UserError
+from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, write_json, write_text
 from glmtune.modeling.quantization import count_parameters
 from glmtune.seeding import seed_everything
-from glmtune.tokenized import TokenizedRows, read_tokenized
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.throughput import describe_pace
 from glmtune.training.train import TrainingOutcome, require_optimizer, train

@@ -26,9 +26,9 @@ from glmtune.families.encoding import Row, encode_example
 from glmtune.families.family import IGNORED, Example, Template
 from glmtune.families.loading import Tokenizer
 from glmtune.families.registry import get_family
+from glmtune.families.tokenized import TokenizedRows, from_examples, tokenized_file
 from glmtune.families.vocabulary import published_vocabulary
 from glmtune.files import sha256_of
-from glmtune.tokenized import TokenizedRows, from_examples, tokenized_file
 
 # What one worker encodes at a time: enough that handing it over costs nothing.
 ROWS_A_CHUNK = 500

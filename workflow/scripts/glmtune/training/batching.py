@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from glmtune.families.family import IGNORED
-from glmtune.tokenized import TokenizedRows
+from glmtune.families.tokenized import TokenizedRows
 
 
 class RowDataset(Dataset[dict[str, Any]]):

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from glmtune.errors import ResourceError
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import count_parameters
-from glmtune.tokenized import TokenizedRows
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
 from glmtune.training.resuming import last_checkpoint

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 from glmtune.checkpoints.weights import parse_dtype
 from glmtune.errors import ResourceError, UserError, explain
 from glmtune.families.family import IGNORED
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.files import atomic_path, read_json, write_json
-from glmtune.tokenized import TokenizedRows
 from glmtune.training.batching import Collator, RowDataset, grouped_by_length
 from glmtune.training.callbacks import (
     DEV_LOSS,

@@ -26,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 from glmtune.checkpoints.weights import build_model, parse_dtype
 from glmtune.devices import Place
 from glmtune.errors import ResourceError, is_full_gpu
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
 from glmtune.modeling.target_loss import bytes_of_loss
-from glmtune.tokenized import TokenizedRows
 from glmtune.tuning.method import TuningMethod
 
 # AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor

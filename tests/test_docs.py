@@ -72,6 +72,29 @@ def test_a_wrong_path_in_a_document_would_be_found() -> None:
     assert named_paths(document) == {"glmtune/no_such.py", "tools/no_such.py"}
 
 
+def names_in_files(document: str) -> set[tuple[str, str]]:
+    """Every (name, file) that a document says is there, as "`Params` in `glmtune/x.py`"."""
+    return set(re.findall(r"`(?:\w+\.)?(\w+)`\s+in\s+`(glmtune/[\w/]+\.py)`", document))
+
+
+def test_a_wrong_name_in_a_document_would_be_found() -> None:
+    document = "`Params.runs` in `glmtune/params/values.py`, `no_such` in\n`glmtune/errors.py`"
+    assert names_in_files(document) == {
+        ("runs", "glmtune/params/values.py"),
+        ("no_such", "glmtune/errors.py"),
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_name_is_in_the_file_that_a_document_says(path: Path) -> None:
+    missing = {
+        (word, file)
+        for word, file in names_in_files(text(path))
+        if not re.search(rf"\b{word}\b", text(ROOT / "workflow" / "scripts" / file))
+    }
+    assert missing == set()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_every_path_that_a_document_names_exists(path: Path) -> None:
     missing = {

@@ -18,7 +18,7 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 def code_of(script: str) -> list[Path]:
     """A script of `workflow/scripts` and every library file that it imports, sorted.
 
-    Example: code_of("fetch_dataset.py") -> [.../glmtune/__init__.py, .../glmtune/data.py, ...]
+    Example: code_of("fetch_dataset.py") -> [.../glmtune/__init__.py, .../glmtune/errors.py, ...]
     """
     found: set[Path] = set()
     waiting = [SCRIPTS / script]

@@ -16,134 +16,22 @@ of code that a step runs are inputs of its rule. What took long is also kept in 
 results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was trained once is trained again.
 """
 
-import os
 import shutil
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 # This folder's own code, also in the copy of the workspace that DVC queues an experiment in.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
-from glmtune.workspace import recording
-from glmtune.workspace import folder as workspace
-from glmtune.workspace.code_inputs import code_of
-from glmtune.content_hashes import hash_files
-from glmtune.errors import UserError
-from glmtune.workspace.hangup import end_on_hangup
-from glmtune.params.values import read_params
-from glmtune.workspace.progress import show_progress
-from glmtune.workspace.repository import check_queued
-from glmtune.checkpoints.sources import fingerprint
-from glmtune.workspace.step_settings import write_settings
+from glmtune.workspace.opening import REPORT, open_run
 
-HERE = Path.cwd()
-REPORT = "results/report.md"
-
-try:
-    if workflow.is_main_process:
-        workspace.check_folder(HERE, Path(workflow.basedir))
-        check_queued(HERE)
-        RUNNING = workspace.mark_as_running(HERE)  # held to the end of this process
-        INPUTS = recording.inputs_of(HERE)
-    PARAMS = read_params("params.yaml", overrides=config)
-    FINGERPRINTS = {
-        model: fingerprint(PARAMS["models"][model]) for model in PARAMS.models
-    }
-    USER_FILES = workspace.link_user_files(HERE, PARAMS.dataset_files())
-    USER_DATA = list(hash_files(PARAMS.dataset_files().values()).values())
-except UserError as error:
-    raise WorkflowError(str(error)) from None
-
+RUN = open_run(workflow, config)
+PARAMS = RUN.params
 # Steps that use the GPU, where there is one, run one at a time (profiles/default).
 GPU = int(shutil.which("nvidia-smi") is not None)
-workspace.use_this_python()
-if workflow.is_main_process:
-    if not workflow.output_settings.verbose:
-        show_progress(workflow)
-    workspace.own_provenance(HERE)
-    end_on_hangup()
-
-
-def code(step):
-    """The files of code that a step runs, relative to the workspace."""
-    return [os.path.relpath(path, HERE) for path in code_of(f"{step}.py")]
-
-
-def settings(values):
-    """Write what a step gets from params.yaml to a file; its hash decides whether the step reruns."""
-    return write_settings(HERE, values)
-
-
-def each_run(pattern):
-    """A path for every (model, method) of params.yaml."""
-    return [pattern.format(model=run.model, method=run.method) for run in PARAMS.runs]
-
-
-def each_tuning(pattern):
-    """A path for every (model, method) that is trained."""
-    return [
-        pattern.format(model=run.model, method=run.method)
-        for run in PARAMS.runs
-        if PARAMS.trains(run.method)
-    ]
-
-
-def training_of(wildcards):
-    """The manifest of the training that predictions need; nothing for the untuned model."""
-    is_trained = PARAMS.trains(wildcards.method)
-    return rules.finetune_model.output.manifest if is_trained else []
-
-
-def is_complete(dag):
-    """Whether this run was asked for everything, so that its end is a state worth recording."""
-    return set(dag.targets or ["all"]) & {"all", REPORT} and not (
-        dag.until or dag.omit_from
-    )
-
-
-wildcard_constraints:
-    model="|".join(PARAMS.models),
-    method="|".join(PARAMS.methods),
-
-
-def record(by):
-    """Let a function of `recording` record this workspace; its mistakes are Snakemake's."""
-    try:
-        by(HERE, INPUTS)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def record_left_over():
-    """Make up for a run that was killed before it was recorded: now no step is left to run."""
-    wanted = is_complete(workflow.dag_settings) and not config
-    if wanted and workspace.is_alone(RUNNING):  # Snakemake's lock is gone by now
-        record(recording.record_left_over)
-
-
-if workflow.is_main_process:
-    recording.when_nothing_ran(workflow, record_left_over)
-
-
-onstart:
-    recording.mark_unrecorded(HERE, INPUTS)
-    workspace.prune(HERE, PARAMS)
-    workspace.make_folders(HERE)
-
-
-onsuccess:
-    if is_complete(workflow.dag_settings):
-        print(
-            f"The report is {REPORT}; results/report.html is the same for a browser."
-        )
-        if config:
-            print("not recorded: params.yaml does not have the values of --config")
-        else:
-            record(recording.record_in_dvc)
 
 
 localrules:
@@ -155,10 +43,23 @@ rule all:
         REPORT,
 
 
+onstart:
+    RUN.begin()
+
+
+onsuccess:
+    RUN.finish()
+
+
+wildcard_constraints:
+    model="|".join(PARAMS.models),
+    method="|".join(PARAMS.methods),
+
+
 rule fetch_dataset:
     input:
-        **USER_FILES,
-        code=code("fetch_dataset"),
+        **RUN.user_files,
+        code=RUN.code("fetch_dataset"),
     output:
         train="data/dataset/train.jsonl",
         dev="data/dataset/dev.jsonl",
@@ -171,20 +72,20 @@ rule fetch_dataset:
         "benchmarks/fetch_dataset.tsv"
     params:
         flags=lambda w: PARAMS.dataset_flags(),  # Snakemake expands {…} in a plain text
-        contents=USER_DATA,
+        contents=RUN.user_data,
     message:
         "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
-        + "".join(f" --{name} {{input.{name}:q}}" for name in USER_FILES)
+        + "".join(f" --{name} {{input.{name}:q}}" for name in RUN.user_files)
         + " --out-dir data/dataset"
         " 2>&1 | tee {log}"
 
 
 rule prepare_model:
     input:
-        code=code("prepare_model"),
+        code=RUN.code("prepare_model"),
     output:
         model=directory("results/models/{model}"),
         manifest="results/models/{model}.json",
@@ -194,8 +95,8 @@ rule prepare_model:
     benchmark:
         "benchmarks/prepare_model/{model}.tsv"
     params:
-        settings=lambda w: settings(PARAMS.model_settings(w.model)),
-        fingerprint=lambda w: FINGERPRINTS[w.model],
+        settings=lambda w: RUN.settings(PARAMS.model_settings(w.model)),
+        fingerprint=lambda w: RUN.fingerprints[w.model],
     message:
         "Make the base model {wildcards.model} ready."
     shell:
@@ -209,7 +110,7 @@ rule prepare_model:
 
 rule tokenize_dataset:
     input:
-        code=code("tokenize_dataset"),
+        code=RUN.code("tokenize_dataset"),
         data=rules.fetch_dataset.output.manifest,
         model=rules.prepare_model.output.manifest,
     output:
@@ -243,7 +144,7 @@ rule tokenize_dataset:
 
 rule finetune_model:
     input:
-        code=code("finetune_model"),
+        code=RUN.code("finetune_model"),
         model=rules.prepare_model.output.manifest,
         data=rules.tokenize_dataset.output.manifest,
     output:
@@ -258,7 +159,7 @@ rule finetune_model:
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: settings(PARAMS.training_settings(w.method)),
+        settings=lambda w: RUN.settings(PARAMS.training_settings(w.method)),
     message:
         "Tune {wildcards.model} with {wildcards.method}."
     shell:
@@ -274,9 +175,15 @@ rule finetune_model:
         " 2>&1 | tee {log}"
 
 
+def training_of(wildcards):
+    """The manifest of the training that predictions need; nothing for the untuned model."""
+    is_trained = PARAMS.trains(wildcards.method)
+    return rules.finetune_model.output.manifest if is_trained else []
+
+
 rule generate_predictions:
     input:
-        code=code("generate_predictions"),
+        code=RUN.code("generate_predictions"),
         model=rules.prepare_model.output.manifest,
         training=training_of,
         dev=rules.fetch_dataset.output.dev,
@@ -293,8 +200,8 @@ rule generate_predictions:
         gpu=GPU,
     params:
         method=lambda w: PARAMS.tuning_method(w.method),
-        settings=lambda w: settings(PARAMS.generation_settings(w.model)),
-        examples=lambda w: settings(PARAMS["examples"]),
+        settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
+        examples=lambda w: RUN.settings(PARAMS["examples"]),
     message:
         "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
     shell:
@@ -316,7 +223,7 @@ rule generate_predictions:
 
 rule score_predictions:
     input:
-        code=code("score_predictions"),
+        code=RUN.code("score_predictions"),
         predictions=rules.generate_predictions.output.predictions,
     output:
         metrics="results/scores/{model}/{method}.json",
@@ -342,19 +249,19 @@ rule score_predictions:
 
 rule render_report:
     input:
-        code=code("render_report"),
+        code=RUN.code("render_report"),
         dataset=rules.fetch_dataset.output,
         tokenized=expand(rules.tokenize_dataset.output.manifest, model=PARAMS.models),
         models=expand(rules.prepare_model.output.manifest, model=PARAMS.models),
-        scores=each_run(rules.score_predictions.output.metrics),
-        rows=each_run(rules.score_predictions.output.rows),
-        predictions=each_run(rules.generate_predictions.output.predictions),
-        examples=each_run(rules.generate_predictions.output.examples),
-        probes=each_run(rules.generate_predictions.output.probe),
-        trainings=each_tuning(rules.finetune_model.output.manifest),
-        curves=each_tuning(rules.finetune_model.output.curve),
-        runtimes=each_tuning(rules.finetune_model.output.runtime)
-        + each_run(rules.generate_predictions.output.runtime),
+        scores=RUN.each_run(rules.score_predictions.output.metrics),
+        rows=RUN.each_run(rules.score_predictions.output.rows),
+        predictions=RUN.each_run(rules.generate_predictions.output.predictions),
+        examples=RUN.each_run(rules.generate_predictions.output.examples),
+        probes=RUN.each_run(rules.generate_predictions.output.probe),
+        trainings=RUN.each_tuning(rules.finetune_model.output.manifest),
+        curves=RUN.each_tuning(rules.finetune_model.output.curve),
+        runtimes=RUN.each_tuning(rules.finetune_model.output.runtime)
+        + RUN.each_run(rules.generate_predictions.output.runtime),
     output:
         report=report(REPORT, category="Report"),
         html="results/report.html",
@@ -367,8 +274,8 @@ rule render_report:
     benchmark:
         "benchmarks/render_report.tsv"
     params:
-        values=lambda w: settings(PARAMS.values),
-        runs=lambda w: settings([vars(run) for run in PARAMS.runs]),
+        values=lambda w: RUN.settings(PARAMS.values),
+        runs=lambda w: RUN.settings([vars(run) for run in PARAMS.runs]),
     message:
         "Compare all models and methods."
     shell:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"families", "synthetic"},
     "params": {"families", "metrics"},
     "report": {"metrics"},
-    "workspace": {"params"},
+    "workspace": {"checkpoints", "params"},
     "checkpoints": {"families", "modeling"},
     "generation": {"families", "modeling"},
     "training": {"checkpoints", "families", "modeling"},

@@ -1,0 +1,140 @@
+"""A run of the workflow from the Snakefile's first line to its last: opened, begun, finished.
+
+Called by the Snakefile alone. What is checked before the first step is checked here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from snakemake.exceptions import WorkflowError
+
+from glmtune.checkpoints.sources import fingerprint
+from glmtune.content_hashes import hash_files
+from glmtune.errors import UserError
+from glmtune.params.values import Params, read_params
+from glmtune.workspace import folder, recording
+from glmtune.workspace.code_inputs import code_of
+from glmtune.workspace.hangup import end_on_hangup
+from glmtune.workspace.progress import show_progress
+from glmtune.workspace.repository import check_queued
+from glmtune.workspace.step_settings import write_settings
+
+REPORT = "results/report.md"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rules need to know, and what happens around them."""
+
+    workflow: Any
+    """Snakemake's own object; it knows what was asked for once the Snakefile is read."""
+    here: Path
+    params: Params
+    fingerprints: dict[str, dict[str, str]]
+    """Of each model's source: another content runs its steps again."""
+    user_files: dict[str, str]
+    """The user's own data, as links in the workspace."""
+    user_data: list[str]
+    """The hashes of these files."""
+    overrides: Mapping[str, Any]
+    """Values of `--config`, which params.yaml does not have."""
+    inputs: Mapping[Path, bytes]
+    """Parameters and code as the run found them; empty in a job of a cluster."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything was asked for, so that the end is a state worth recording."""
+        dag = self.workflow.dag_settings
+        wanted = set(dag.targets or ["all"]) & {"all", REPORT}
+        return bool(wanted) and not (dag.until or dag.omit_from)
+
+    def code(self, step: str) -> list[str]:
+        """The files of code that a step runs, relative to the workspace."""
+        return [os.path.relpath(path, self.here) for path in code_of(f"{step}.py")]
+
+    def settings(self, values: Any) -> str:
+        """Write what a step gets from params.yaml to a file; its hash decides whether it reruns."""
+        return write_settings(self.here, values)
+
+    def each_run(self, pattern: str) -> list[str]:
+        """A path for every (model, method) of params.yaml."""
+        return [pattern.format(model=run.model, method=run.method) for run in self.params.runs]
+
+    def each_tuning(self, pattern: str) -> list[str]:
+        """A path for every (model, method) that is trained."""
+        tunings = (run for run in self.params.runs if run.is_trained)
+        return [pattern.format(model=run.model, method=run.method) for run in tunings]
+
+    def begin(self) -> None:
+        """Before the first step: note that results will differ from dvc.lock; remove leftovers."""
+        recording.mark_unrecorded(self.here, self.inputs)
+        folder.prune(self.here, self.params)
+        folder.make_folders(self.here)
+
+    def finish(self) -> None:
+        """After the last step: say where the report is, and record a complete state in dvc.lock."""
+        if not self.is_complete:
+            return
+        print(f"The report is {REPORT}; results/report.html is the same for a browser.")
+        if self.overrides:
+            print("not recorded: params.yaml does not have the values of --config")
+        else:
+            _as_workflow(lambda: recording.record_in_dvc(self.here, self.inputs))
+
+    def finish_without_steps(self, mark: TextIO) -> None:
+        """Make up for a run that was killed before it was recorded: no step is left to run."""
+        wanted = self.is_complete and not self.overrides
+        if wanted and folder.is_alone(mark):  # Snakemake's lock is gone by now
+            _as_workflow(lambda: recording.record_left_over(self.here, self.inputs))
+
+
+def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
+    """Check params.yaml and the folder, and hold the folder to the end of this process.
+
+    Raises WorkflowError with a user's mistakes, so that Snakemake shows them and no traceback.
+    """
+    return _as_workflow(lambda: _open(workflow, overrides))
+
+
+def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
+    here = Path.cwd()
+    is_main = workflow.is_main_process
+    if is_main:
+        folder.check_folder(here, Path(workflow.basedir))
+        check_queued(here)
+        mark = folder.mark_as_running(here)
+    params = read_params("params.yaml", overrides=overrides)
+    user_files = params.dataset_files()
+    run = Run(
+        workflow,
+        here,
+        params,
+        fingerprints={name: fingerprint(params["models"][name]) for name in params.models},
+        user_files=folder.link_user_files(here, user_files),
+        user_data=list(hash_files(user_files.values()).values()),
+        overrides=overrides,
+        inputs=recording.inputs_of(here) if is_main else {},
+    )
+    folder.use_this_python()
+    if is_main:
+        if not workflow.output_settings.verbose:
+            show_progress(workflow)
+        folder.own_provenance(here)
+        end_on_hangup()
+        recording.when_nothing_ran(workflow, lambda: run.finish_without_steps(mark))
+    return run
+
+
+def _as_workflow(call: Callable[[], T]) -> T:
+    """Call a function; a user's mistake is Snakemake's own kind of error."""
+    try:
+        return call()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None

@@ -15,7 +15,7 @@ import yaml
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
 from glmtune.params.values import read_params
-from glmtune.workspace import folder as workspace
+from glmtune.workspace import folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +61,7 @@ def test_a_file_that_moved_keeps_its_link_and_another_file_does_not(tmp_path: Pa
     for file in (first, second):
         file.write_text(file.name)
     for file in (first, first, second):
-        links = workspace.link_user_files(tmp_path, {"train": file})
+        links = folder.link_user_files(tmp_path, {"train": file})
         assert links == {"train": ".glmtune/data/train"}
         assert (tmp_path / links["train"]).read_text() == file.name
 
@@ -71,26 +71,26 @@ def test_the_lock_of_a_killed_run_is_cleared(
 ) -> None:
     run.kill()
     run.wait()
-    workspace.mark_as_running(tmp_path).close()
+    folder.mark_as_running(tmp_path).close()
     assert not is_locked(tmp_path)
     assert "clearing the lock of a killed run" in capsys.readouterr().err
 
 
 def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[str]) -> None:
-    workspace.clear_stale_lock(tmp_path)
-    workspace.mark_as_running(tmp_path).close()  # this one ends, refused by the lock
-    workspace.clear_stale_lock(tmp_path)
+    folder.clear_stale_lock(tmp_path)
+    folder.mark_as_running(tmp_path).close()  # this one ends, refused by the lock
+    folder.clear_stale_lock(tmp_path)
     assert is_locked(tmp_path)
 
 
 def test_a_run_is_alone_while_no_other_one_lives(
     tmp_path: Path, run: subprocess.Popen[str]
 ) -> None:
-    with workspace.mark_as_running(tmp_path) as running:
-        assert not workspace.is_alone(running)
+    with folder.mark_as_running(tmp_path) as running:
+        assert not folder.is_alone(running)
         run.kill()
         run.wait()
-        assert workspace.is_alone(running)
+        assert folder.is_alone(running)
 
 
 def test_a_killed_run_that_nobody_has_looked_after_is_dead(
@@ -99,17 +99,17 @@ def test_a_killed_run_that_nobody_has_looked_after_is_dead(
     """In a container without an init, a killed process stays a zombie for ever."""
     run.kill()
     os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)
-    workspace.clear_stale_lock(tmp_path)
+    folder.clear_stale_lock(tmp_path)
     assert not is_locked(tmp_path)
 
 
 def test_a_training_that_outlives_its_killed_run_keeps_no_lock(tmp_path: Path) -> None:
-    with workspace.mark_as_running(tmp_path):
+    with folder.mark_as_running(tmp_path):
         orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     lock = tmp_path / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir()
     lock.touch()
-    workspace.clear_stale_lock(tmp_path)
+    folder.clear_stale_lock(tmp_path)
     orphan.communicate()
     assert not is_locked(tmp_path)
 
@@ -120,18 +120,18 @@ def test_the_lock_of_another_machine_or_of_nobody_known_stays(
     run.kill()
     run.wait()
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(workspace.socket, "gethostname", lambda: "another")
-        workspace.clear_stale_lock(tmp_path)
+        elsewhere.setattr(folder.socket, "gethostname", lambda: "another")
+        folder.clear_stale_lock(tmp_path)
     assert is_locked(tmp_path)
-    (tmp_path / workspace.RUNNING).unlink()
-    workspace.clear_stale_lock(tmp_path)
+    (tmp_path / folder.RUNNING).unlink()
+    folder.clear_stale_lock(tmp_path)
     assert is_locked(tmp_path)
 
 
 def test_a_folder_that_may_not_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / ".snakemake").touch()  # even root cannot make a folder of it
     with pytest.raises(ResourceError, match=r"running: cannot be written .* it may write"):
-        workspace.mark_as_running(tmp_path)
+        folder.mark_as_running(tmp_path)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -141,7 +141,7 @@ def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     record = tmp_path / ".snakemake/metadata/abc"
     record.parent.mkdir(parents=True)
     link(cached, record)
-    workspace.own_provenance(tmp_path)
+    folder.own_provenance(tmp_path)
     assert record.read_text() == "{}"
     record.write_text("rewritten in place")
     assert cached.read_text() == "{}"
@@ -183,7 +183,7 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
         (metadata / urlsafe_b64encode(name.encode()).decode()).write_text("{}")
-    workspace.prune(tmp_path, params)
+    folder.prune(tmp_path, params)
     assert [name for name in kept + gone if (tmp_path / name).exists()] == kept
     assert len(list(metadata.iterdir())) == len(kept)
 
@@ -198,7 +198,7 @@ def test_prune_removes_what_a_killed_step_had_half_written(tmp_path: Path) -> No
     for name in half:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("half")
-    workspace.prune(tmp_path, params)
+    folder.prune(tmp_path, params)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert list(tmp_path.rglob(".*")) == []
 
@@ -230,12 +230,12 @@ def test_owner_slash_name_is_a_hub_id_unless_it_is_a_folder(
 def test_a_run_in_another_folder_is_told_where_the_project_is(tmp_path: Path) -> None:
     """As `snakemake -s /the/project/Snakefile` would begin one; nothing is left there."""
     with pytest.raises(ParamsError, match=f"`cd {ROOT}`, or `snakemake --directory {ROOT}`"):
-        workspace.check_folder(tmp_path, ROOT)
-    workspace.check_folder(ROOT, ROOT)
+        folder.check_folder(tmp_path, ROOT)
+    folder.check_folder(ROOT, ROOT)
 
 
 def test_every_folder_that_dvc_records_is_there_before_the_first_step(tmp_path: Path) -> None:
-    workspace.make_folders(tmp_path)
+    folder.make_folders(tmp_path)
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["workflow"]
     outputs = [Path(name) for entry in stage["outs"] for name in entry]
     folders = {path for path in outputs if not path.suffix and path.parts[0] != ".snakemake"}

@@ -20,10 +20,10 @@ import doctor_models  # noqa: E402
 from doctor_models import GIB  # noqa: E402
 from findings import Finding  # noqa: E402
 
-from glmtune import workspace  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
 from glmtune.locations import store_folder  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
+from glmtune.workspace.folder import clear_stale_lock  # noqa: E402
 from glmtune.workspace.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
 
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")
@@ -152,7 +152,7 @@ def fonts() -> Iterator[Finding]:
 def locks() -> Iterator[Finding]:
     """A lock that a killed run left behind."""
     folder = ROOT / ".snakemake" / "locks"
-    workspace.clear_stale_lock(ROOT)  # which says so
+    clear_stale_lock(ROOT)  # which says so
     if any(folder.glob("*.lock")):
         yield Finding(
             "this folder is locked, by a running snakemake or one of another machine",

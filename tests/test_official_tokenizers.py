@@ -12,11 +12,11 @@ import pytest
 from conftest import SHARED
 
 from glmtune.errors import WeightsError
-from glmtune.families.loading import TOKENIZERS, load_tokenizer
+from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.vocabulary import published_vocabulary
 
-FAMILY_NAMES = sorted(TOKENIZERS)
+FAMILY_NAMES = sorted(FAMILIES)
 VERSIONS = {"chatglm-6b": "v1", "chatglm2-6b": "v2", "chatglm3-6b-base": "v3"}
 
 
@@ -140,7 +140,7 @@ def test_a_published_vocabulary_is_recognised(reference: Path, family: str) -> N
     load_real(reference, family)
     title = FAMILIES[family].title.removesuffix("-Base")
     assert title in str(published_vocabulary(SHARED / "tokenizers" / REAL[family][0])).split(", ")
-    own = reference / VERSIONS[family] / "checkpoint" / TOKENIZERS[family].file_name
+    own = reference / VERSIONS[family] / "checkpoint" / FAMILIES[family].tokenizer_class.file_name
     assert published_vocabulary(own) is None
 
 
@@ -149,7 +149,7 @@ def test_a_pointer_to_a_published_vocabulary_is_explained(
     reference: Path, family: str, tmp_path: Path
 ) -> None:
     load_real(reference, family)
-    name = TOKENIZERS[family].file_name
+    name = FAMILIES[family].tokenizer_class.file_name
     shutil.copyfile(SHARED / "tokenizers" / f"lfs_pointer_{name}", tmp_path / name)
     with pytest.raises(WeightsError, match="a Git LFS pointer; .* run `git lfs pull`"):
         load_tokenizer(tmp_path, family)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import chatglm
-from glmtune.families.loading import TOKENIZERS, detect_family, load_tokenizer
+from glmtune.families.loading import detect_family, load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenizers import mark_white_space
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子, {s}大方 for you." for c in "红黑白蓝" for s in ("简约", "复古")]
-FAMILY_NAMES = sorted(TOKENIZERS)
+FAMILY_NAMES = sorted(FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_the_family_is_read_from_the_folder(
 ) -> None:
     (copy / file).write_text(json.dumps(content), encoding="utf-8")
     assert detect_family(copy) == family_name
-    assert isinstance(load_tokenizer(copy), TOKENIZERS[family_name])
+    assert isinstance(load_tokenizer(copy), FAMILIES[family_name].tokenizer_class)
 
 
 def test_the_folder_s_own_name_decides_last(copy: Path) -> None:
@@ -201,7 +201,9 @@ def test_the_folder_s_own_name_decides_last(copy: Path) -> None:
 def test_an_undecidable_folder_is_explained_and_can_be_named(copy: Path) -> None:
     with pytest.raises(WeightsError, match="ChatGLM2-6B or ChatGLM3-6B"):
         load_tokenizer(copy)
-    assert isinstance(load_tokenizer(copy, "chatglm3-6b-base"), TOKENIZERS["chatglm3-6b-base"])
+    assert isinstance(
+        load_tokenizer(copy, "chatglm3-6b-base"), FAMILIES["chatglm3-6b-base"].tokenizer_class
+    )
     with pytest.raises(ParamsError, match="unknown family 'glm4'; choose from chatglm-6b"):
         load_tokenizer(copy, "glm4")
 
@@ -228,7 +230,7 @@ def test_a_file_that_is_no_vocabulary_is_explained(
     folders: dict[str, Path], tmp_path: Path, family_name: str, content: bytes, complaint: str
 ) -> None:
     folder = shutil.copytree(folders[family_name], tmp_path / "model")
-    (folder / TOKENIZERS[family_name].file_name).write_bytes(content)
+    (folder / FAMILIES[family_name].tokenizer_class.file_name).write_bytes(content)
     with pytest.raises(WeightsError, match=complaint):
         load_tokenizer(folder)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import glmtune
-from glmtune.families.loading import Tokenizer, load_tokenizer
+from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
+from glmtune.families.tokenizers import Tokenizer
 
 pytestmark = pytest.mark.numeric
 

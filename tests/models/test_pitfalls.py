@@ -18,9 +18,10 @@ from tiny_models import SIZES, pad_left, prompt, tiny_model
 from glmtune.checkpoints.tensors import read_weights
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.families.family import IGNORED, Example
-from glmtune.families.loading import ChatGLM2Tokenizer, ChatGLMTokenizer, load_tokenizer
+from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import from_examples
+from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer
 from glmtune.modeling.causal_lm import visible_positions
 from glmtune.modeling.chatglm import prompt_positions
 from glmtune.modeling.prefix import attach_prefix

@@ -18,7 +18,8 @@ from typing import Any
 
 from glmtune.content_hashes import hash_files
 from glmtune.errors import WeightsError
-from glmtune.families.loading import Tokenizer, load_tokenizer
+from glmtune.families.loading import load_tokenizer
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json
 from glmtune.locations import kind_of_source, user_path
 

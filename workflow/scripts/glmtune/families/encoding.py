@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from glmtune.errors import DataError
 from glmtune.families.conversation import NO_TOOLS, uses_tools
 from glmtune.families.family import Example, Template
-from glmtune.families.loading import Tokenizer
 from glmtune.families.long_history import Row, shorten_history
+from glmtune.families.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

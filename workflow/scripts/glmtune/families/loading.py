@@ -1,7 +1,7 @@
 """Which tokenizer a model folder has.
 
     load_tokenizer(folder)    -> the tokenizer of the folder's family
-    detect_family(folder) -> a key of TOKENIZERS
+    detect_family(folder)     -> the name of its family, a key of FAMILIES
 
 The tokenizers themselves are in `glmtune.families.tokenizers`.
 """
@@ -12,38 +12,24 @@ import json
 import re
 from pathlib import Path
 
-from glmtune.errors import ParamsError, WeightsError
-from glmtune.families.tokenizers import (
-    ChatGLM2Tokenizer,
-    ChatGLM3Tokenizer,
-    ChatGLMTokenizer,
-    Tokenizer,
-)
+from glmtune.errors import WeightsError
+from glmtune.families.registry import get_family
+from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer, Tokenizer
 from glmtune.families.vocabulary import read_config, read_vocabulary
 
 # A folder with this model size is the first release of ChatGLM-6B: 20000 image tokens come first.
 IMAGE_TOKEN_VOCABULARY = 150528
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    "chatglm-6b": ChatGLMTokenizer,
-    "chatglm2-6b": ChatGLM2Tokenizer,
-    "chatglm3-6b-base": ChatGLM3Tokenizer,
-}
-
 
 def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
     """The tokenizer in a model folder of the official layout; WeightsError if it is unusable.
 
-    `path` may also be the vocabulary file itself. `family` is a key of TOKENIZERS; None detects
-    it from the folder.
+    `path` may also be the vocabulary file itself. `family` is a key of FAMILIES; None detects it
+    from the folder.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    if family is None:
-        family = detect_family(folder)
-    if family not in TOKENIZERS:
-        raise ParamsError(f"unknown family {family!r}; choose from {', '.join(sorted(TOKENIZERS))}")
-    tokenizer_class = TOKENIZERS[family]
+    tokenizer_class = get_family(family or detect_family(folder)).tokenizer_class
     if tokenizer_class is ChatGLMTokenizer:
         refuse_first_release(folder)
     file = path if path.is_file() else folder / tokenizer_class.file_name
@@ -55,7 +41,7 @@ def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
 
 
 def detect_family(folder: Path | str) -> str:
-    """The key of TOKENIZERS that a model folder belongs to; WeightsError if it does not say.
+    """The key of FAMILIES that a model folder belongs to; WeightsError if it does not say.
 
     Looks at the vocabulary's file name, then at tokenizer_config.json, config.json and the
     folder's own name. Chat and Base variants are one family.

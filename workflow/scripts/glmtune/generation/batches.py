@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from glmtune.families.loading import Tokenizer
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.generation.decoding import Answer, decode_batch
 from glmtune.generation.sampling import Draw, likeliest
 

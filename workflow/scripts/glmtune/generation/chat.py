@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from glmtune.families.conversation import Message, Turn
-from glmtune.families.loading import Tokenizer
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.generation.batches import answer_batch
 
 

@@ -15,8 +15,8 @@ from glmtune.devices import choose_device
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
-from glmtune.families.loading import Tokenizer
 from glmtune.families.registry import get_family
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import generate_batches

@@ -24,9 +24,9 @@ from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.encoding import Row, encode_example
 from glmtune.families.family import IGNORED, Example, Template
-from glmtune.families.loading import Tokenizer
 from glmtune.families.registry import get_family
 from glmtune.families.tokenized import TokenizedRows, from_examples, tokenized_file
+from glmtune.families.tokenizers import Tokenizer
 from glmtune.families.vocabulary import published_vocabulary
 from glmtune.files import sha256_of
 

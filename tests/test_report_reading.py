@@ -219,4 +219,4 @@ def test_only_the_first_training_answers_are_read(copy: Path) -> None:
     write_jsonl(path, [{"content": "问", "summary": "答"}] * TRAINING_ANSWERS)
     with path.open("a", encoding="utf-8") as stream:
         stream.write("broken\n")
-    assert not read(copy).style.runs
+    assert not read(copy).style.ngrams

@@ -1,4 +1,4 @@
-"""BLEU-4: of sentences as nltk counts it, and from counted runs as sacrebleu and PaddleNLP do."""
+"""BLEU-4: of sentences by nltk, and from counted n-grams as sacrebleu and PaddleNLP do it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-LONGEST_RUN = 4
+LONGEST_NGRAM = 4
 
 
 @functools.lru_cache(maxsize=4096)
@@ -27,30 +27,33 @@ def sentence_bleu(
 
 
 @dataclass(frozen=True)
-class RunCounts:
-    """How many runs of 1 to 4 tokens a prediction has, and how many of them its reference has."""
+class NgramCounts:
+    """How many n-grams (n: 1 to 4) a prediction has, and how many of them its reference has."""
 
     predicted_tokens: int = 0
     reference_tokens: int = 0
-    predicted: tuple[int, ...] = field(default=(0,) * LONGEST_RUN)
-    shared: tuple[int, ...] = field(default=(0,) * LONGEST_RUN)
+    predicted: tuple[int, ...] = field(default=(0,) * LONGEST_NGRAM)
+    shared: tuple[int, ...] = field(default=(0,) * LONGEST_NGRAM)
 
 
-def count_runs(prediction: Sequence[str], reference: Sequence[str]) -> RunCounts:
-    """Count one row. Example: "aab" against "ab": 3 and 2 of the runs "a", "a", "b", "aa", "ab"."""
+def count_ngrams(prediction: Sequence[str], reference: Sequence[str]) -> NgramCounts:
+    """Count one row.
+
+    Example: "aab" against "ab": 3 and 2 of the n-grams "a", "a", "b", "aa", "ab".
+    """
     predicted, shared = [], []
-    for length in range(1, LONGEST_RUN + 1):
-        ours, theirs = _runs(prediction, length), _runs(reference, length)
+    for length in range(1, LONGEST_NGRAM + 1):
+        ours, theirs = _ngrams(prediction, length), _ngrams(reference, length)
         predicted.append(ours.total())
         shared.append((ours & theirs).total())
-    return RunCounts(len(prediction), len(reference), tuple(predicted), tuple(shared))
+    return NgramCounts(len(prediction), len(reference), tuple(predicted), tuple(shared))
 
 
-def add_counts(rows: Iterable[RunCounts]) -> RunCounts:
+def add_counts(rows: Iterable[NgramCounts]) -> NgramCounts:
     """The counts of all rows together."""
-    total = RunCounts()
+    total = NgramCounts()
     for row in rows:
-        total = RunCounts(
+        total = NgramCounts(
             total.predicted_tokens + row.predicted_tokens,
             total.reference_tokens + row.reference_tokens,
             tuple(map(sum, zip(total.predicted, row.predicted, strict=True))),
@@ -59,8 +62,8 @@ def add_counts(rows: Iterable[RunCounts]) -> RunCounts:
     return total
 
 
-def sacrebleu(counts: RunCounts) -> float:
-    """BLEU of sacrebleu, 0..100, smoothed exponentially: where no run is shared, 1/2, then 1/4 is.
+def sacrebleu(counts: NgramCounts) -> float:
+    """BLEU of sacrebleu, 0..100, smoothed exponentially: where no n-gram is shared, 1/2, then 1/4.
 
     A prediction of fewer than four tokens, or without any shared token, has 0. Computed in percent
     and added by sum(), as there: other orders of operation differ in the last digit.
@@ -76,7 +79,7 @@ def sacrebleu(counts: RunCounts) -> float:
     return _brevity(counts) * math.exp(sum(logs) / len(logs))
 
 
-def paddle_bleu(counts: RunCounts) -> float:
+def paddle_bleu(counts: NgramCounts) -> float:
     """PaddleNLP's BLEU, 0..1: not smoothed, a precision of 0 is replaced by the smallest float."""
     if not counts.predicted_tokens:
         return 0.0
@@ -87,11 +90,11 @@ def paddle_bleu(counts: RunCounts) -> float:
     return _brevity(counts) * math.exp(math.fsum(map(math.log, precisions)) / len(precisions))
 
 
-def _runs(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
+def _ngrams(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
     return Counter(
         tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1)
     )
 
 
-def _brevity(counts: RunCounts) -> float:
+def _brevity(counts: NgramCounts) -> float:
     return math.exp(min(0.0, 1 - counts.reference_tokens / counts.predicted_tokens))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.rouge import rouge_chinese
 
-RUN = 4  # characters in a row
-STYLE_SHARE = 0.5  # of an answer's runs, from which on it reads like the training answers
+NGRAM = 4  # characters
+STYLE_SHARE = 0.5  # of an answer's n-grams, from which on it reads like the training answers
 TRAINING_ANSWERS = 2000  # so many show the style
 
 
@@ -29,23 +29,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Style:
-    """The style of training answers: their runs of four characters."""
+    """The style of training answers: their n-grams of four characters."""
 
-    runs: frozenset[str]
+    ngrams: frozenset[str]
 
     def covers(self, answer: str) -> bool:
-        """Whether an answer reads like them: at least half of its runs are among theirs.
+        """Whether an answer reads like them: at least half of its n-grams are among theirs.
 
         Of 这款裙子很美。 are known 这款裙子, 款裙子很, 裙子很美 and 子很美。, so 这款裙子很好。 is
-        covered (2 of 4) and 裙子很好看。 is not (0 of 3). Shorter than a run: never.
+        covered (2 of 4) and 裙子很好看。 is not (0 of 3). Shorter than an n-gram: never.
         """
-        runs = _runs(answer)
-        return bool(runs) and sum(run in self.runs for run in runs) >= STYLE_SHARE * len(runs)
+        found = _ngrams(answer)
+        return bool(found) and sum(n in self.ngrams for n in found) >= STYLE_SHARE * len(found)
 
 
 def style_of(answers: Iterable[str]) -> Style:
     """The style of training answers."""
-    return Style(frozenset(run for answer in answers for run in _runs(answer)))
+    return Style(frozenset(ngram for answer in answers for ngram in _ngrams(answer)))
 
 
 def judge(answer: str, expected: str, style: Style, untuned: str | None = None) -> Verdict:
@@ -74,10 +74,10 @@ def overlap(answer: str, untuned: str) -> float:
     return 100 * rouge_chinese(ours, theirs)["rouge-l"]
 
 
-def _runs(text: str) -> list[str]:
+def _ngrams(text: str) -> list[str]:
     """Every four characters in a row, white space left out."""
     characters = _characters(text)
-    return [characters[start : start + RUN] for start in range(len(characters) - RUN + 1)]
+    return [characters[start : start + NGRAM] for start in range(len(characters) - NGRAM + 1)]
 
 
 def _characters(text: str) -> str:

@@ -52,7 +52,7 @@ def _rouge(
 ) -> dict[str, float]:
     if not prediction or not label:
         raise ValueError("a text without words has no ROUGE")
-    counts = [_overlap_of_runs(prediction, label, 1), _overlap_of_runs(prediction, label, 2)]
+    counts = [_overlap_of_ngrams(prediction, label, 1), _overlap_of_ngrams(prediction, label, 2)]
     counts.append(overlap(prediction, label))
     return {name: _f1(*three) for name, three in zip(ROUGES, counts, strict=True)}
 
@@ -68,8 +68,10 @@ def _flat(sentences: Sentences) -> list[str]:
     return [word for sentence in sentences for word in sentence]
 
 
-def _overlap_of_runs(prediction: Sentences, label: Sentences, length: int) -> tuple[int, int, int]:
-    """How many distinct runs of so many words are in the prediction, in the label, in both."""
+def _overlap_of_ngrams(
+    prediction: Sentences, label: Sentences, length: int
+) -> tuple[int, int, int]:
+    """How many distinct n-grams of that length are in the prediction, in the label, in both."""
     predicted, asked = (
         {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
         for words in (_flat(prediction), _flat(label))

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.metrics.bleu import (
-    RunCounts,
+    NgramCounts,
     add_counts,
-    count_runs,
+    count_ngrams,
     paddle_bleu,
     sacrebleu,
     sentence_bleu,
@@ -72,7 +72,7 @@ def thudm(pair: Pair) -> Scores:
     """THUDM, ptuning/main.py: 0..100, to 4 places a row; a blank text scores 0 (there: an error).
 
     BLEU-4 over characters (nltk, method3), ROUGE by rouge_chinese over jieba's words.
-    白裙子 against 白裙子美: all of 3, 2, 1 runs are shared, no run of four: smoothed to 1/2; one
+    白裙子 against 白裙子美: all of 3, 2, 1 n-grams are shared, no 4-gram: smoothed to 1/2; one
     character short: exp(1 - 4/3). BLEU-4 is 100 · exp(-1/3) · (1/2)^(1/4) = 60.2529.
     """
     if pair.blank:
@@ -146,12 +146,12 @@ def ssbuild(pair: Pair) -> Scores:
 
     That file scores texts as they are handed to it; here characters joined by blanks, so that its
     tokens are the characters. There is no ROUGE-1 and -2.
-    白裙子美 against 白裙子长: 3 of 4, 2 of 3, 1 of 2 runs are shared, and half of one run, so
+    白裙子美 against 白裙子长: 3 of 4, 2 of 3, 1 of 2 n-grams are shared, and half a 4-gram, so
     BLEU-4 is 100 · (3/4 · 2/3 · 1/2 · 1/2)^(1/4) = 59.4604; ROUGE-L is 3/4.
     """
     prediction, label = ("".join(text.split()) for text in (pair.prediction, pair.label))
     return {
-        "bleu-4": sacrebleu(count_runs(prediction, label)),
+        "bleu-4": sacrebleu(count_ngrams(prediction, label)),
         "rouge-l": _rouge_or_zeros(" ".join(prediction), " ".join(label))["rouge-l"],
     }
 
@@ -161,8 +161,8 @@ def yongzhuo(pair: Pair) -> Scores:
 
     The prediction, not the reference, is put in lower case and loses its blanks. ROUGE by the
     package rouge. BLEU-4 (nltk, method1) counts the blanks between characters too and so is higher.
-    白裙 against 白色: "白 裙" and "白 色" share 2 of 3 signs, 1 of 2 runs of two, not the run of
-    three (0.1 of 1), and there is no run of four (0.1 of 1): (2/3 · 1/2 · 1/10 · 1/10)^(1/4) =
+    白裙 against 白色: "白 裙" and "白 色" share 2 of 3 signs, 1 of 2 bigrams, not the trigram
+    (0.1 of 1), and there is no 4-gram (0.1 of 1): (2/3 · 1/2 · 1/10 · 1/10)^(1/4) =
     0.240281, where characters alone have (1/2 · 1/10 · 1/10 · 1/10)^(1/4) = 0.149535.
     """
     answer = pair.prediction.lower().replace(" ", "").replace("[eop]", "")
@@ -181,21 +181,21 @@ def yongzhuo_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
     return {name: running_mean([row[name] for row in rows], scale=1, digits=4) for name in METRICS}
 
 
-def paddle_counts(pair: Pair) -> RunCounts:
+def paddle_counts(pair: Pair) -> NgramCounts:
     """PaddleNLP, metrics/bleu.py: what a row adds to the BLEU-4 of the file, in `basic_tokens`."""
-    return count_runs(basic_tokens(pair.prediction), basic_tokens(pair.label))
+    return count_ngrams(basic_tokens(pair.prediction), basic_tokens(pair.label))
 
 
-def paddle_scores(rows: Sequence[RunCounts]) -> dict[str, float | None]:
+def paddle_scores(rows: Sequence[NgramCounts]) -> dict[str, float | None]:
     """The BLEU-4 of all rows together, 0..1; an empty prediction only adds a reference's length.
 
-    白裙子美 against 白裙子美 and 长裤 against 长裙: 5 of 6, 3 of 4, 2 of 2, 1 of 1 runs are shared:
-    (5/6 · 3/4)^(1/4) = 0.889140.
+    白裙子美 against 白裙子美 and 长裤 against 长裙: 5 of 6, 3 of 4, 2 of 2, 1 of 1 n-grams are
+    shared: (5/6 · 3/4)^(1/4) = 0.889140.
     """
     return dict.fromkeys(METRICS) | {"bleu-4": paddle_bleu(add_counts(rows))}
 
 
-def no_scores(counts: RunCounts) -> Scores:
+def no_scores(counts: NgramCounts) -> Scores:
     """Counts of a row are no score."""
     return {}
 

@@ -14,7 +14,7 @@ from glmtune.metrics.pairs import Pair, is_blank, words_of
 from glmtune.metrics.scorings import bleu_of_characters, mean, thudm
 
 UNKNOWN = "<UNK>"  # ADGEN's word for a word that was taken out: 300 of its 1,070 dev references
-RUN = 4  # words in a row, as in Distinct-4 and Repetition-4
+NGRAM = 4  # words, as in Distinct-4 and Repetition-4
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,25 @@ def cut_off(pair: Pair) -> float | None:
 # --- variety --------------------------------------------------------------------------------------
 
 
-def runs_of_words(pair: Pair) -> list[tuple[str, ...]]:
-    """Every four words in a row of the prediction, white space left out."""
+def ngrams_of_words(pair: Pair) -> list[tuple[str, ...]]:
+    """The 4-grams of words of the prediction, white space left out."""
     words = words_of(pair.prediction)
-    return [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
+    return [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
 
 
 def repetition(pair: Pair) -> float:
-    """100 if some four words in a row come twice in the prediction, else 0.
+    """100 if some 4-gram of words comes twice in the prediction, else 0.
 
     Its mean is the Repetition-4 of the ADGEN paper: a model that never stops shows here.
     """
-    runs = runs_of_words(pair)
-    return 100.0 if len(set(runs)) < len(runs) else 0.0
+    ngrams = ngrams_of_words(pair)
+    return 100.0 if len(set(ngrams)) < len(ngrams) else 0.0
 
 
-def distinct_runs(rows: Sequence[list[tuple[str, ...]]]) -> float | None:
-    """Percent of different ones among all four words in a row of the file: Distinct-4."""
-    runs = [run for row in rows for run in row]
-    return 100 * len(set(runs)) / len(runs) if runs else None
+def distinct_ngrams(rows: Sequence[list[tuple[str, ...]]]) -> float | None:
+    """Percent of different ones among all 4-grams of words of the file: Distinct-4."""
+    ngrams = [ngram for row in rows for ngram in row]
+    return 100 * len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
 def distinct_texts(texts: Sequence[str]) -> float:
@@ -112,7 +112,7 @@ def without_unknown(pair: Pair) -> Pair:
 def bleu_of_any_reference(pair: Pair) -> float | None:
     """BLEU-4 against the references of all rows that ask the same, together; None without prompts.
 
-    A run counts if any of them has it: 长裤美了 against 长裤 and 美了.
+    An n-gram counts if any of them has it: 长裤美了 against 长裤 and 美了.
     """
     references = _known_references(pair)
     if references is None:
@@ -142,7 +142,7 @@ STATISTICS: dict[str, Statistic] = {
     "length": Statistic(length),
     "length-ratio": Statistic(lengths, length_ratio, has_row_value=False),
     "distinct": Statistic(lambda pair: pair.prediction, distinct_texts, has_row_value=False),
-    "distinct-4": Statistic(runs_of_words, distinct_runs, has_row_value=False),
+    "distinct-4": Statistic(ngrams_of_words, distinct_ngrams, has_row_value=False),
     "repetition": Statistic(repetition),
     "empty": Statistic(empty),
     "cut-off": Statistic(cut_off),

@@ -30,13 +30,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workspace": {"params"},
     "checkpoints": {"families", "modeling"},
     "generation": {"families", "modeling"},
-    "training": {"checkpoints", "families", "modeling"},
+    "training": {"families"},
     "tuning": {"checkpoints", "families", "modeling"},
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
     "steps": {
-        *("checkpoints", "families", "generation", "miniatures", "modeling", "synthetic"),
-        *("training", "tuning", "workspace"),
+        *("checkpoints", "families", "generation", "miniatures", "synthetic", "training"),
+        *("tuning", "workspace"),
     },
 }
 # What needs no torch: a step that only handles texts starts in a moment.

@@ -9,12 +9,14 @@ import pytest
 import torch
 from tiny_models import tiny_config, tiny_model
 
-from glmtune.checkpoints import weights
+from glmtune.checkpoints import filling
 from glmtune.checkpoints.base_model import open_model
-from glmtune.checkpoints.weights import load_model, save_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.files import write_json
-from glmtune.modeling.quantization import BITS, quantize, quantize_model
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import quantize, quantize_model
 
 
 @pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
@@ -62,7 +64,7 @@ def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         alive.append(weakref.ref(weight))
         return quantize(weight, bits)
 
-    monkeypatch.setattr(weights, "quantize", watch)
+    monkeypatch.setattr(filling, "quantize", watch)
     load_model(tmp_path, quantization_bit=4)
     assert len(alive) == 8
 

@@ -13,8 +13,8 @@ from tiny_models import tiny_model
 from tiny_training import SETTINGS
 from tiny_training import rows as rows  # a fixture
 
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import hash_model
-from glmtune.checkpoints.weights import save_model
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.tokenized import TokenizedRows, tokenized_file
 from glmtune.files import read_json, write_json

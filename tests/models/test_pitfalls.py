@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.tensors import read_weights
-from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.loading import ChatGLM2Tokenizer, ChatGLMTokenizer, load_tokenizer
 from glmtune.families.registry import FAMILIES

@@ -11,7 +11,9 @@ from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
 from glmtune.checkpoints.base_model import open_model, read_base_config
-from glmtune.checkpoints.weights import build_model, load_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
 from glmtune.families.registry import FAMILIES

@@ -15,6 +15,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tiny_models import prompt, tiny_config
 
 from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
@@ -23,7 +25,6 @@ from glmtune.checkpoints.sources import (
     open_tokenizer,
     unchanged,
 )
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder

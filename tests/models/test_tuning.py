@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune import load_model, load_tokenizer
-from glmtune.checkpoints.weights import build_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glmtune.checkpoints.config import interpolates_positions, read_model_config
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.config import interpolates_positions
+from glmtune.checkpoints.loading import load_model, read_model_config
 from glmtune.checkpoints.sources import model_folder, read_location
-from glmtune.checkpoints.weights import build_model, load_model, parse_dtype
+from glmtune.devices import parse_dtype
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
 

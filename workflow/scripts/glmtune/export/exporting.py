@@ -16,9 +16,12 @@ from typing import Any
 
 from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.base_model import open_model
-from glmtune.checkpoints.config import config_values, known_keys, read_model_config
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.config import config_values, known_keys
 from glmtune.checkpoints.config_checks import SPEED_KEYS
+from glmtune.checkpoints.loading import read_model_config
 from glmtune.checkpoints.prefix import read_prefix, write_prefix
+from glmtune.checkpoints.saving import save_model, write_weights
 from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
@@ -27,8 +30,6 @@ from glmtune.checkpoints.sources import (
     open_tokenizer,
     read_location,
 )
-from glmtune.checkpoints.tensors import write_weights
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.merging import merge_adapter
 from glmtune.export.transformers_format import glm_config, glm_state, write_fast_tokenizer

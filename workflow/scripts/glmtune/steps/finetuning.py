@@ -16,9 +16,9 @@ from glmtune.devices import Place, choose_device
 from glmtune.errors import ParamsError, UserError
 from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, write_json, write_text
-from glmtune.modeling.quantization import count_parameters
 from glmtune.seeding import seed_everything
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
+from glmtune.training.parameters import count_parameters
 from glmtune.training.throughput import describe_pace
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
 from glmtune.tuning.memory_estimate import (

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import copy_vocabulary
-from glmtune.checkpoints.weights import save_model
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod
 

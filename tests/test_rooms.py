@@ -35,8 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
     "steps": {
-        *("checkpoints", "families", "generation", "miniatures", "synthetic", "training"),
-        *("tuning", "workspace"),
+        *("checkpoints", "families", "generation", "miniatures", "modeling", "synthetic"),
+        *("training", "tuning", "workspace"),
     },
 }
 # What needs no torch: a step that only handles texts starts in a moment.

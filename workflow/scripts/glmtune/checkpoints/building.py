@@ -20,7 +20,7 @@ def build_model(
     device: str | torch.device = "cpu",
     source: str = "config",
 ) -> ChatGLMCausalLM:
-    """A model with fresh random weights, made on `device` in `dtype`, in eval mode.
+    """A model with fresh random weights, made on `device` in `dtype`, in eval mode; reads no file.
 
     `config` holds config.json values under their official names; `source` names it in messages.
     The same `seed` gives the same weights on one kind of device; None draws from torch's generator

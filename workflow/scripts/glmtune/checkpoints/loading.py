@@ -43,8 +43,9 @@ def load_model(
     quantization_bit: int | None = None,
     family: str | None = None,
 ) -> ChatGLMCausalLM:
-    """The model in the folder `path`, official or ours, in eval mode.
+    """The model in the folder `path`, official or ours, in eval mode: the door for users.
 
+    Steps of the workflow open prepared models with `open_prepared` (`prepared.py`).
     `device` and `dtype` None are those of the workflow's steps: the GPU in 16 bits where there is
     one, else the CPU in float32; float32 also for a CPU that is named.
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
@@ -67,10 +68,20 @@ def load_model(
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)
     own_prefix = fill(model, folder, torch_dtype, torch_device, packs or 0)
+    if own_prefix and prefix is None:
+        install_prefix(model, own_prefix, source=str(folder))
+    return attach_parts(model, prefix, adapter)
+
+
+def attach_parts(
+    model: ChatGLMCausalLM, prefix: Path | str | None, adapter: Path | str | None
+) -> ChatGLMCausalLM:
+    """Put a prefix and an adapter from their folders into `model`, if given; in eval mode.
+
+    Raises WeightsError for a folder that holds none, or one of another model.
+    """
     if prefix is not None:
         load_prefix(model, prefix)
-    elif own_prefix:
-        install_prefix(model, own_prefix, source=str(folder))
     if adapter is not None:
         load_adapter(model, Path(adapter))
     return model.eval()

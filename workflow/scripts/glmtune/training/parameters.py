@@ -13,7 +13,7 @@ def count_parameters(model: nn.Module) -> int:
     """The parameters of a model, a packed weight counted as whole."""
     stored = sum(parameter.numel() for parameter in model.parameters())
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    # Of a linear whose weight is not packed nothing is left out.
+    # A whole weight adds 0: it has in_features * out_features numbers.
     return stored + sum(m.in_features * m.out_features - m.weight.numel() for m in linears)
 
 

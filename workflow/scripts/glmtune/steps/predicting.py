@@ -48,8 +48,8 @@ def predict(
     base = read_json(model.manifest)
     if model.checkpoint is not None and model.training_manifest is not None:
         check_checkpoint(model.checkpoint, read_json(model.training_manifest))
-    template = get_family(base["generation"]).template(settings["template"])
-    tokenizer = open_tokenizer(model.folder, base["generation"])
+    template = get_family(base["family"]).template(settings["template"])
+    tokenizer = open_tokenizer(model.folder, base["family"])
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     asked = _questions(read_jsonl(dev), examples)

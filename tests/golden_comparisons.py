@@ -31,10 +31,11 @@ from tiny_models import (
     relative_error,
 )
 
-from glmtune.checkpoints.weights import load_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.modeling.causal_lm import visible_positions
 from glmtune.modeling.chatglm import first_index
-from glmtune.modeling.quantization import BITS, dequantize, quantize_model
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import dequantize, quantize_model
 
 VERSIONS = tuple(sorted(GOLDEN_FAMILIES))
 EXACT = dict.fromkeys(VERSIONS, 0.0)

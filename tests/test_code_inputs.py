@@ -73,6 +73,26 @@ def test_a_step_declares_exactly_the_code_it_imports(
     assert declared == imported[step]
 
 
+def test_a_miniature_depends_on_nothing_that_only_tunes_packs_or_reads_models() -> None:
+    """An edit of these would make every miniature anew, and train again all that was tuned on it.
+
+    Imports inside functions count.
+    """
+    library = SCRIPTS / "glmtune"
+    files = {path.relative_to(library).as_posix() for path in library.rglob("*.py")}
+    code = {path.relative_to(SCRIPTS).as_posix() for path in code_of("prepare_model.py")}
+    names = {name.removeprefix("glmtune/") for name in code}
+    assert "training/train.py" in names
+    unneeded = {
+        *("checkpoints/adapters.py", "checkpoints/adapter_checks.py", "checkpoints/prefix.py"),
+        *("checkpoints/loading.py", "checkpoints/filling.py", "checkpoints/tensors.py"),
+        *("modeling/quantization.py", "training/throughput.py", "training/notes.py"),
+    }
+    unneeded |= {name for name in files if name.startswith(("modeling/unpacking", "tuning/"))}
+    assert unneeded <= files
+    assert names & unneeded == set()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_starts_without_torch(step: str) -> None:
     assert not {"torch", "transformers"} & modules_after(step)

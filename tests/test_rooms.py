@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workspace": {"checkpoints", "params"},
     "checkpoints": {"families", "modeling"},
     "generation": {"families", "modeling"},
-    "training": {"checkpoints", "families", "modeling"},
+    "training": {"families"},
     "tuning": {"checkpoints", "families", "modeling"},
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},

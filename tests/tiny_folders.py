@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from glmtune.checkpoints.weights import build_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json

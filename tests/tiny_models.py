@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from glmtune.checkpoints.weights import build_model, load_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.families.registry import FAMILIES
 
 # How far a golden number may be missed, in roundings (eps of its type) of its range. Processors add

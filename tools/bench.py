@@ -41,7 +41,7 @@ import torch  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
-from glmtune.checkpoints.weights import build_model  # noqa: E402
+from glmtune.checkpoints.building import build_model  # noqa: E402
 from glmtune.families.family import IGNORED, Example  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.families.tokenized import TokenizedRows, from_examples  # noqa: E402

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from glmtune.checkpoints.weights import build_model
+from glmtune.checkpoints.building import build_model
 from glmtune.devices import Place
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.registry import FAMILIES

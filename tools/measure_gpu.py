@@ -37,7 +37,7 @@ from packed_measurements import PackedCase, measure_packed
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ResourceError
 from glmtune.files import read_json, write_json
-from glmtune.modeling.quantization import BITS
+from glmtune.modeling.precision import BITS
 from glmtune.workspace.provenance import git_commit
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")

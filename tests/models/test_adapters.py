@@ -16,7 +16,9 @@ from tiny_adapters import write_adapter
 from tiny_models import prompt, tiny_model
 
 from glmtune.checkpoints.adapters import load_adapter
-from glmtune.checkpoints.weights import build_model, load_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from tiny_models import tiny_config, tiny_model
 
-from glmtune.checkpoints import weights
-from glmtune.checkpoints.base_model import open_model
-from glmtune.checkpoints.weights import load_model, save_model
+from glmtune.checkpoints import filling
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import ModelRef, open_prepared
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.files import write_json
-from glmtune.modeling.quantization import BITS, quantize, quantize_model
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import quantize, quantize_model
 
 
 @pytest.mark.parametrize("family", ["chatglm-6b", "chatglm2-6b"])
@@ -24,8 +26,8 @@ def test_packed_weights_do_not_depend_on_the_precision_of_the_device(
     family: str, bits: int, dtype: str, tmp_path: Path
 ) -> None:
     save_model(tiny_model(family).half(), tmp_path)
-    exact = open_model(tmp_path, quantization_bit=bits).state_dict()
-    opened = open_model(tmp_path, dtype=dtype, quantization_bit=bits).state_dict()
+    exact = open_prepared(ModelRef(tmp_path), quantization_bit=bits).state_dict()
+    opened = open_prepared(ModelRef(tmp_path), dtype=dtype, quantization_bit=bits).state_dict()
     packed = [name for name, tensor in exact.items() if tensor.dtype == torch.int8]
     assert packed
     for name in packed:
@@ -62,7 +64,7 @@ def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         alive.append(weakref.ref(weight))
         return quantize(weight, bits)
 
-    monkeypatch.setattr(weights, "quantize", watch)
+    monkeypatch.setattr(filling, "quantize", watch)
     load_model(tmp_path, quantization_bit=4)
     assert len(alive) == 8
 
@@ -71,8 +73,10 @@ def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_packed_random_model_is_the_same_in_every_precision(tmp_path: Path, bits: int) -> None:
     location = {"random": tiny_config("chatglm2-6b"), "seed": 7}
     write_json(tmp_path / "location.json", location)
-    in_full = open_model(tmp_path, quantization_bit=bits).state_dict()
-    in_half = open_model(tmp_path, quantization_bit=bits, dtype="bfloat16").state_dict()
+    in_full = open_prepared(ModelRef(tmp_path), quantization_bit=bits).state_dict()
+    in_half = open_prepared(
+        ModelRef(tmp_path), quantization_bit=bits, dtype="bfloat16"
+    ).state_dict()
     for name, tensor in in_half.items():
         assert torch.equal(in_full[name].to(tensor.dtype), tensor), name
 

@@ -13,8 +13,9 @@ import torch
 from tiny_folders import logits, prompt_ids, write_base
 from tiny_models import tiny_model
 
+from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.config import known_keys
-from glmtune.checkpoints.weights import build_model, load_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
 from glmtune.families.registry import FAMILIES

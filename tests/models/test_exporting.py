@@ -13,10 +13,10 @@ from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
+from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import save_prefix
+from glmtune.checkpoints.saving import save_model, write_weights
 from glmtune.checkpoints.sources import LOCATION
-from glmtune.checkpoints.tensors import write_weights
-from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.exporting import FORMATS, Parts, export_model
 from glmtune.families.loading import detect_family

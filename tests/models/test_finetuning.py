@@ -13,13 +13,14 @@ from tiny_models import tiny_model
 from tiny_training import SETTINGS
 from tiny_training import rows as rows  # a fixture
 
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import hash_model
-from glmtune.checkpoints.weights import save_model
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.tokenized import TokenizedRows, tokenized_file
 from glmtune.files import read_json, write_json
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps import finetuning
+from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.training import notes as training_notes
 from glmtune.training.train import train
 
@@ -51,12 +52,10 @@ def run(folder: Path, **changes: Any) -> Path:
     done = folder / "done"
     done.mkdir(exist_ok=True)
     finetuning.finetune(
-        folder / "model",
-        folder / "model.json",
-        folder / "data",
-        STEP | changes,
-        done,
-        folder / "work",
+        model=ModelFiles(folder=folder / "model", manifest=folder / "model.json"),
+        data=folder / "data",
+        settings=STEP | changes,
+        outputs=Outputs(done=done, work=folder / "work"),
     )
     return done
 
@@ -127,7 +126,7 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetuning, "free_memory", lambda place: 1000.0)
-    monkeypatch.setattr(finetuning, "open_model", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr(finetuning, "open_prepared", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(ResourceError, match=r"memory: about .* are free; in params.yaml"):
         run(folder)
 

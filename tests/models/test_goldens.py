@@ -21,7 +21,7 @@ from golden_files import FIXTURES
 from golden_training import step
 from tiny_models import GOLDEN_FAMILIES, TOLERANCE, golden_error, golden_tensors
 
-from glmtune.checkpoints.weights import load_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.families.loading import load_tokenizer
 
 pytestmark = pytest.mark.numeric

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_folders import write_base
 
-from glmtune.checkpoints import weights
-from glmtune.checkpoints.weights import load_model, save_model
+from glmtune.checkpoints import loading
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import UserError, WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
@@ -233,7 +234,7 @@ def test_sizes_that_the_weight_files_cannot_hold_are_refused_before_a_model_is_b
     (folder / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | sizes))
-    monkeypatch.setattr(weights, "_empty_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(loading, "_empty_model", lambda *_: pytest.fail("a model was built"))
     said = refusal(folder)
     assert said.startswith("config.json: the sizes of a model with ")
     assert f"the files beside it have {(base / 'model.safetensors').stat().st_size:,} bytes" in said

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import prompt, tiny_config, tiny_model
 
-from glmtune.checkpoints.weights import load_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.errors import WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
-from glmtune.modeling.quantization import BITS, quantize_model
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import quantize_model
 from glmtune.steps.preparing import prepare
 
 FAMILY_NAMES = sorted(FAMILIES)

@@ -10,7 +10,7 @@ from tiny_models import tiny_config
 from tiny_training import FAMILY_NAMES, SETTINGS, TUNINGS
 from tiny_training import rows as rows  # a fixture
 
-from glmtune.checkpoints.weights import build_model
+from glmtune.checkpoints.building import build_model
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
 from glmtune.families.registry import FAMILIES

@@ -20,11 +20,13 @@ from tiny_models import (
 )
 
 from glmtune.checkpoints.adapters import load_adapter
-from glmtune.checkpoints.weights import load_model, save_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.export.merging import merge_adapter
 from glmtune.families.registry import FAMILIES
-from glmtune.modeling.quantization import BITS, quantize_model
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import quantize_model
 
 pytestmark = pytest.mark.numeric
 

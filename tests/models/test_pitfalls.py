@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import SIZES, pad_left, prompt, tiny_model
 
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import open_prepared
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.tensors import read_weights
-from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.families.family import IGNORED, Example
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
@@ -27,6 +29,7 @@ from glmtune.modeling.chatglm import prompt_positions
 from glmtune.modeling.prefix import attach_prefix
 from glmtune.modeling.quantization import quantize_model
 from glmtune.training.train import train
+from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
@@ -291,7 +294,7 @@ def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path
     saved = dict(read_weights(checkpoint))
     assert all(bool(tensor.any()) for name, tensor in saved.items() if "lora_B" in name)
     where = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
-    restored = METHODS["lora"].restore(base, checkpoint, **where)
+    restored = open_prepared(tuned_model(METHODS["lora"], base, checkpoint), **where)
     with torch.no_grad():
         found = restored(IDS).logits
         assert not torch.allclose(found, load_model(base)(IDS).logits, atol=1e-4)

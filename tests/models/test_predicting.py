@@ -14,8 +14,9 @@ import pytest
 from steps import SCRIPTS, run_step
 from workspaces import wait_for
 
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import hash_model
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json, write_jsonl

@@ -14,8 +14,9 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import load_prefix, save_prefix
-from glmtune.checkpoints.weights import load_model, save_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape, attach_prefix

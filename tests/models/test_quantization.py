@@ -11,19 +11,21 @@ import pytest
 import torch
 from tiny_models import prompt, tiny_config, tiny_model
 
-from glmtune.checkpoints.weights import build_model, load_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
+from glmtune.modeling.precision import BITS
 from glmtune.modeling.quantization import (
-    BITS,
     QuantizedLinear,
-    count_parameters,
     dequantize,
     pack_int4,
     quantize,
     quantize_model,
 )
 from glmtune.modeling.unpacking import unpack_int4
+from glmtune.training.parameters import count_parameters
 
 pytestmark = pytest.mark.numeric
 

@@ -10,8 +10,10 @@ import torch
 from tiny_folders import logits, prompt_ids, write_base
 from transformers import AutoModelForCausalLM
 
-from glmtune.checkpoints.base_model import open_model, read_base_config
-from glmtune.checkpoints.weights import build_model, load_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
 from glmtune.families.registry import FAMILIES
@@ -83,9 +85,9 @@ def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: 
     prepare({"source": str(base), "family": family}, done, tmp_path / "work")
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
-    assert torch.equal(logits(open_model(done / "model"), ids), expected)
+    assert torch.equal(logits(open_prepared(ModelRef(done / "model")), ids), expected)
     # What the estimate of memory builds a model from, without being told the family.
-    build_model(read_base_config(done / "model"), device="meta")
+    build_model(read_prepared_config(done / "model"), device="meta")
 
 
 @pytest.mark.parametrize("family", BOTH)

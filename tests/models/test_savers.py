@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import write_adapter
 from tiny_folders import logits, prompt_ids, write_base
 
+from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import load_prefix, save_prefix
-from glmtune.checkpoints.weights import load_model
 from glmtune.errors import WeightsError
 from glmtune.modeling.prefix import attach_prefix
 

@@ -14,7 +14,9 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tiny_models import prompt, tiny_config
 
-from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.prepared import ModelRef, open_prepared
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
@@ -23,7 +25,6 @@ from glmtune.checkpoints.sources import (
     open_tokenizer,
     unchanged,
 )
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
@@ -76,7 +77,8 @@ def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_pa
         "tokenizer_config.json",
     }
     assert str(tmp_path) not in json.dumps(manifest)
-    assert open_model(folder).num_parameters() == roomy_model(FAMILY).num_parameters()
+    opened = open_prepared(ModelRef(folder))
+    assert opened.num_parameters() == roomy_model(FAMILY).num_parameters()
     assert open_tokenizer(folder, FAMILY).encode("白色")
 
 
@@ -234,7 +236,7 @@ def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
     )
     assert manifest["random"]["num_layers"] == config["num_layers"]
     assert open_tokenizer(folder, FAMILY).encode("白色")
-    assert open_model(folder).num_parameters() > 0
+    assert open_prepared(ModelRef(folder)).num_parameters() > 0
 
 
 def test_a_random_model_is_the_real_one_unless_config_says_otherwise(
@@ -257,7 +259,8 @@ def test_a_random_model_opens_the_same_each_time_in_any_place(
         tmp_path, source="random", config=roomy_config(FAMILY), tokenizer="weights/own"
     )
     shutil.copytree(folder, tmp_path / "copy")
-    first, second = open_model(folder).state_dict(), open_model(tmp_path / "copy").state_dict()
+    refs = (ModelRef(folder), ModelRef(tmp_path / "copy"))
+    first, second = (open_prepared(ref).state_dict() for ref in refs)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
@@ -284,7 +287,8 @@ def test_a_folder_of_every_family_opens_as_what_it_is(
     assert open_tokenizer(folder, family).encode("白色")
     ids = torch.tensor([prompt([5, 6])])
     with torch.no_grad():
-        assert torch.equal(open_model(folder)(ids).logits, roomy_model(family)(ids).logits)
+        found = open_prepared(ModelRef(folder))(ids).logits
+        assert torch.equal(found, roomy_model(family)(ids).logits)
 
 
 def test_a_model_of_another_family_is_refused_before_any_training(

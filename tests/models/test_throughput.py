@@ -8,7 +8,8 @@ import pytest
 from tiny_models import tiny_model
 from tiny_training import SETTINGS
 
-from glmtune.training.throughput import Pace, card_peak, describe_pace, operations_per_token
+from glmtune.training.throughput import card_peak, describe_pace, operations_per_token
+from glmtune.training.trainer import Pace
 from glmtune.tuning.registry import METHODS
 
 

@@ -13,7 +13,7 @@ from tiny_folders import SENTENCES, logits, prompt_ids, write_base
 from tiny_models import TOLERANCE, golden_error, golden_tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from glmtune.checkpoints.weights import load_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
 from glmtune.export.transformers_format import write_fast_tokenizer

@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from tiny_models import prompt, tiny_config, tiny_model
 
 from glmtune import load_model, load_tokenizer
-from glmtune.checkpoints.weights import build_model, save_model
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.prepared import ModelRef, open_prepared
+from glmtune.checkpoints.saving import save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json
+from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import METHODS, get_method
 
 pytestmark = pytest.mark.numeric
@@ -57,7 +60,7 @@ def test_what_was_saved_answers_as_what_was_trained(family: str, name: str, tmp_
     disturb(tuned)
     (tmp_path / "checkpoint").mkdir()
     method.save(tuned.eval(), tmp_path / "checkpoint", base)
-    restored = method.restore(base, tmp_path / "checkpoint", **WHERE)
+    restored = open_prepared(tuned_model(method, base, tmp_path / "checkpoint"), **WHERE)
     with torch.no_grad():
         expected, untuned = tuned(INPUT).logits, load_model(base)(INPUT).logits
         torch.testing.assert_close(restored(INPUT).logits, expected, rtol=1e-5, atol=1e-5)
@@ -123,11 +126,11 @@ def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path)
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     write_json(base / "location.json", {"random": tiny_config(family), "seed": 7})
     method = METHODS[name]
-    tuned = method.prepare(METHODS["none"].restore(base, None, **WHERE), SETTINGS)
+    tuned = method.prepare(open_prepared(ModelRef(base), **WHERE), SETTINGS)
     disturb(tuned)
     checkpoint.mkdir()
     method.save(tuned.eval(), checkpoint, base)
-    restored = method.restore(base, checkpoint, **WHERE)
+    restored = open_prepared(tuned_model(method, base, checkpoint), **WHERE)
     assert not restored.training
     with torch.no_grad():
         expected = tuned(INPUT).logits
@@ -147,7 +150,7 @@ def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> Non
     assert adapted == {"query_key_value", "dense_4h_to_h"}
     (tmp_path / "checkpoint").mkdir()
     METHODS["lora"].save(tuned.eval(), tmp_path / "checkpoint", base)
-    restored = METHODS["lora"].restore(base, tmp_path / "checkpoint", **WHERE)
+    restored = open_prepared(tuned_model(METHODS["lora"], base, tmp_path / "checkpoint"), **WHERE)
     with torch.no_grad():
         torch.testing.assert_close(restored(INPUT).logits, tuned(INPUT).logits)
 
@@ -166,7 +169,7 @@ def test_lora_on_the_output_layer_comes_back(family: str, head: str, tmp_path: P
     METHODS["lora"].save(tuned.eval(), tmp_path / "checkpoint", base)
     saved = load_file(tmp_path / "checkpoint" / "adapter_model.safetensors")
     assert all(".lora_" in name for name in saved)
-    restored = METHODS["lora"].restore(base, tmp_path / "checkpoint", **WHERE)
+    restored = open_prepared(tuned_model(METHODS["lora"], base, tmp_path / "checkpoint"), **WHERE)
     with torch.no_grad():
         torch.testing.assert_close(restored(INPUT).logits, tuned(INPUT).logits)
 
@@ -179,8 +182,9 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(name: str, tmp_path: Pa
     tuned = METHODS[name].prepare(load_model(base), SETTINGS)
     (tmp_path / "checkpoint").mkdir()
     METHODS[name].save(tuned, tmp_path / "checkpoint", base)
+    model = tuned_model(METHODS[name], tmp_path / "other", tmp_path / "checkpoint")
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path / "checkpoint"))):
-        METHODS[name].restore(tmp_path / "other", tmp_path / "checkpoint", **WHERE)
+        open_prepared(model, **WHERE)
 
 
 def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
@@ -197,10 +201,33 @@ def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_a_method_without_its_checkpoint_is_not_answered_by_the_untuned_model(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ParamsError, match=f"method {name}: found no checkpoint; expected the fold"):
+        tuned_model(METHODS[name], tmp_path, None)
+    assert tuned_model(METHODS["none"], tmp_path, None) == ModelRef(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ptuning", "lora"])
+def test_users_and_steps_open_the_same_tuned_model(name: str, tmp_path: Path) -> None:
+    base, checkpoint = base_folder("chatglm2-6b", tmp_path / "base"), tmp_path / "checkpoint"
+    tuned = METHODS[name].prepare(load_model(base), SETTINGS)
+    disturb(tuned)
+    checkpoint.mkdir()
+    METHODS[name].save(tuned.eval(), checkpoint, base)
+    parts = {"ptuning": "prefix", "lora": "adapter"}
+    user_s = load_model(base, **{parts[name]: checkpoint}, dtype="float32", device="cpu")
+    step_s = open_prepared(tuned_model(METHODS[name], base, checkpoint), **WHERE)
+    with torch.no_grad():
+        assert torch.equal(user_s(INPUT).logits, step_s(INPUT).logits)
+
+
 def test_a_random_model_is_the_same_at_each_opening(tmp_path: Path) -> None:
     location = {"random": tiny_config("chatglm2-6b"), "seed": 7}
     write_json(tmp_path / "location.json", location)
-    models = [METHODS["none"].restore(tmp_path, None, **WHERE) for _ in range(2)]
+    models = [open_prepared(ModelRef(tmp_path), **WHERE) for _ in range(2)]
     with torch.no_grad():
         assert torch.equal(models[0](INPUT).logits, models[1](INPUT).logits)
 
@@ -210,7 +237,7 @@ def test_a_random_model_is_the_same_at_each_opening(tmp_path: Path) -> None:
 def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     where = WHERE | {"quantization_bit": bits}
-    tuned = METHODS[name].prepare(METHODS["none"].restore(base, None, **where), SETTINGS)
+    tuned = METHODS[name].prepare(open_prepared(ModelRef(base), **where), SETTINGS)
     tuned.train()(INPUT, labels=INPUT).loss.backward()
     gradients = [weight.grad for weight in tuned.parameters() if weight.requires_grad]
     assert gradients

@@ -17,7 +17,8 @@ import torch
 
 from glmtune.errors import ParamsError, ResourceError, run_script
 from glmtune.modeling import unpacking, unpacking_cpm_kernels, unpacking_triton
-from glmtune.modeling.quantization import BITS, QuantizedLinear, dequantize, quantize
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import QuantizedLinear, dequantize, quantize
 from glmtune.modeling.unpacking import (
     OPENERS,
     VARIABLE,

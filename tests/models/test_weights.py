@@ -20,8 +20,10 @@ from tiny_models import (
     tiny_model,
 )
 
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import save_prefix
-from glmtune.checkpoints.weights import build_model, load_model, save_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.devices import Place
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.loading import load_tokenizer
@@ -77,7 +79,7 @@ def test_device_and_dtype_are_those_of_the_workflow_unless_told(
     asked: dict[str, str],
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr("glmtune.checkpoints.weights.choose_device", lambda: place)
+    monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: place)
     model = load_model(folder, **asked)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.device.type == "cpu"
@@ -88,7 +90,7 @@ def test_a_gpu_is_taken_where_the_workflow_takes_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "glmtune.checkpoints.weights.choose_device", lambda: Place("cuda", "float16", "")
+        "glmtune.checkpoints.loading.choose_device", lambda: Place("cuda", "float16", "")
     )
     with pytest.raises(ResourceError, match="found cuda; this machine has 0 CUDA devices"):
         load_model(folder)

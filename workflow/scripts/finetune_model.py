@@ -40,8 +40,14 @@ def main() -> None:
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
+        from glmtune.steps.handed import ModelFiles, Outputs
 
-        finetune(flags.model, flags.model_manifest, flags.data, flags.settings, done, work)
+        finetune(
+            model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
+            data=flags.data,
+            settings=flags.settings,
+            outputs=Outputs(done=done, work=work),
+        )
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}
     entry = entry_for(flags.store, Path(__file__).name, flags.settings, inputs)

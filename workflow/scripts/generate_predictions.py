@@ -52,19 +52,22 @@ def main() -> None:
 
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
+        from glmtune.steps.handed import ModelFiles, Outputs
         from glmtune.steps.predicting import predict
 
+        model = ModelFiles(
+            folder=flags.model,
+            manifest=flags.model_manifest,
+            method=flags.method,
+            checkpoint=flags.checkpoint if flags.training_manifest else None,
+            training_manifest=flags.training_manifest,
+        )
         predict(
-            flags.model,
-            flags.model_manifest,
-            flags.method,
-            flags.checkpoint if flags.training_manifest else None,
-            flags.training_manifest,
-            flags.dev,
-            flags.examples,
-            flags.settings,
-            done,
-            work,
+            model=model,
+            dev=flags.dev,
+            examples=flags.examples,
+            settings=flags.settings,
+            outputs=Outputs(done=done, work=work),
         )
 
     inputs = {"model": flags.model_manifest, "dev": flags.dev}

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmtune.checkpoints.weights import load_model
+    from glmtune.checkpoints.loading import load_model
     from glmtune.families.loading import load_tokenizer
     from glmtune.generation.chat import chat
 
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 # Where each name lives. Texts, so that a step which imports neither does not depend on their code.
 _HOMES = {
     "chat": "glmtune.generation.chat",
-    "load_model": "glmtune.checkpoints.weights",
+    "load_model": "glmtune.checkpoints.loading",
     "load_tokenizer": "glmtune.families.loading",
 }
 

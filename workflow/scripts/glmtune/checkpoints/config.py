@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedModel
 
 from glmtune.checkpoints.config_checks import checked_values
-from glmtune.checkpoints.prefix import INFO_FILE
-from glmtune.checkpoints.tensors import read_config
 from glmtune.errors import WeightsError
 from glmtune.families.registry import get_family
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
@@ -24,23 +21,6 @@ ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
 # rope_ratio of published models, for one with seq_length -> whether positions are divided by it:
 # ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
 PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False}
-# A file that only they have, what they are, the option that takes them.
-TUNED_PARTS = {
-    "adapter_config.json": ("a PEFT adapter", "adapter"),
-    INFO_FILE: ("a P-Tuning v2 prefix", "prefix"),
-}
-
-
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder; WeightsError for a part of a model given as the model."""
-    if not (folder / "config.json").is_file():
-        for marker, (what, role) in TUNED_PARTS.items():
-            if (folder / marker).is_file():
-                raise WeightsError(
-                    f"{folder}: {what}, not a model; give the folder of its base model and this "
-                    f"one as {role}"
-                )
-    return read_config(folder)
 
 
 def model_class_of(

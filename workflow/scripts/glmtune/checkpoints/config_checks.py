@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtune.errors import WeightsError, shown_name
-from glmtune.modeling.quantization import BITS
+from glmtune.modeling.precision import BITS
 
 # What configs of published models hold beside the architecture: code to run (never), paths, the
 # library's version, and sizes of a prefix, which are read from its tensors.

@@ -10,9 +10,14 @@ from glmtune.checkpoints.tensors import read_weights
 from glmtune.errors import WeightsError
 from glmtune.files import atomic_path, write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.modeling.prefix import PrefixEncoder, PrefixShape, install, prefix_holder
+from glmtune.modeling.prefix import (
+    PREFIX_KEY,
+    PrefixEncoder,
+    PrefixShape,
+    install,
+    prefix_holder,
+)
 
-PREFIX_KEY = "transformer.prefix_encoder."
 # A prefix of PEFT's PREFIX_TUNING, as ChatGLM3's finetune_demo writes it: one row a position, its
 # keys and values in the official order. A network before it is already applied.
 PEFT_KEY = "prompt_embeddings"

@@ -1,11 +1,10 @@
-"""Tensors in the files of a model, prefix or adapter folder, read one after the other, and written.
+"""Tensors in the files of a model, prefix or adapter folder, read one after the other.
 
 Knows formats (pickled or safetensors) and what goes wrong with them; knows nothing about models.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -14,15 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from glmtune.checkpoints.pickle_checks import check_pickle
 from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files
 from glmtune.errors import WeightsError, shown_name
-from glmtune.files import atomic_path, write_json
 
-SHARD_BYTES = 5_000_000_000
-"""No file is larger: what hubs and old file systems take."""
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -60,53 +55,6 @@ def read_weights(source: Path, *, packed: bool = False) -> Iterator[tuple[str, t
             seen.add(name)
             _check_values(path, name, tensor, packed)
             yield name, tensor
-
-
-def write_weights(
-    folder: Path, state: dict[str, torch.Tensor], *, shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Write model.safetensors, or shards of at most `shard_bytes` with an index.
-
-    Weights that an earlier call wrote there go.
-    """
-    shards = _split(state, shard_bytes)
-    names = ["model.safetensors"]
-    if len(shards) > 1:
-        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
-        with atomic_path(folder / name) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            temporary.chmod(_ordinary_mode())
-    index = folder / "model.safetensors.index.json"
-    index.unlink(missing_ok=True)
-    for old in {*folder.glob("model-*-of-*.safetensors"), folder / "model.safetensors"}:
-        if old.name not in names:
-            old.unlink(missing_ok=True)
-    if len(shards) > 1:
-        weight_map = {key: n for n, shard in zip(names, shards, strict=True) for key in shard}
-        total = sum(tensor.nbytes for tensor in state.values())
-        write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _ordinary_mode() -> int:
-    """The permissions of a new file; safetensors lets nobody but the owner read its own."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, torch.Tensor]]:
-    """`state` in order, a new part wherever the next tensor would make one too large."""
-    parts: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
-    for name, tensor in state.items():
-        if parts[-1] and size + tensor.nbytes > shard_bytes:
-            parts.append({})
-            size = 0
-        parts[-1][name] = tensor
-        size += tensor.nbytes
-    return parts
 
 
 def _check_values(path: Path, name: str, tensor: torch.Tensor, packed: bool) -> None:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.checkpoints.adapters import load_adapter
-from glmtune.checkpoints.base_model import open_model
-from glmtune.checkpoints.config import config_values, known_keys, read_model_config
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.config import config_values, known_keys
 from glmtune.checkpoints.config_checks import SPEED_KEYS
+from glmtune.checkpoints.loading import read_model_config
 from glmtune.checkpoints.prefix import read_prefix, write_prefix
+from glmtune.checkpoints.prepared import ModelRef, open_prepared
+from glmtune.checkpoints.saving import save_model, write_weights
 from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
@@ -27,8 +30,6 @@ from glmtune.checkpoints.sources import (
     open_tokenizer,
     read_location,
 )
-from glmtune.checkpoints.tensors import write_weights
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.merging import merge_adapter
 from glmtune.export.transformers_format import glm_config, glm_state, write_fast_tokenizer
@@ -178,7 +179,8 @@ def _merged_model(parts: Parts) -> ChatGLMCausalLM:
         raise _unmergeable(f"--prefix {parts.prefix}")
     config = _base_config(parts)
     stored = config.get("torch_dtype") or config.get("dtype") or "float32"
-    model: Any = open_model(parts.model, dtype=parts.dtype or stored, family=parts.family)
+    base = ModelRef(parts.model, family=parts.family)
+    model: Any = open_prepared(base, dtype=parts.dtype or stored)
     if model.transformer.prefix_encoder is not None:
         raise _unmergeable(f"{parts.model}: its P-Tuning v2 prefix")
     if parts.adapter is not None:

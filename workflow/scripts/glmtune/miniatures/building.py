@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from glmtune.checkpoints.building import build_model
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import open_tokenizer
-from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.families.registry import get_family
 from glmtune.families.tokenized import from_examples
 from glmtune.miniatures.corpus import corpus, write_vocabulary

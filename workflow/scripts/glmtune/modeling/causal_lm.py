@@ -256,3 +256,8 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
     def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """Leave the 2-D mask as it is: the model itself knows what is visible."""
         return attention_mask
+
+
+def tied_names(model: PreTrainedModel) -> list[str]:
+    """Parameters that are another one under a second name, if the model ties them."""
+    return list(model._tied_weights_keys or {}) if model.config.tie_word_embeddings else []

@@ -1,8 +1,10 @@
-"""Which type a layer computes in."""
+"""Which type a layer computes in, and in how many bits its weight may be packed."""
 
 from __future__ import annotations
 
 import torch
+
+BITS = (4, 8)
 
 
 def working_dtype(states: torch.Tensor) -> torch.dtype:

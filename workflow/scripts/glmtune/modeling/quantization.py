@@ -20,8 +20,6 @@ from glmtune.errors import WeightsError
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.unpacking import choose_unpacker, wanted_unpacker
 
-BITS = (4, 8)
-
 
 def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The packed int8 weight (n, m * bits / 8) and its fp16 scale (n) of a weight (n, m).
@@ -119,13 +117,6 @@ def quantize_model(
             small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
         setattr(parent, name, small)
     model.config.quantization_bit = bits
-
-
-def count_parameters(model: nn.Module) -> int:
-    """The parameters of a model, a packed weight counted as whole."""
-    stored = sum(parameter.numel() for parameter in model.parameters())
-    packed = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    return stored + sum(m.in_features * m.out_features - m.weight.numel() for m in packed)
 
 
 def prepare_quantized(model: PreTrainedModel, bits: int) -> None:

@@ -6,19 +6,21 @@ import csv
 import io
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtune.checkpoints.base_model import open_model, read_base_config
-from glmtune.checkpoints.sources import model_folder as resolve_folder
-from glmtune.checkpoints.sources import unchanged
+from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
+from glmtune.checkpoints.sources import model_folder, unchanged
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ParamsError, UserError
 from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, write_json, write_text
-from glmtune.modeling.quantization import count_parameters
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.seeding import seed_everything
+from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
+from glmtune.training.parameters import count_parameters
 from glmtune.training.throughput import describe_pace
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
 from glmtune.tuning.memory_estimate import (
@@ -34,90 +36,88 @@ from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
 
 
-def finetune(
-    model_folder: Path,
-    model_manifest: Path,
-    data: Path,
-    settings: Mapping[str, Any],
-    done: Path,
-    work: Path,
-) -> None:
-    """Write checkpoint/, manifest.json, curve.csv and runtime.json into `done`.
+@dataclass(frozen=True)
+class _Task:
+    """One tuning: what is trained, how, on what and where."""
 
-    `settings` are those of `Params.training_settings`; `work` keeps what a killed run resumes from.
+    folder: Path
+    """Of the prepared model."""
+    method: TuningMethod
+    settings: Mapping[str, Any]
+    place: Place
+    data: Mapping[str, Any]
+    """The manifest of the tokenised data."""
+    rows: TokenizedRows
+    dev: TokenizedRows
+
+
+def finetune(
+    *, model: ModelFiles, data: Path, settings: Mapping[str, Any], outputs: Outputs
+) -> None:
+    """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.done`.
+
+    `model` is untuned; `settings` are those of `Params.training_settings`.
+    Raises ResourceError for a training that cannot fit or diverges, ParamsError for packed weights
+    that cannot be trained, WeightsError for weights that are not those of the manifest.
     """
-    method = get_method(settings["method"])
-    place = choose_device()
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
-    require_optimizer(settings)
-    tokenized = read_json(data / "manifest.json")
-    rows = read_tokenized(data / "train.safetensors")
-    held = _as_held(settings, method, model_folder)
-    expected_peak = _tell_memory(model_folder, method, held, rows, place)
-    base = read_json(model_manifest)
+    task = _read_task(model.folder, data, settings)
+    packed = _with_stored_quantization(task)
+    expected_peak = _report_memory(task, packed)
+    base, done = read_json(model.manifest), outputs.done
     with (
         recorded_runtime(done / "runtime.json") as figures,
-        explained_when_full(held),
-        unchanged(model_folder, base),
+        explained_when_full(packed),
+        unchanged(model.folder, base),
     ):
-        seed_everything(settings["seed"], settings["torch_threads"])
-        base_model = open_model(
-            model_folder,
-            dtype="float32" if method.trains_base else place.dtype,
-            device=place.device,
-            quantization_bit=settings["quantization_bit"],
-        )
-        model = method.prepare(base_model, settings)
-        notes = _notes_before(model, method, settings, tokenized)
-        outcome = train(
-            model.train(),
-            rows,
-            read_tokenized(data / "dev.safetensors"),
-            settings,
-            pad_token_id=tokenized["pad_token_id"],
-            work=work,
-            dtype=place.dtype,
-        )
-        losses = [point["loss"] for point in outcome.curve if "loss" in point]
-        notes += _say(divergence_notes(losses, settings["lr"]))
+        tuned = _open_for_training(task)
+        notes = _notes_before(tuned, task)
+        outcome = _train(tuned, task, outputs.work)
+        notes += _notes_after(outcome, settings)
         (done / "checkpoint").mkdir()
-        method.save(model, done / "checkpoint", model_folder)
-        figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
-        figures |= {"estimated_memory_mib": expected_peak}
-        figures |= {"earlier_seconds": outcome.pace.earlier_seconds}
-        figures |= _pace(model, rows, outcome)
+        task.method.save(tuned, done / "checkpoint", model.folder)
+        figures |= _figures(tuned, task, outcome, expected_peak)
     write_text(done / "curve.csv", _as_csv(outcome.curve))
     write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
 
 
-def _as_held(
-    settings: Mapping[str, Any], method: TuningMethod, model_folder: Path
-) -> dict[str, Any]:
+def _read_task(folder: Path, data: Path, settings: Mapping[str, Any]) -> _Task:
+    """Choose the device, say which, and open the tokenised data."""
+    place = choose_device()
+    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    require_optimizer(settings)
+    return _Task(
+        folder=folder,
+        method=get_method(settings["method"]),
+        settings=settings,
+        place=place,
+        data=read_json(data / "manifest.json"),
+        rows=read_tokenized(data / "train.safetensors"),
+        dev=read_tokenized(data / "dev.safetensors"),
+    )
+
+
+def _with_stored_quantization(task: _Task) -> dict[str, Any]:
     """The settings, with the bits that the model's files are packed in if nothing else is asked."""
-    stored = read_base_config(model_folder).get("quantization_bit") or None
-    if stored and method.trains_base:
+    stored = read_prepared_config(task.folder).get("quantization_bit") or None
+    if stored and task.method.trains_base:
+        name = task.method.name
         raise ParamsError(
-            f"methods: {method.name} trains every weight, but the model's files "
-            f"({resolve_folder(model_folder)}) are packed in {stored} bits, which cannot be "
-            f"trained; give it a checkpoint that is not packed, or remove {method.name}"
+            f"methods: {name} trains every weight, but the model's files "
+            f"({model_folder(task.folder)}) are packed in {stored} bits, which cannot be "
+            f"trained; give it a checkpoint that is not packed, or remove {name}"
         )
-    return {**settings, "quantization_bit": settings["quantization_bit"] or stored}
+    return {**task.settings, "quantization_bit": task.settings["quantization_bit"] or stored}
 
 
-def _tell_memory(
-    model_folder: Path,
-    method: TuningMethod,
-    settings: Mapping[str, Any],
-    rows: TokenizedRows,
-    place: Place,
-) -> int | None:
+def _report_memory(task: _Task, settings: Mapping[str, Any]) -> int | None:
     """Print how much memory is needed, refuse what cannot fit; the expected peak in MiB.
 
     An estimate is advice: one that fails for another reason says so and stops nothing.
     """
-    batch = largest_batch(rows, settings["batch_size"])
+    config, place = read_prepared_config(task.folder), task.place
+    batch = largest_batch(task.rows, settings["batch_size"])
     try:
-        estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
+        estimate = estimate_memory(config, task.method, settings, batch, place)
     except UserError:
         raise
     except Exception as error:
@@ -127,19 +127,49 @@ def _tell_memory(
     return round((used_memory(place) + estimate.total) / 2**20)
 
 
-def _notes_before(
-    model: Any, method: TuningMethod, settings: Mapping[str, Any], tokenized: Mapping[str, Any]
-) -> list[str]:
+def _open_for_training(task: _Task) -> ChatGLMCausalLM:
+    """The base model with the weights of the method, which alone require gradients."""
+    settings = task.settings
+    seed_everything(settings["seed"], settings["torch_threads"])
+    base = open_prepared(
+        ModelRef(task.folder),
+        dtype="float32" if task.method.trains_base else task.place.dtype,
+        device=task.place.device,
+        quantization_bit=settings["quantization_bit"],
+    )
+    return task.method.prepare(base, settings)
+
+
+def _train(model: ChatGLMCausalLM, task: _Task, work: Path) -> TrainingOutcome:
+    """Train `model`; a killed run goes on from `work`."""
+    return train(
+        model.train(),
+        task.rows,
+        task.dev,
+        task.settings,
+        pad_token_id=task.data["pad_token_id"],
+        work=work,
+        dtype=task.place.dtype,
+    )
+
+
+def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
     """Print and return what is worth saying before a training begins."""
-    train_split = tokenized["splits"]["train"]
+    train_split, method = task.data["splits"]["train"], task.method
     size = count_parameters(model)
     return _say(
         [
             *coverage_notes(train_split),
-            *rate_notes(settings["lr"], method.usual_lr, method.title, size),
-            *step_notes(train_split["rows"], settings),
+            *rate_notes(task.settings["lr"], method.usual_lr, method.title, size),
+            *step_notes(train_split["rows"], task.settings),
         ]
     )
+
+
+def _notes_after(outcome: TrainingOutcome, settings: Mapping[str, Any]) -> list[str]:
+    """Print and return what is worth saying of its losses."""
+    losses = [point["loss"] for point in outcome.curve if "loss" in point]
+    return _say(divergence_notes(losses, settings["lr"]))
 
 
 def _say(notes: list[str]) -> list[str]:
@@ -148,14 +178,25 @@ def _say(notes: list[str]) -> list[str]:
     return notes
 
 
-def _pace(model: Any, rows: TokenizedRows, outcome: TrainingOutcome) -> dict[str, Any]:
-    tokens = len(rows.input_ids)
-    return describe_pace(
+def _figures(
+    model: ChatGLMCausalLM, task: _Task, outcome: TrainingOutcome, expected_peak: int | None
+) -> dict[str, Any]:
+    """What differs from run to run: where it ran, how fast, in how much memory (MiB)."""
+    place, tokens = task.place, len(task.rows.input_ids)
+    pace = describe_pace(
         model,
         outcome.pace,
-        mean_length=tokens / len(rows),
-        target_share=int(rows.targets_of_rows().sum()) / tokens,
+        mean_length=tokens / len(task.rows),
+        target_share=int(task.rows.targets_of_rows().sum()) / tokens,
     )
+    return {
+        "device": place.device,
+        "dtype": place.dtype,
+        "dtype_reason": place.reason,
+        "estimated_memory_mib": expected_peak,
+        "earlier_seconds": outcome.pace.earlier_seconds,
+        **pace,
+    }
 
 
 def _manifest(

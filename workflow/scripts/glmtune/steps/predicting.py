@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
-from glmtune.devices import choose_device
+from glmtune.devices import Place, choose_device
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
@@ -21,7 +22,9 @@ from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import generate_batches
 from glmtune.seeding import seed_everything
+from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
+from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
 
@@ -29,32 +32,51 @@ Row = Mapping[str, Any]
 
 
 def predict(
-    model_folder: Path,
-    model_manifest: Path,
-    method: str,
-    checkpoint: Path | None,
-    training_manifest: Path | None,
+    *,
+    model: ModelFiles,
     dev: Path,
     examples: Sequence[str],
     settings: Mapping[str, Any],
-    done: Path,
-    work: Path,
+    outputs: Outputs,
 ) -> None:
-    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into the folder `done`.
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into `outputs.done`.
 
-    `settings` are those of `Params.generation_settings`. Answers are kept in `work` as they come: a
-    killed run goes on with the rows that have none. Without a training's manifest the untuned model
-    answers. Raises WeightsError for weights that are not those of the manifests.
+    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.work` as they
+    come: a killed run goes on with the rows that have none.
+    Raises WeightsError for weights that are not those of the manifests.
     """
-    base = read_json(model_manifest)
-    if checkpoint is not None and training_manifest is not None:
-        check_checkpoint(checkpoint, read_json(training_manifest))
-    family = get_family(base["family"])
-    template = family.template(settings["template"])
-    tokenizer = open_tokenizer(model_folder, family.name)
+    base = read_json(model.manifest)
+    if model.checkpoint is not None and model.training_manifest is not None:
+        check_checkpoint(model.checkpoint, read_json(model.training_manifest))
+    template = get_family(base["family"]).template(settings["template"])
+    tokenizer = open_tokenizer(model.folder, base["family"])
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     asked = _questions(read_jsonl(dev), examples)
+    prompts = _prompts(template, tokenizer, asked, settings)
+    with (
+        recorded_runtime(outputs.done / "runtime.json") as figures,
+        unchanged(model.folder, base),
+    ):
+        seed_everything(settings["seed"], settings["torch_threads"])
+        opened = partial(_open, model, place, settings["quantization_bit"])
+        answers = _answers(opened, tokenizer, prompts, settings, outputs.work)
+        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(prompts)}
+    limit = settings["reference_tokens"] or sys.maxsize
+    decode_reference = partial(_decode_reference, template, tokenizer, limit)
+    left = iter(answers)
+    for name, part in asked.items():
+        lines = [_line(row, next(left), decode_reference) for row in part]
+        write_jsonl(outputs.done / f"{name}.jsonl", lines)
+
+
+def _prompts(
+    template: Template,
+    tokenizer: Tokenizer,
+    asked: Mapping[str, Sequence[Row]],
+    settings: Mapping[str, Any],
+) -> list[list[int]]:
+    """The token ids of all that is asked, in order; prints how many histories were shortened."""
     rows = [row for part in asked.values() for row in part]
     limits = {key: settings[key] for key in ("max_source_tokens", "long_history")}
     prompts = encode_prompts(template, tokenizer, rows, **limits)
@@ -63,25 +85,15 @@ def predict(
             f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
             f"(raise max_source_tokens, now {limits['max_source_tokens']})"
         )
-    with recorded_runtime(done / "runtime.json") as figures, unchanged(model_folder, base):
-        seed_everything(settings["seed"], settings["torch_threads"])
-        open_model = partial(
-            get_method(method).restore,
-            model_folder,
-            checkpoint,
-            dtype=place.dtype,
-            device=place.device,
-            quantization_bit=settings["quantization_bit"],
-        )
-        ids = [prompt.ids for prompt in prompts]
-        answers = iter(_answers(open_model, tokenizer, ids, settings, work))
-        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
-    decode_reference = partial(
-        _decode_reference, template, tokenizer, settings["reference_tokens"] or sys.maxsize
+    return [prompt.ids for prompt in prompts]
+
+
+def _open(model: ModelFiles, place: Place, quantization_bit: int | None) -> PreTrainedModel:
+    """The prepared model with what was tuned on it."""
+    tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
+    return open_prepared(
+        tuned, dtype=place.dtype, device=place.device, quantization_bit=quantization_bit
     )
-    for name, part in asked.items():
-        lines = [_line(row, next(answers), decode_reference) for row in part]
-        write_jsonl(done / f"{name}.jsonl", lines)
 
 
 def _answers(

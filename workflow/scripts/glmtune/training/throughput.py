@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from glmtune.training.trainer import Pace
 
 # Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
 PEAK_TFLOPS = {
@@ -30,15 +31,6 @@ PEAK_TFLOPS = {
     r"V100-PCIE": 112,
     r"\bT4\b": 65,
 }
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What was trained, and in how long, dev losses and checkpoints included."""
-
-    tokens: int = 0  # of the rows; padding does not count
-    seconds: float = 0.0
-    earlier_seconds: float = 0.0  # of them, in processes that were killed
 
 
 def describe_pace(

@@ -22,12 +22,11 @@ from transformers import (
 
 from glmtune.errors import ResourceError
 from glmtune.families.tokenized import TokenizedRows
-from glmtune.modeling.quantization import count_parameters
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
+from glmtune.training.parameters import count_parameters, magnitudes, trainable_state
 from glmtune.training.resuming import last_checkpoint
-from glmtune.training.throughput import Pace
-from glmtune.training.trainer import ResumableTrainer, magnitudes, trainable_state
+from glmtune.training.trainer import Pace, ResumableTrainer
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
 OPTIMIZERS = {

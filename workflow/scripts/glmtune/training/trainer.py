@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerState
 
-from glmtune.checkpoints.weights import parse_dtype
+from glmtune.devices import parse_dtype
 from glmtune.errors import ResourceError, UserError, explain
 from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
@@ -29,11 +29,19 @@ from glmtune.training.callbacks import (
     explain_divergence,
     explain_loss,
 )
+from glmtune.training.parameters import magnitudes, trainable_state
 from glmtune.training.resuming import seal
-from glmtune.training.throughput import Pace
 
 WEIGHTS, BEST_WEIGHTS, PACE = "trainable.safetensors", "best.safetensors", "pace.json"
-VALUES_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was trained, and in how long, dev losses and checkpoints included."""
+
+    tokens: int = 0  # of the rows; padding does not count
+    seconds: float = 0.0
+    earlier_seconds: float = 0.0  # of them, in processes that were killed
 
 
 class ResumableTrainer(Trainer):
@@ -189,25 +197,6 @@ def _explained(checkpoint: Path | str | None) -> Iterator[None]:
             f"{checkpoint}: cannot be resumed from ({type(error).__name__}: {reason}); delete it, "
             "and the training starts over"
         ) from error
-
-
-def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """`{name: tensor}` of the weights in training."""
-    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-
-
-def magnitudes(model: PreTrainedModel) -> dict[str, float]:
-    """A number for each trained weight: training changes it, and it is finite if the weight is.
-
-    Part by part: at the end of a training there may be no room for a copy of the embeddings.
-    """
-    return {
-        name: sum(
-            float(part.abs().sum(dtype=torch.float64))
-            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
-        )
-        for name, weight in trainable_state(model).items()
-    }
 
 
 def _copy(source: Path, target: Path) -> None:

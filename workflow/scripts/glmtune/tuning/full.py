@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.prepared import ModelRef
+from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import copy_vocabulary
-from glmtune.checkpoints.weights import save_model
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod
 
@@ -24,8 +23,8 @@ def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     copy_vocabulary(base, folder)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
-    return open_model(checkpoint, **where)
+def _locate(base: Path, checkpoint: Path) -> ModelRef:
+    return ModelRef(checkpoint)
 
 
 # ChatGLM-6B's ds_train_finetune.sh: 1e-4; ChatGLM3's finetune_demo: 5e-5.
@@ -34,7 +33,7 @@ FULL = TuningMethod(
     "full fine-tuning",
     _prepare,
     _save,
-    _restore,
+    _locate,
     usual_lr=(1e-6, 2e-4),
     trains_base=True,
 )

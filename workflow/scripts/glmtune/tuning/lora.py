@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from glmtune.checkpoints.adapters import load_adapter
-from glmtune.checkpoints.base_model import open_model
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import ParamsError
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod, freeze
@@ -61,11 +60,9 @@ def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
-    model = open_model(base, **where)
-    load_adapter(model, checkpoint)
-    return model.eval()
+def _locate(base: Path, checkpoint: Path) -> ModelRef:
+    return ModelRef(base, adapter=checkpoint)
 
 
 # From 5e-5 (ChatGLM3's finetune_demo) to 1e-3 (ChatGLM-6B on AdvertiseGen).
-LORA = TuningMethod("lora", "LoRA", _prepare, _save, _restore, usual_lr=(2e-5, 2e-3))
+LORA = TuningMethod("lora", "LoRA", _prepare, _save, _locate, usual_lr=(2e-5, 2e-3))

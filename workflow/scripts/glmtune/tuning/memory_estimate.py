@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from glmtune.checkpoints.weights import build_model, parse_dtype
-from glmtune.devices import Place
+from glmtune.checkpoints.building import build_model
+from glmtune.devices import Place, parse_dtype
 from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized

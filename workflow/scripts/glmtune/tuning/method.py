@@ -1,4 +1,4 @@
-"""What a tuning method has to say: which weights it trains, and how they are kept and restored."""
+"""What a tuning method has to say: which weights it trains, how they are kept and found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from glmtune.checkpoints.prepared import ModelRef
+from glmtune.errors import ParamsError
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -14,24 +16,39 @@ Settings: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TuningMethod:
-    """A tuning method as three functions; training and generation know nothing else of it.
+    """A tuning method as three functions; training and prediction know nothing else of it.
 
     `prepare(model, settings)` returns the model to train: exactly the method's own weights, in
     float32, require gradients. `save(model, folder, base)` writes those weights in the form the
-    field uses. `restore(base, checkpoint, **where)` loads the base model at folder `base` with
-    them, in eval mode; `where` are the keywords of `open_model`.
+    field uses. `locate(base, checkpoint)` says what `open_prepared` is to open: which of the two
+    folders is the model, which its prefix or adapter; None for the method that tunes nothing.
     """
 
     name: str
     title: str
     prepare: Callable[[ChatGLMCausalLM, Settings], ChatGLMCausalLM]
     save: Callable[[ChatGLMCausalLM, Path, Path], None]
-    restore: Callable[..., ChatGLMCausalLM]
+    locate: Callable[[Path, Path], ModelRef] | None
     usual_lr: tuple[float, float] | None = None
     """The learning rates at which published trainings of 6B models are, with some room."""
     trains_base: bool = False
     """The base model itself is trained, so it is opened in float32, not in the half precision that
     suffices for frozen weights and would round what the training starts from."""
+
+
+def tuned_model(method: TuningMethod, base: Path, checkpoint: Path | None) -> ModelRef:
+    """The prepared model `base` with what `method` saved in `checkpoint`, for `open_prepared`.
+
+    Raises ParamsError without the checkpoint of a method that has one.
+    """
+    if method.locate is None:
+        return ModelRef(base)
+    if checkpoint is None:
+        raise ParamsError(
+            f"method {method.name}: found no checkpoint; expected the folder that its training "
+            "wrote, and its manifest"
+        )
+    return method.locate(base, checkpoint)
 
 
 def freeze(model: ChatGLMCausalLM) -> None:

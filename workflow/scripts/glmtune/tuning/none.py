@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from glmtune.checkpoints.base_model import open_model
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.method import Settings, TuningMethod
 
@@ -18,8 +16,4 @@ def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
     return _refuse()
 
 
-def _restore(base: Path, checkpoint: Path | None, **where: Any) -> ChatGLMCausalLM:
-    return open_model(base, **where)
-
-
-NONE = TuningMethod("none", "untuned", _prepare, _refuse, _restore)
+NONE = TuningMethod("none", "untuned", _prepare, _refuse, locate=None)

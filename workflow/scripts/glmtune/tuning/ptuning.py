@@ -6,10 +6,9 @@ The prefix, its initialisation and its checkpoint are THUDM's (ChatGLM-6B `ptuni
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from glmtune.checkpoints.base_model import open_model
-from glmtune.checkpoints.prefix import load_prefix, save_prefix
+from glmtune.checkpoints.prefix import save_prefix
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.prefix import attach_prefix
 from glmtune.tuning.method import Settings, TuningMethod, freeze
@@ -30,11 +29,9 @@ def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     save_prefix(model, folder)
 
 
-def _restore(base: Path, checkpoint: Path, **where: Any) -> ChatGLMCausalLM:
-    model = open_model(base, **where)
-    load_prefix(model, checkpoint)
-    return model.eval()
+def _locate(base: Path, checkpoint: Path) -> ModelRef:
+    return ModelRef(base, prefix=checkpoint)
 
 
 # THUDM's train.sh: 2e-2, for ChatGLM-6B and ChatGLM2-6B.
-PTUNING = TuningMethod("ptuning", "P-Tuning v2", _prepare, _save, _restore, usual_lr=(1e-3, 5e-2))
+PTUNING = TuningMethod("ptuning", "P-Tuning v2", _prepare, _save, _locate, usual_lr=(1e-3, 5e-2))

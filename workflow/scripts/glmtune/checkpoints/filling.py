@@ -1,0 +1,165 @@
+"""The weights in a folder, given to a model that was made without any.
+
+Refuses a folder whose tensors are not exactly those that the model needs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from glmtune.checkpoints.tensors import PACKED_TYPES, is_finite, read_weights
+from glmtune.errors import WeightsError, shown_name
+from glmtune.modeling.causal_lm import ChatGLMCausalLM, tied_names
+from glmtune.modeling.prefix import PREFIX_KEY
+from glmtune.modeling.quantization import quantize
+
+# Computed, not learned; the official loaders ignore them too.
+IGNORED_KEYS = re.compile(r"rotary_(pos_)?emb\.inv_freq$")
+SHOWN_KEYS = 5
+
+
+def fill(
+    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device, packs: int
+) -> dict[str, torch.Tensor]:
+    """Give `model` the weights in `folder`; returns those of a prefix stored among them.
+
+    Whole weights of packed linears are packed into `packs` bits; 0: the files hold them packed.
+    """
+    expected = model.state_dict()
+    loaded: dict[str, torch.Tensor] = {}
+    prefix: dict[str, torch.Tensor] = {}
+    unexpected: list[str] = []
+    misshaped: dict[str, str] = {}
+    aliased: dict[str, torch.Tensor] = {}
+    for name, tensor in read_weights(folder, packed=bool(model.config.quantization_bit)):
+        if name in model.aliases and name not in expected:
+            aliased[name] = tensor.to(device, dtype, copy=True)
+        elif name.startswith(PREFIX_KEY):
+            prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
+        elif name not in expected:
+            unexpected += [] if IGNORED_KEYS.search(name) else [name]
+        elif _is_to_be_packed(name, tensor, expected, packs):
+            packed, scale = quantize(tensor.to(device), packs)
+            loaded |= {name: packed, f"{name}_scale": scale}
+        elif tensor.shape != expected[name].shape:
+            found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
+            misshaped[name] = f"{name} is {found}, not {needed}"
+        else:
+            loaded[name] = _converted(folder, name, tensor, expected[name], device, dtype)
+    _take_aliased(folder, model, loaded, aliased)
+    _untie_if_different(model, loaded)
+    tied = tied_names(model)
+    seen = {*loaded, *tied, *misshaped}
+    missing = [name for name in expected if name not in seen]
+    _refuse_mismatch(
+        folder,
+        missing,
+        unexpected,
+        list(misshaped.values()),
+        only_prefix=bool(prefix and not loaded),
+    )
+    model.load_state_dict(loaded, strict=False, assign=True)
+    model.tie_weights()
+    return prefix
+
+
+def _converted(
+    folder: Path,
+    name: str,
+    tensor: torch.Tensor,
+    expected: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """A copy of a stored weight on `device`: in `dtype`, or as it is where the model packs it.
+
+    Raises WeightsError for bytes in place of numbers and the reverse, and for numbers that are
+    too large for `dtype`.
+    """
+    holds_bytes, needs_bytes = (t.dtype in PACKED_TYPES for t in (tensor, expected))
+    if holds_bytes != needs_bytes:
+        found, needed = (str(t.dtype).removeprefix("torch.") for t in (tensor, expected))
+        raise WeightsError(f"{folder}: {name} is {found}; this model expects {needed}")
+    is_plain = expected.dtype == torch.get_default_dtype()  # bytes and their scales are not
+    moved = tensor.to(device, dtype if is_plain else tensor.dtype, copy=True)
+    if dtype == torch.float16 and tensor.dtype != dtype and not is_finite(moved):
+        raise WeightsError(
+            f"{folder}: {name} has numbers above 65,504, the largest of float16; expected dtype "
+            "bfloat16 or float32"
+        )
+    return moved
+
+
+def _take_aliased(
+    folder: Path,
+    model: ChatGLMCausalLM,
+    loaded: dict[str, torch.Tensor],
+    aliased: dict[str, torch.Tensor],
+) -> None:
+    """Give tensors under other savers' names their official ones; refuse two that differ."""
+    for name, tensor in aliased.items():
+        official = model.aliases[name]
+        needed = model.get_parameter(official).shape
+        if tensor.shape != needed:
+            found, expected = ("x".join(map(str, shape)) for shape in (tensor.shape, needed))
+            raise WeightsError(f"{folder}: {name} is {found}; this model expects {expected}")
+        if official in loaded and not torch.equal(loaded[official], tensor):
+            raise WeightsError(
+                f"{folder}: {name} and {official} are one weight under two names and differ; "
+                "expected them equal; remove the one that was not trained"
+            )
+        loaded[official] = tensor
+
+
+def _is_to_be_packed(
+    name: str, tensor: torch.Tensor, expected: dict[str, torch.Tensor], bits: int
+) -> bool:
+    """Whether a file holds a weight whole that the model holds packed in `bits`."""
+    if not bits or f"{name}_scale" not in expected or not tensor.is_floating_point():
+        return False
+    rows, packed_columns = expected[name].shape
+    return tensor.shape == (rows, packed_columns * 8 // bits)
+
+
+def _untie_if_different(model: ChatGLMCausalLM, loaded: dict[str, torch.Tensor]) -> None:
+    """Keep both tensors of a tied pair if the files hold different values, else the first."""
+    for second in tied_names(model):
+        first = (model._tied_weights_keys or {})[second]
+        if second not in loaded or first not in loaded:
+            continue
+        if torch.equal(loaded[first], loaded[second]):
+            del loaded[second]
+        else:
+            model.config.tie_word_embeddings = False
+            model.all_tied_weights_keys = {}
+
+
+def _refuse_mismatch(
+    folder: Path,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+    *,
+    only_prefix: bool,
+) -> None:
+    """Raise WeightsError that names the first few keys of each kind, if there are any."""
+    if only_prefix:
+        raise WeightsError(
+            f"{folder}: holds a P-Tuning v2 prefix and no model; give the folder of its base "
+            "model and this one as prefix"
+        )
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    problems = [
+        f"{len(names)} {kind}: {', '.join(map(shown_name, names[:SHOWN_KEYS]))}"
+        + ", …" * (len(names) > SHOWN_KEYS)
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"{folder}: weights do not fit its config.json: {'; '.join(problems)}; "
+            "is a file missing, or the config of another model?"
+        )

@@ -1,0 +1,30 @@
+"""What steps are handed: files that belong together, under one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model with the manifests that its files must agree with: a prepared one, or a tuned one."""
+
+    folder: Path
+    """Of the prepared model, as `prepare_model` writes it."""
+    manifest: Path
+    method: str = "none"
+    """A key of METHODS: what it was tuned with."""
+    checkpoint: Path | None = None
+    """Of the training; None: the model is untuned."""
+    training_manifest: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Where a step writes."""
+
+    done: Path
+    """An empty folder for the results."""
+    work: Path
+    """Keeps what a killed run goes on from."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from workspaces import new_workspace
 
-from glmtune.errors import ParamsError
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.workspace.step_settings import FOLDER, read_settings, write_settings
 
 # Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
@@ -41,6 +41,12 @@ def test_a_file_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:5])
     write_settings(tmp_path, ["裙子"])
     assert read_settings(str(file)) == ["裙子"]
+
+
+def test_a_folder_that_takes_no_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / ".glmtune").touch()  # even root cannot make a folder of it
+    with pytest.raises(ResourceError, match="cannot be written .*; free some space"):
+        write_settings(tmp_path, {})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ is read in `params_yaml`. Knows nothing about files of a run.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,17 @@ class Params:
             "reference_tokens": protocol.reference_tokens,
             "template": self.template(model),
         }
+
+
+def each_settings(params: Params) -> Iterator[Any]:
+    """What every step gets in a file of its own (`workspace.step_settings`)."""
+    yield params.values
+    yield [vars(run) for run in params.runs]
+    yield params["examples"]
+    for model in params.models:
+        yield params.model_settings(model)
+        yield params.generation_settings(model)
+    yield from map(params.training_settings, filter(params.trains, params.methods))
 
 
 def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:

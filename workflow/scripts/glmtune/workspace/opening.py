@@ -16,7 +16,7 @@ from snakemake.exceptions import WorkflowError
 from glmtune.checkpoints.sources import fingerprint
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
-from glmtune.params.values import Params, read_params
+from glmtune.params.values import Params, each_settings, read_params
 from glmtune.workspace import folder, recording
 from glmtune.workspace.code_inputs import code_of
 from glmtune.workspace.hangup import end_on_hangup
@@ -129,6 +129,8 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         folder.own_provenance(here)
         end_on_hangup()
         recording.when_nothing_ran(workflow, lambda: run.finish_without_steps(mark))
+    for settings in each_settings(params):  # a full disk is named here, not inside a rule
+        write_settings(here, settings)
     return run
 
 

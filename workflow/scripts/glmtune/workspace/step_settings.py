@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glmtune.errors import ParamsError
+from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import sha256_of_bytes, write_text
 
 # Below the workspace; as in the commands of the Snakefile.
@@ -18,12 +18,21 @@ FOLDER = Path(".glmtune/settings")
 
 
 def write_settings(workspace: Path, values: Any) -> str:
-    """Write a step's settings to `.glmtune/settings/<hash>.json` and return the hash."""
+    """Write a step's settings to `.glmtune/settings/<hash>.json` and return the hash.
+
+    Raises ResourceError where nothing can be written.
+    """
     text = json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     name = sha256_of_bytes(text.encode())
     path = workspace / FOLDER / f"{name}.json"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    try:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    except OSError as error:
+        raise ResourceError(
+            f"{path}: cannot be written ({error.strerror}); free some space on the disk, or make "
+            "the folder writable"
+        ) from None
     return name
 
 

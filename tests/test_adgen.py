@@ -8,12 +8,14 @@ import json
 import shutil
 import socket
 import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import SHARED
-from file_server import FileServer, serving, whole
+from file_server import FileServer, Handler, serving, whole
 
 from glmtune.data.adgen.fetching import SOURCES, AdgenFiles, fetch_adgen
 from glmtune.data.adgen.identity import KnownFile
@@ -83,6 +85,22 @@ def test_an_archive_is_fetched_once_and_verified_at_each_use(
     (tmp_path / "train.json").write_bytes(TRAIN[:-1])
     assert_fetched(tmp_path, f"{server.url}/a.tar.gz")
     assert len(server.asked) == 2
+
+
+def test_two_workspaces_at_a_time_download_once(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_waits = threading.Event()
+    monkeypatch.setattr("glmtune.files.print", lambda *_, **__: second_waits.set(), raising=False)
+
+    def late(request: Handler) -> None:
+        assert second_waits.wait(20)
+        whole(packed())(request)
+
+    server.answers["/a.tar.gz"] = [late]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: fetch(tmp_path, f"{server.url}/a.tar.gz"), range(2)))
+    assert server.asked == ["/a.tar.gz"]
 
 
 def test_the_source_says_what_the_files_are_and_not_whence_they_came(

@@ -45,8 +45,7 @@ class AdgenFiles:
 
     train: Path
     dev: Path
-    source: dict[str, Any]
-    """For a manifest: what the files are, not where they came from."""
+    source: dict[str, Any]  # for a manifest: what the files are, not where they came from
 
 
 def fetch_adgen(

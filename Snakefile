@@ -222,7 +222,7 @@ rule tokenize_dataset:
         "benchmarks/tokenize_dataset/{model}.tsv"
     params:
         **PARAMS.token_limits(),
-        generation=lambda w: PARAMS.generation(w.model),
+        family=lambda w: PARAMS.family(w.model),
         template=lambda w: PARAMS.template_flag(w.model),
     message:
         "Encode the data set with the vocabulary and prompts of {wildcards.model}."
@@ -231,7 +231,7 @@ rule tokenize_dataset:
         " --data data/dataset"
         " --model results/models/{wildcards.model}"
         " --model-manifest {input.model}"
-        " --generation {params.generation}"
+        " --family {params.family}"
         " {params.template}"
         " --workers {threads}"
         " --max-source-tokens {params.max_source_tokens}"

@@ -49,7 +49,7 @@ class Comparison:
 
     measure: Callable[[Path, str], float]
     tolerance: dict[str, float]
-    """By generation; a kind that a generation does not have is left out."""
+    """By family; a kind that a family does not have is left out."""
 
 
 # --- Logits ----------------------------------------------------------------------------------

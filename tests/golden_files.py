@@ -25,7 +25,7 @@ WIDENED = {
     "ptuning_prefix_projection": "pytorch_model.bin",
     "lora_peft": "adapter_model.bin",
 }
-# The first generation stores its tied embeddings under both names.
+# The first family stores its tied embeddings under both names.
 TIED = {"lm_head.weight": "transformer.word_embeddings.weight"}
 PACKED_LINEARS = (
     *("query_key_value.weight", "dense.weight"),

@@ -98,7 +98,7 @@ def losses_under_adamw(folder: Path, version: str, kind: str) -> float:
     """Losses before and after steps of AdamW, relative, as long as rounding does not decide them.
 
     AdamW's first updates are lr times the sign of the gradient, so a gradient that rounds to either
-    side of 0 moves a weight either way. In the first generation's projected prefix that decides
+    side of 0 moves a weight either way. In the first family's projected prefix that decides
     the losses from the second step on: in float64 they differ from the official ones by 1e-4, then
     6e-4 and 1e-2.
     """

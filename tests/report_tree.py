@@ -174,7 +174,7 @@ def write_tree(root: Path) -> Path:
     write_data(root / "data")
     for model, source in MODELS.items():
         files = {"config.json": "c" * 64, "model.safetensors": "d" * 64}
-        manifest = {"generation": model, "source": source, "parameters": 700_000, "files": files}
+        manifest = {"family": model, "source": source, "parameters": 700_000, "files": files}
         write_json(root / f"results/models/{model}.json", manifest)
         write_tokens(root / "data", model)
         for method in METHODS:

@@ -88,7 +88,7 @@ def test_data_is_fetched_tokenised_and_scored_without_torch(tmp_path: Path) -> N
     runs = {
         "fetch_dataset": "--sample --train-rows 9 --dev-rows 3 --seed 1 --out-dir data",
         "tokenize_dataset": "--data data --model model --model-manifest model.json "
-        "--generation chatglm2-6b "
+        "--family chatglm2-6b "
         "--max-source-tokens 20 --max-target-tokens 20 --long-history shorten --out-dir tokenized",
         "score_predictions": "--predictions predictions.jsonl --metrics scores.json",
     }

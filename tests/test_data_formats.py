@@ -159,7 +159,7 @@ def test_chats_in_another_order_are_brought_to_turns(
     (row,) = file
     assert " ".join(message["role"] for message in row.get("history", ())) == history
     assert sum(file.notes.values()) == 1
-    as_rounds(row["content"], row.get("history", ()))  # the form of the older generations
+    as_rounds(row["content"], row.get("history", ()))  # the form of the older families
     kept = "".join(message["content"] for message in [*row.get("history", ()), *said("x", "")])
     kept += row["content"] + row["summary"]
     is_greeted = any("before the first question" in note for note in file.notes)

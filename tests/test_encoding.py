@@ -11,7 +11,7 @@ from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import Prompt, encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Example
-from glmtune.families.loading import detect_generation, load_tokenizer
+from glmtune.families.loading import detect_family, load_tokenizer
 from glmtune.families.registry import FAMILIES, get_family
 from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.metrics.normal_form import normal_form
@@ -19,21 +19,21 @@ from glmtune.metrics.normal_form import normal_form
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子，{s}大方。" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 QUERY, ANSWER = "类型#裙*颜色#红色", "红色的裙子。"
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small trained vocabulary of each generation."""
+    """A small trained vocabulary of each family_name."""
     folder = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(TEXTS, folder / name, vocab_size=80)
     return {name: load_tokenizer(folder / name) for name in FAMILIES}
 
 
-def encode(tokenizer: Any, generation: str, source: int = 64, target: int = 64, **row: Any) -> Any:
+def encode(tokenizer: Any, family_name: str, source: int = 64, target: int = 64, **row: Any) -> Any:
     row = {"query": QUERY, "answer": ANSWER} | row
-    template = FAMILIES[generation].template(row.pop("template", None))
+    template = FAMILIES[family_name].template(row.pop("template", None))
     limits = {"max_source_tokens": source, "max_target_tokens": target}
     return template.encode_example(tokenizer, **row, **limits)
 
@@ -77,16 +77,16 @@ def test_a_chatglm3_row_is_a_user_and_an_assistant_message(tokenizers: dict[str,
     assert example.labels == [IGNORED] * len(prompt) + targets
 
 
-# --- What holds for every generation -------------------------------------------------------------
+# --- What holds for every family_name -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_the_prompt_is_masked_and_the_answer_is_not(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    tokenizer = tokenizers[generation]
-    prompt = FAMILIES[generation].template().encode_prompt(tokenizer, QUERY, max_source_tokens=64)
-    example = encode(tokenizer, generation)
+    tokenizer = tokenizers[family_name]
+    prompt = FAMILIES[family_name].template().encode_prompt(tokenizer, QUERY, max_source_tokens=64)
+    example = encode(tokenizer, family_name)
     assert len(example.input_ids) == len(example.labels)
     targets = [label for label in example.labels if label != IGNORED]
     assert tokenizer.decode(targets).strip() == ANSWER
@@ -96,9 +96,11 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
     assert set(example.labels[: len(prompt) - 1]) == {IGNORED}
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_cut_prompt_keeps_its_special_tokens(tokenizers: dict[str, Any], generation: str) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template()
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_a_cut_prompt_keeps_its_special_tokens(
+    tokenizers: dict[str, Any], family_name: str
+) -> None:
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template()
     whole = template.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=999)
     cut = template.encode_prompt(tokenizer, QUERY * 9, max_source_tokens=12)
     specials = set(tokenizer.special_ids.values())
@@ -106,10 +108,10 @@ def test_a_cut_prompt_keeps_its_special_tokens(tokenizers: dict[str, Any], gener
     assert [i for i in cut if i in specials] == [i for i in whole if i in specials]
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
-def test_a_cut_answer_keeps_its_end_token(tokenizers: dict[str, Any], generation: str) -> None:
-    tokenizer = tokenizers[generation]
-    example = encode(tokenizer, generation, 12, 8, query=QUERY * 9, answer=ANSWER * 9)
+@pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
+def test_a_cut_answer_keeps_its_end_token(tokenizers: dict[str, Any], family_name: str) -> None:
+    tokenizer = tokenizers[family_name]
+    example = encode(tokenizer, family_name, 12, 8, query=QUERY * 9, answer=ANSWER * 9)
     assert len(example.input_ids) <= 12 + 8 + 1
     assert example.labels[-1] == example.input_ids[-1] == tokenizer.eos_token_id
 
@@ -123,11 +125,11 @@ def test_a_cut_chatglm3_answer_has_no_end_token_as_in_finetune_demo(
     assert tokenizer.eos_token_id not in example.input_ids
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_prompt_longer_than_every_limit_leaves_a_target(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    example = encode(tokenizers[generation], generation, 12, 8, query=QUERY * 50)
+    example = encode(tokenizers[family_name], family_name, 12, 8, query=QUERY * 50)
     assert any(label != IGNORED for label in example.labels)
     assert len(example.input_ids) <= 12 + 8 + 1
 
@@ -141,60 +143,60 @@ MESSAGES = [
     for role, text in zip(("user", "assistant"), turn, strict=True)
 ]
 SYSTEM = {"role": "system", "content": "风格大方"}
-TEMPLATES = [(name, template) for name in GENERATIONS for template in FAMILIES[name].templates]
+TEMPLATES = [(name, template) for name in FAMILY_NAMES for template in FAMILIES[name].templates]
 
 
 def targets_of(tokenizer: Any, example: Example) -> str:
     return tokenizer.decode([label for label in example.labels if label != IGNORED])
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_turns_and_messages_are_the_same_history(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
     ids = template.encode_prompt(tokenizer, QUERY, MESSAGES, max_source_tokens=256)
     assert ids == template.encode_prompt(tokenizer, QUERY, TURNS, max_source_tokens=256)
     text = tokenizer.decode(ids)
     positions = [text.index(said) for turn in TURNS for said in turn]
     assert positions == sorted(positions)
     assert positions[-1] < text.index(QUERY)
-    example = encode(tokenizer, generation, 256, 64, template=name, history=MESSAGES)
+    example = encode(tokenizer, family_name, 256, 64, template=name, history=MESSAGES)
     assert example.input_ids[: len(ids)] == ids
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_a_template_trains_on_the_answers_that_it_says(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    template = FAMILIES[generation].template(name)
-    example = encode(tokenizers[generation], generation, 256, 64, template=name, history=MESSAGES)
-    learned = targets_of(tokenizers[generation], example)
+    template = FAMILIES[family_name].template(name)
+    example = encode(tokenizers[family_name], family_name, 256, 64, template=name, history=MESSAGES)
+    learned = targets_of(tokenizers[family_name], example)
     earlier = [answer for _, answer in TURNS]
     assert [answer in learned for answer in earlier] == [template.trains_on == "every answer"] * 2
     assert ANSWER in learned
     assert not any(question in learned for question in [QUERY, *(q for q, _ in TURNS)])
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_a_system_text_comes_first_and_is_not_learned(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer = tokenizers[generation]
+    tokenizer = tokenizers[family_name]
     history = [SYSTEM, *MESSAGES]
-    example = encode(tokenizer, generation, 256, 64, template=name, history=history)
+    example = encode(tokenizer, family_name, 256, 64, template=name, history=history)
     text = tokenizer.decode(example.input_ids)
     assert text.index(SYSTEM["content"]) < text.index(TURNS[0][0])
     assert SYSTEM["content"] not in targets_of(tokenizer, example)
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
 def test_without_roles_a_system_text_is_a_line_before_the_first_question(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    template = FAMILIES[generation].template()
+    template = FAMILIES[family_name].template()
     limit = {"max_source_tokens": 256}
-    tokenizer, joined = tokenizers[generation], SYSTEM["content"] + "\n"
+    tokenizer, joined = tokenizers[family_name], SYSTEM["content"] + "\n"
     alone = template.encode_prompt(tokenizer, QUERY, [SYSTEM], **limit)
     assert alone == template.encode_prompt(tokenizer, joined + QUERY, **limit)
     (question, answer), second = TURNS
@@ -203,7 +205,7 @@ def test_without_roles_a_system_text_is_a_line_before_the_first_question(
     assert ids == template.encode_prompt(tokenizer, QUERY, turns, **limit)
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
 @pytest.mark.parametrize(
     ("history", "complaint"),
     [
@@ -219,10 +221,10 @@ def test_without_roles_a_system_text_is_a_line_before_the_first_question(
     ],
 )
 def test_what_rounds_have_no_place_for_is_refused(
-    tokenizers: dict[str, Any], generation: str, history: list[dict[str, Any]], complaint: str
+    tokenizers: dict[str, Any], family_name: str, history: list[dict[str, Any]], complaint: str
 ) -> None:
     with pytest.raises(DataError, match=complaint):
-        encode(tokenizers[generation], generation, history=history)
+        encode(tokenizers[family_name], family_name, history=history)
 
 
 @pytest.mark.parametrize("name", FAMILIES["chatglm3-6b-base"].templates)
@@ -266,30 +268,30 @@ def test_an_unknown_template_is_answered_with_the_choices() -> None:
 # --- Limits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_the_lengths_of_a_row_are_the_limits_that_cut_nothing(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer = tokenizers[generation]
+    tokenizer = tokenizers[family_name]
     row = {"template": name, "answer": ANSWER * 3}
-    whole = encode(tokenizer, generation, 256, 256, **row)
+    whole = encode(tokenizer, family_name, 256, 256, **row)
     limits = whole.prompt_tokens, whole.answer_tokens
-    fitting = encode(tokenizer, generation, *limits, **row)
+    fitting = encode(tokenizer, family_name, *limits, **row)
     assert fitting == whole
     assert (fitting.prompt_is_cut, fitting.answer_is_cut) == (False, False)
-    shorter = encode(tokenizer, generation, limits[0], limits[1] - 1, **row)
+    shorter = encode(tokenizer, family_name, limits[0], limits[1] - 1, **row)
     assert (shorter.prompt_is_cut, shorter.answer_is_cut) == (False, True)
     assert shorter.input_ids != whole.input_ids
-    asked = encode(tokenizer, generation, *limits, **row, query=QUERY * 20)
+    asked = encode(tokenizer, family_name, *limits, **row, query=QUERY * 20)
     assert asked.prompt_is_cut
     assert asked.prompt_tokens > limits[0]
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_a_cut_reference_is_the_beginning_of_the_answer(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
     whole = template.encode_reference(tokenizer, ANSWER, max_target_tokens=64)
     assert tokenizer.decode(whole).strip() == ANSWER
     cut = template.encode_reference(tokenizer, ANSWER, max_target_tokens=5)
@@ -297,13 +299,13 @@ def test_a_cut_reference_is_the_beginning_of_the_answer(
     assert ANSWER.startswith(tokenizer.decode(cut).strip())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("limits", [{"source": 1}, {"target": 0}])
 def test_a_limit_without_room_is_refused(
-    tokenizers: dict[str, Any], generation: str, limits: dict[str, int]
+    tokenizers: dict[str, Any], family_name: str, limits: dict[str, int]
 ) -> None:
     with pytest.raises(ParamsError, match=r"max_(source|target)_tokens: \d; expected at least 4"):
-        encode(tokenizers[generation], generation, **limits)
+        encode(tokenizers[family_name], family_name, **limits)
 
 
 def test_an_unknown_chatglm3_role_is_named(tokenizers: dict[str, Any]) -> None:
@@ -318,43 +320,43 @@ def test_an_unknown_chatglm3_role_is_named(tokenizers: dict[str, Any]) -> None:
 # --- Small vocabularies and configs --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_trained_vocabulary_is_recognised_deterministic_and_quiet(
-    tmp_path: Path, generation: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, family_name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    family = FAMILIES[generation]
+    family = FAMILIES[family_name]
     for folder in ("first", "second"):
         family.train_tokenizer(iter(TEXTS), tmp_path / folder, vocab_size=80)
     assert "".join(capfd.readouterr()) == ""
     name = family.tokenizer_class.file_name
     contents = [(tmp_path / folder / name).read_bytes() for folder in ("first", "second")]
     assert contents[0] == contents[1]
-    assert detect_generation(tmp_path / "first") == generation
+    assert detect_family(tmp_path / "first") == family_name
 
 
-@pytest.mark.parametrize("generation", ["chatglm2-6b", "chatglm3-6b-base"])
+@pytest.mark.parametrize("family_name", ["chatglm2-6b", "chatglm3-6b-base"])
 def test_words_after_a_break_become_pieces_used_within_sentences(
-    tmp_path: Path, generation: str
+    tmp_path: Path, family_name: str
 ) -> None:
     words = [WORD_BREAK + word for word in ("裙子", "红色", "风格", "图案")] * 3
-    FAMILIES[generation].train_tokenizer(words, tmp_path, vocab_size=60)
+    FAMILIES[family_name].train_tokenizer(words, tmp_path, vocab_size=60)
     tokenizer = load_tokenizer(tmp_path)
     assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # the blank, then a piece a word
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_vocabulary_smaller_than_the_characters_is_refused(
-    tmp_path: Path, generation: str
+    tmp_path: Path, family_name: str
 ) -> None:
     with pytest.raises(DataError, match=r"vocab_size: 9 pieces .* expected at least \d\d; raise"):
-        FAMILIES[generation].train_tokenizer(TEXTS, tmp_path, vocab_size=9)
+        FAMILIES[family_name].train_tokenizer(TEXTS, tmp_path, vocab_size=9)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_miniature_config_has_the_real_keys_and_the_vocabulary_s_ids(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    family, tokenizer = FAMILIES[generation], tokenizers[generation]
+    family, tokenizer = FAMILIES[family_name], tokenizers[family_name]
     config = family.miniature_config(tokenizer, hidden_size=48, num_layers=2, num_heads=4)
     assert config.keys() == family.real_config.keys()
     assert config["eos_token_id"] == tokenizer.eos_token_id
@@ -366,16 +368,14 @@ def test_a_miniature_config_has_the_real_keys_and_the_vocabulary_s_ids(
         family.miniature_config(tokenizer, hidden_size=50, num_layers=2, num_heads=4)
 
 
-def test_an_unknown_generation_is_answered_with_the_choices() -> None:
-    with pytest.raises(
-        ParamsError, match="unknown generation 'chatglm4-6b'; choose from chatglm-6b"
-    ):
+def test_an_unknown_family_is_answered_with_the_choices() -> None:
+    with pytest.raises(ParamsError, match="unknown family 'chatglm4-6b'; choose from chatglm-6b"):
         get_family("chatglm4-6b")
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_registry_names_are_the_families_own(generation: str) -> None:
-    assert FAMILIES[generation].name == generation
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_registry_names_are_the_families_own(family_name: str) -> None:
+    assert FAMILIES[family_name].name == family_name
 
 
 # --- Conversations with tools --------------------------------------------------------------------
@@ -411,12 +411,12 @@ def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str
     assert left == targets[: len(left)]
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
 def test_numbered_rounds_have_no_place_for_tools(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    template = get_family(generation).template()
+    template = get_family(family_name).template()
     for more in (TOLD, {"metadata": "clock"}, {"history": [{**CALL, "role": "system"}]}):
         row = {"content": QUERY, "summary": ANSWER, **more}
         with pytest.raises(DataError, match="have no place for tools; use chatglm3-6b-base"):
-            encode_prompts(template, tokenizers[generation], [row], **OFFICIAL)
+            encode_prompts(template, tokenizers[family_name], [row], **OFFICIAL)

@@ -23,7 +23,7 @@ def with_weights(workspace: Workspace) -> Workspace:
     """A run of LoRA on a folder of weights beside the project's own."""
     source = workspace.path / "results" / "models" / "chatglm2-6b"
     shutil.copytree(source, workspace.path / "weights")
-    workspace.edit("models", {"own": {"source": "./weights", "generation": "chatglm2-6b"}})
+    workspace.edit("models", {"own": {"source": "./weights", "family": "chatglm2-6b"}})
     for method in ("ptuning", "full"):
         workspace.edit(f"methods.{method}", ...)
     workspace.snakemake("--cores", "2")

@@ -95,12 +95,12 @@ def test_the_question_behind_an_observation_stays() -> None:
 # --- What becomes of the tokens ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 @pytest.mark.parametrize("kept", [0, 1, 3])
 def test_the_question_survives_with_the_turns_that_fit(
-    tokenizers: dict[str, Any], generation: str, name: str, kept: int
+    tokenizers: dict[str, Any], family_name: str, name: str, kept: int
 ) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
     system, history = said("system", "简短。"), turns(1, 2, 3, 4, 5)
     latest = [system, *history[len(history) - 2 * kept :]]
     limits: Any = limits_of(template, tokenizer, latest) | {"long_history": "shorten"}
@@ -119,11 +119,11 @@ def test_the_question_survives_with_the_turns_that_fit(
     assert ours.prompt_tokens > limits["max_source_tokens"]
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_the_official_cut_is_the_template_s_own_and_loses_the_question(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
     history = turns(1, 2, 3, 4, 5)
     row = {"content": QUESTION, "summary": ANSWER, "history": history}
     limits: Any = limits_of(template, tokenizer, history[:2])
@@ -133,11 +133,11 @@ def test_the_official_cut_is_the_template_s_own_and_loses_the_question(
     assert QUESTION not in tokenizer.decode(prompt.ids)
 
 
-@pytest.mark.parametrize(("generation", "name"), TEMPLATES)
+@pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
 def test_a_question_that_is_too_long_by_itself_is_cut_as_without_a_history(
-    tokenizers: dict[str, Any], generation: str, name: str
+    tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
-    tokenizer, template = tokenizers[generation], FAMILIES[generation].template(name)
+    tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
     limits: Any = {"max_source_tokens": 12, "max_target_tokens": 20, "long_history": "shorten"}
     alone = {"content": QUESTION * 9, "summary": ANSWER}
     ours, expected = (

@@ -44,7 +44,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small vocabulary of each generation's own form, with byte fallback for rare characters."""
+    """A small vocabulary of each family_name's own form, with byte fallback for rare characters."""
     root = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(COPIES, root / name, vocab_size=400)
@@ -122,41 +122,42 @@ TYPED = ("[MASK]", "<sop>", "<eop>", "<unk>", "<pad>")
         st.characters(exclude_categories=["Cs", "Co", "Cn", "No"], exclude_characters="\ufffd\0")
     ).filter(lambda text: not any(name in text for name in TYPED))
 )
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family_name", FAMILIES)
 def test_a_text_read_through_any_vocabulary_keeps_its_form(
-    tokenizers: dict[str, Any], generation: str, text: str
+    tokenizers: dict[str, Any], family_name: str, text: str
 ) -> None:
     form = normal_form(text)
-    assert normal_form(read_through(tokenizers[generation], text)) == form
+    assert normal_form(read_through(tokenizers[family_name], text)) == form
     assert normal_form(form) == form
 
 
 # --- scores ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family_name", FAMILIES)
 @pytest.mark.parametrize("shape", [str, narrowed], ids=["wide", "narrow"])
 def test_a_reference_read_through_the_models_own_vocabulary_scores_99(
-    tokenizers: dict[str, Any], generation: str, shape: Any
+    tokenizers: dict[str, Any], family_name: str, shape: Any
 ) -> None:
     scores = score_predictions(
-        answered_exactly(tokenizers[generation], [shape(text) for text in TEXTS])
+        answered_exactly(tokenizers[family_name], [shape(text) for text in TEXTS])
     )
     for name in ("bleu-4", "rouge-l"):
         assert min(row[name] for row in scores.rows if row[name] is not None) >= 99
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family_name", FAMILIES)
 @pytest.mark.parametrize("shape", [str, narrowed], ids=["wide", "narrow"])
 def test_so_does_one_of_adgen_read_through_the_published_vocabulary(
-    generation: str, shape: Any
+    family_name: str, shape: Any
 ) -> None:
-    vocabulary, adgen = SHARED / "tokenizers" / PUBLISHED[generation], SHARED / "adgen"
+    vocabulary, adgen = SHARED / "tokenizers" / PUBLISHED[family_name], SHARED / "adgen"
     if not (vocabulary.is_file() and adgen.is_dir()):
         pytest.skip("the published vocabularies and ADGEN are not beside this checkout")
     with (adgen / "dev_first700.json").open(encoding="utf-8") as lines:
         references = [shape(json.loads(line)["summary"]) for line in lines][::7]
-    scores = score_predictions(answered_exactly(load_tokenizer(vocabulary, generation), references))
+    tokenizer = load_tokenizer(vocabulary, family_name)
+    scores = score_predictions(answered_exactly(tokenizer, references))
     for name in ("bleu-4", "rouge-l"):
         assert min(row[name] for row in scores.rows) >= 99
     thudm = scores.summary["protocols"]["thudm"]

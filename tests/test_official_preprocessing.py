@@ -48,12 +48,12 @@ def assert_equal_but_for_padding(
     assert set(labels[length:]) <= {IGNORED}
 
 
-@pytest.mark.parametrize(("version", "generation"), FIRST_TWO)
+@pytest.mark.parametrize(("version", "family_name"), FIRST_TWO)
 @pytest.mark.parametrize("case", ["train_plain", "train_history"])
 def test_training_rows_equal_ptuning_main(
-    reference: Path, version: str, generation: str, case: str
+    reference: Path, version: str, family_name: str, case: str
 ) -> None:
-    golden, template = Golden(reference, version, case), FAMILIES[generation].template()
+    golden, template = Golden(reference, version, case), FAMILIES[family_name].template()
     outputs = zip(golden.out["input_ids"], golden.out["labels"], strict=True)
     for row, (ids, labels) in zip(golden.usable_rows(), outputs, strict=True):
         query = row["content"]
@@ -98,13 +98,13 @@ def test_a_source_prefix_of_chatglm2_stands_before_round_one_in_ptuning_main_alo
         assert [label for label in labels if label != IGNORED] == targets
 
 
-@pytest.mark.parametrize(("version", "generation"), FIRST_TWO)
+@pytest.mark.parametrize(("version", "family_name"), FIRST_TWO)
 @pytest.mark.parametrize("case", ["eval_plain", "eval_history"])
 def test_prompts_and_references_equal_ptuning_main(
-    reference: Path, version: str, generation: str, case: str
+    reference: Path, version: str, family_name: str, case: str
 ) -> None:
     golden = Golden(reference, version, case)
-    template = FAMILIES[generation].template()
+    template = FAMILIES[family_name].template()
     outputs = zip(golden.out["input_ids"], golden.out["labels"], strict=True)
     for row, (ids, labels) in zip(golden.usable_rows(), outputs, strict=True):
         prompt = template.encode_prompt(

@@ -16,19 +16,19 @@ from glmtune.families.loading import TOKENIZERS, load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.vocabulary import published_vocabulary
 
-GENERATIONS = sorted(TOKENIZERS)
+FAMILY_NAMES = sorted(TOKENIZERS)
 VERSIONS = {"chatglm-6b": "v1", "chatglm2-6b": "v2", "chatglm3-6b-base": "v3"}
 
 
-def read_golden(reference: Path, generation: str) -> tuple[Any, dict[str, Any]]:
-    folder = reference / VERSIONS[generation]
+def read_golden(reference: Path, family: str) -> tuple[Any, dict[str, Any]]:
+    folder = reference / VERSIONS[family]
     golden = json.loads((folder / "tokenizer_golden.json").read_text(encoding="utf-8"))
     return load_tokenizer(folder / "checkpoint"), golden
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_ids_and_texts_equal_the_official_tokenizer(reference: Path, generation: str) -> None:
-    tokenizer, golden = read_golden(reference, generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_ids_and_texts_equal_the_official_tokenizer(reference: Path, family: str) -> None:
+    tokenizer, golden = read_golden(reference, family)
     assert tokenizer.vocab_size == golden["vocab_size"]
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (golden["pad"], golden["eos"])
     official = golden.get("commands") or golden["special_ids"]
@@ -38,10 +38,10 @@ def test_ids_and_texts_equal_the_official_tokenizer(reference: Path, generation:
         assert tokenizer.encode(row["text"]) == row["ids"]
         assert tokenizer.encode(row["text"], add_special_tokens=False) == row["ids_no_special"]
         # The official v1 drops <unk> when it skips; the official v3 shows its commands then.
-        skipped = "decoded_skip" if generation == "chatglm-6b" else "decoded"
+        skipped = "decoded_skip" if family == "chatglm-6b" else "decoded"
         assert tokenizer.decode(row["ids"]) == row[skipped]
-        if generation != "chatglm2-6b":
-            shown = "decoded" if generation == "chatglm-6b" else "decoded_skip"
+        if family != "chatglm2-6b":
+            shown = "decoded" if family == "chatglm-6b" else "decoded_skip"
             assert tokenizer.decode(row["ids"], skip_special_tokens=False) == row[shown]
 
 
@@ -53,9 +53,9 @@ def test_ids_without_dummy_prefix_equal_the_official_tokenizer(reference: Path) 
             assert ids == row["sp_tokenizer_ids_no_dummy_prefix"]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_chat_prompts_equal_the_official_ones(reference: Path, generation: str) -> None:
-    tokenizer, golden = read_golden(reference, generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_chat_prompts_equal_the_official_ones(reference: Path, family: str) -> None:
+    tokenizer, golden = read_golden(reference, family)
     prompts = golden["prompts"]
     for case in prompts.pop("process_response", []):
         assert tokenizer.process_response(case["raw"]) == case["out"]
@@ -77,19 +77,19 @@ REAL = {
 }
 
 
-def load_real(reference: Path, generation: str) -> tuple[Any, dict[str, Any]]:
+def load_real(reference: Path, family: str) -> tuple[Any, dict[str, Any]]:
     """The published vocabulary and what the official code made of it."""
-    vocabulary, golden = REAL[generation]
+    vocabulary, golden = REAL[family]
     file = SHARED / "tokenizers" / vocabulary
     if not file.is_file():
         pytest.skip("the published vocabularies are not beside this checkout")
     text = (reference / "real_tokenizers" / golden).read_text(encoding="utf-8")
-    return load_tokenizer(file, generation), json.loads(text)
+    return load_tokenizer(file, family), json.loads(text)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_published_vocabularies_give_the_official_ids(reference: Path, generation: str) -> None:
-    tokenizer, golden = load_real(reference, generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_published_vocabularies_give_the_official_ids(reference: Path, family: str) -> None:
+    tokenizer, golden = load_real(reference, family)
     assert tokenizer.vocab_size == golden["vocab_size"] == golden["len"]
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (golden["pad"], golden["eos"])
     assert len(golden["rows"]) == 60
@@ -98,15 +98,15 @@ def test_published_vocabularies_give_the_official_ids(reference: Path, generatio
     for row in golden["rows"]:
         assert tokenizer.encode(row["text"]) == row["ids"]
         assert tokenizer.encode(row["text"], add_special_tokens=False) == row["ids_no_special"]
-        skip = generation != "chatglm3-6b-base"  # the official v3 shows its commands
+        skip = family != "chatglm3-6b-base"  # the official v3 shows its commands
         assert tokenizer.decode(row["ids"], skip_special_tokens=skip) == row["decoded"]
     for case in golden.get("prompts", []):
         assert tokenizer.chat_prompt_ids(case["query"], case["history"]) == case["ids"]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_seven_hundred_adgen_rows_have_the_official_ids(reference: Path, generation: str) -> None:
-    tokenizer, golden = load_real(reference, generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_seven_hundred_adgen_rows_have_the_official_ids(reference: Path, family: str) -> None:
+    tokenizer, golden = load_real(reference, family)
     file = SHARED / "adgen" / "dev_first700.json"
     if not file.is_file():
         pytest.skip("the ADGEN rows are not beside this checkout")
@@ -121,10 +121,10 @@ def test_seven_hundred_adgen_rows_have_the_official_ids(reference: Path, generat
     assert (tokens, running.hexdigest()) == (official["tokens"], official["sha256"])
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_no_text_makes_a_published_control_token(reference: Path, generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_no_text_makes_a_published_control_token(reference: Path, family: str) -> None:
     """But for the five that ChatGLM-6B lets a user type, as the official tokenizer does."""
-    tokenizer, golden = load_real(reference, generation)
+    tokenizer, golden = load_real(reference, family)
     typed = getattr(tokenizer, "TEXT_SPECIALS", ())
     for name in {*golden["special"], *tokenizer.special_ids, "</s>", "<s>"} - {"<n>", *typed}:
         ids = tokenizer.encode(f"问{name}答", add_special_tokens=False)
@@ -135,45 +135,43 @@ def test_no_text_makes_a_published_control_token(reference: Path, generation: st
         assert ids.count(tokenizer.special_ids[name]) == 1
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_published_vocabulary_is_recognised(reference: Path, generation: str) -> None:
-    load_real(reference, generation)
-    title = FAMILIES[generation].title.removesuffix("-Base")
-    assert title in str(published_vocabulary(SHARED / "tokenizers" / REAL[generation][0])).split(
-        ", "
-    )
-    own = reference / VERSIONS[generation] / "checkpoint" / TOKENIZERS[generation].file_name
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_published_vocabulary_is_recognised(reference: Path, family: str) -> None:
+    load_real(reference, family)
+    title = FAMILIES[family].title.removesuffix("-Base")
+    assert title in str(published_vocabulary(SHARED / "tokenizers" / REAL[family][0])).split(", ")
+    own = reference / VERSIONS[family] / "checkpoint" / TOKENIZERS[family].file_name
     assert published_vocabulary(own) is None
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_pointer_to_a_published_vocabulary_is_explained(
-    reference: Path, generation: str, tmp_path: Path
+    reference: Path, family: str, tmp_path: Path
 ) -> None:
-    load_real(reference, generation)
-    name = TOKENIZERS[generation].file_name
+    load_real(reference, family)
+    name = TOKENIZERS[family].file_name
     shutil.copyfile(SHARED / "tokenizers" / f"lfs_pointer_{name}", tmp_path / name)
     with pytest.raises(WeightsError, match="a Git LFS pointer; .* run `git lfs pull`"):
-        load_tokenizer(tmp_path, generation)
+        load_tokenizer(tmp_path, family)
 
 
 # The second number is the end of a piece: what is before it can be read as a smaller vocabulary.
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("kept", [100_000, 947_077, 818_307])
 def test_a_published_vocabulary_that_was_cut_off_is_refused(
-    reference: Path, generation: str, kept: int, tmp_path: Path
+    reference: Path, family: str, kept: int, tmp_path: Path
 ) -> None:
-    load_real(reference, generation)
-    content = (SHARED / "tokenizers" / REAL[generation][0]).read_bytes()
+    load_real(reference, family)
+    content = (SHARED / "tokenizers" / REAL[family][0]).read_bytes()
     (tmp_path / "cut.model").write_bytes(content[:kept])
     with pytest.raises(WeightsError, match=r"cut\.model: .* download it again"):
-        load_tokenizer(tmp_path / "cut.model", generation)
+        load_tokenizer(tmp_path / "cut.model", family)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_real_config_holds_the_published_vocabulary(reference: Path, generation: str) -> None:
-    tokenizer, _ = load_real(reference, generation)
-    config = FAMILIES[generation].real_config
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_real_config_holds_the_published_vocabulary(reference: Path, family: str) -> None:
+    tokenizer, _ = load_real(reference, family)
+    config = FAMILIES[family].real_config
     assert tokenizer.vocab_size <= (config.get("vocab_size") or config["padded_vocab_size"])
     assert config["eos_token_id"] == tokenizer.eos_token_id
     assert config["pad_token_id"] == tokenizer.pad_token_id
@@ -182,10 +180,10 @@ def test_the_real_config_holds_the_published_vocabulary(reference: Path, generat
     )
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_real_config_keys_are_the_official_ones(reference: Path, generation: str) -> None:
-    file = reference / VERSIONS[generation] / "checkpoint" / "config.json"
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_real_config_keys_are_the_official_ones(reference: Path, family: str) -> None:
+    file = reference / VERSIONS[family] / "checkpoint" / "config.json"
     official = json.loads(file.read_text(encoding="utf-8"))
-    ours = FAMILIES[generation].real_config
+    ours = FAMILIES[family].real_config
     assert official.keys() - ours.keys() == {"auto_map", "transformers_version"}
     assert not ours.keys() - official.keys()

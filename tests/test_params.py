@@ -10,7 +10,8 @@ import yaml
 
 from glmtune.errors import ParamsError
 from glmtune.families.long_history import LONG_HISTORY
-from glmtune.params.checks import GENERATIONS, SCHEMA_FILE
+from glmtune.families.registry import FAMILIES
+from glmtune.params.checks import SCHEMA_FILE
 from glmtune.params.values import Params, find_mistakes, read_params
 
 METHODS = list(yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["methods"])
@@ -154,7 +155,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "models.glm4",
             {"source": "miniature"},
             'models: unknown "glm4"; known: chatglm-6b, chatglm2-6b, chatglm3-6b-base; '
-            "or give the entry a `generation:`",
+            "or give the entry a `family:`",
         ),
         (
             "methods.qlora",
@@ -198,13 +199,13 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ),
         (
             "models.Mine",
-            {"source": "miniature", "generation": "chatglm-6b"},
+            {"source": "miniature", "family": "chatglm-6b"},
             "models: the name \"Mine\" becomes a folder: use a-z, 0-9, '.', '_' and '-'",
         ),
         (
             "models.mine",
-            {"source": "miniature", "generation": "chatglm4"},
-            'models.mine.generation: found "chatglm4"; expected one of "chatglm-6b", '
+            {"source": "miniature", "family": "chatglm4"},
+            'models.mine.family: found "chatglm4"; expected one of "chatglm-6b", '
             '"chatglm2-6b", "chatglm3-6b-base"',
         ),
         (
@@ -247,7 +248,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     file = tmp_path / "params.yaml"
     values |= {"lr": "fast", "seed": -1, "sede": 1}
     values["methods"] = {"lora": {**values["methods"]["lora"], "rnk": 3}, "full": {}}
-    values["models"] = {"glm4": {"source": "own/glm4", "generation": "chatglm2-6b"}}
+    values["models"] = {"glm4": {"source": "own/glm4", "family": "chatglm2-6b"}}
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ParamsError) as caught:
         read_params(file)
@@ -300,18 +301,16 @@ def test_an_entry_of_methods_overrides_the_shared_training(values: dict[str, Any
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_entry_may_have_any_name(values: dict[str, Any], method: str) -> None:
-    """The registries, the schema and the parameters agree on the methods and generations."""
+    """The registries, the schema and the parameters agree on the methods and families."""
     entry = {**values["methods"][method], "method": method}
     values["methods"] = {"my-entry.2": entry}
-    values["models"] = {
-        f"my-{name}": {"source": "miniature", "generation": name} for name in GENERATIONS
-    }
+    values["models"] = {f"my-{name}": {"source": "miniature", "family": name} for name in FAMILIES}
     assert list(find_mistakes(values)) == []
     params = Params(values)
     assert params.tuning_method("my-entry.2") == method
     assert params.trains("my-entry.2") == (method != "none")
-    assert [params.generation(model) for model in params.models] == list(GENERATIONS)
-    expected = [(f"my-{name}", "my-entry.2") for name in GENERATIONS]
+    assert [params.family(model) for model in params.models] == list(FAMILIES)
+    expected = [(f"my-{name}", "my-entry.2") for name in FAMILIES]
     assert [(run.model, run.method) for run in params.runs] == expected
 
 
@@ -326,7 +325,7 @@ def test_another_name_for_an_entry_is_no_other_training(
 
 
 @pytest.mark.parametrize("key", ["seed", "torch_threads", "quantization_bit"])
-def test_what_decides_every_number_is_in_the_settings_of_training_and_generation(
+def test_what_decides_every_number_is_in_the_settings_of_training_and_family(
     values: dict[str, Any], key: str
 ) -> None:
     params = Params(values)
@@ -334,7 +333,7 @@ def test_what_decides_every_number_is_in_the_settings_of_training_and_generation
     assert params.generation_settings(MODEL)[key] == values[key]
 
 
-def test_what_a_long_history_becomes_is_the_same_in_training_and_generation(
+def test_what_a_long_history_becomes_is_the_same_in_training_and_family(
     values: dict[str, Any],
 ) -> None:
     for choice in LONG_HISTORY:
@@ -354,12 +353,12 @@ def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str
     values["models"] = {
         "chatglm-6b": {"source": "miniature"},
         "chatglm2-6b": {"source": "./weights"},
-        "mine": {"source": "random", "generation": "chatglm2-6b", "config": {"num_layers": 2}},
+        "mine": {"source": "random", "family": "chatglm2-6b", "config": {"num_layers": 2}},
     }
     params = Params(values)
     miniature = params.model_settings("chatglm-6b")
     assert miniature["miniature"] == values["miniature"]
-    assert miniature["generation"] == "chatglm-6b"
+    assert miniature["family"] == "chatglm-6b"
     assert "miniature" not in params.model_settings("chatglm2-6b")
     assert params.model_settings("mine")["config"] == {"num_layers": 2}
 
@@ -428,7 +427,7 @@ def test_a_name_that_looks_like_a_further_seed_is_refused(values: dict[str, Any]
     assert "'.seed-', which marks further seeds" in mistake
 
 
-def test_the_official_protocol_samples_and_cuts_whatever_generation_says(
+def test_the_official_protocol_samples_and_cuts_whatever_family_says(
     values: dict[str, Any],
 ) -> None:
     ours = Params(values).generation_settings(MODEL)

@@ -33,7 +33,7 @@ def test_the_official_protocol_differs_from_the_default_in_decoding_alone() -> N
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_decoding_overrides_keys_of_generation_only(name: str) -> None:
+def test_decoding_overrides_keys_of_family_only(name: str) -> None:
     assert set(PROTOCOLS[name].decoding or {}) <= {"do_sample", "top_p", "temperature"}
 
 

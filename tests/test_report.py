@@ -78,7 +78,7 @@ def test_a_row_shows_scores_intervals_losses_parameters_and_time(tree: Path) -> 
 
 def test_miniatures_are_called_so_and_real_weights_are_not(copy: Path) -> None:
     for model, source, parameters in [("a", "hub", 6_243_584_000), ("b", "random", None)]:
-        manifest = {"generation": "chatglm-6b", "source": source, "parameters": parameters}
+        manifest = {"family": "chatglm-6b", "source": source, "parameters": parameters}
         write_json(copy / f"results/models/{model}.json", manifest)
         write_tokens(copy / "data", model)
         for folder in (

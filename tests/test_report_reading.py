@@ -64,8 +64,8 @@ def test_a_missing_or_broken_result_is_named(copy: Path, name: str) -> None:
     ("name", "content", "message"),
     [
         ("results/scores/chatglm-6b/lora.json", {"bleu-4": 1}, "no key 'rows'; found 'bleu-4'"),
-        ("results/models/chatglm-6b.json", {"files": {}}, "no key 'generation'; found 'files'"),
-        ("results/models/chatglm-6b.json", [], "found list where 'generation' should be"),
+        ("results/models/chatglm-6b.json", {"files": {}}, "no key 'family'; found 'files'"),
+        ("results/models/chatglm-6b.json", [], "found list where 'family' should be"),
         ("results/training/chatglm-6b/lora.json", {}, "no key 'settings'; found nothing"),
         ("results/runtime/finetune_model/chatglm-6b/lora.json", {}, "no key 'seconds'"),
         ("results/examples/chatglm-6b/lora.jsonl", {"prompt": "a"}, "line 1: no key 'predict'"),

@@ -127,7 +127,7 @@ def test_scripts_do_not_import_each_other() -> None:
 
 
 ASKS_FOR_A_NAME = re.compile(
-    r"""\b(?:generation|family|method)(?:\.name)?(?:["']\])? (?:[!=]=|in) [("'\[{]"""
+    r"""\b(?:family|family|method)(?:\.name)?(?:["']\])? (?:[!=]=|in) [("'\[{]"""
 )
 
 
@@ -137,7 +137,7 @@ ASKS_FOR_A_NAME = re.compile(
         ('if method == "full":', True),
         ('if settings["method"] == "full":', True),
         ("family.name != 'chatglm-6b'", True),
-        ('settings["generation"] in ("chatglm2-6b",)', True),
+        ('settings["family"] in ("chatglm2-6b",)', True),
         ("method == wanted", False),
         ('methods["lora"] == 1', False),
     ],
@@ -146,7 +146,7 @@ def test_the_guard_sees_every_way_to_ask(line: str, asks: bool) -> None:
     assert bool(ASKS_FOR_A_NAME.search(line)) is asks
 
 
-def test_only_families_and_tuning_know_generations_and_methods() -> None:
+def test_only_families_and_tuning_know_families_and_methods() -> None:
     for path in SCRIPTS.rglob("*.py"):
         if not {"families", "tuning"} & set(path.parts):
             assert not ASKS_FOR_A_NAME.search(path.read_text(encoding="utf-8")), path

@@ -201,7 +201,7 @@ def test_a_distribution_has_five_figures(values: Any, figures: dict[str, Any]) -
 
 
 def tokenize(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    usual = ["--generation", "chatglm3-6b-base", "--data", "data", "--model", "model"]
+    usual = ["--family", "chatglm3-6b-base", "--data", "data", "--model", "model"]
     usual += ["--model-manifest", "model.json", "--out-dir", "tokens"]
     usual += ["--max-source-tokens", "24", "--max-target-tokens", "16"]
     usual += ["--long-history", "shorten"]

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.families import chatglm
-from glmtune.families.loading import TOKENIZERS, detect_generation, load_tokenizer
+from glmtune.families.loading import TOKENIZERS, detect_family, load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenizers import mark_white_space
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子, {s}大方 for you." for c in "红黑白蓝" for s in ("简约", "复古")]
-GENERATIONS = sorted(TOKENIZERS)
+FAMILY_NAMES = sorted(TOKENIZERS)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model folder with a small vocabulary for each generation."""
+    """A model folder with a small vocabulary for each family_name."""
     root = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(TEXTS, root / name, vocab_size=90)
@@ -50,12 +50,12 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
 # --- Round trips and special tokens --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generation", ["chatglm2-6b", "chatglm3-6b-base"])
+@pytest.mark.parametrize("family_name", ["chatglm2-6b", "chatglm3-6b-base"])
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0▁")))
 def test_every_text_survives_a_round_trip(
-    tokenizers: dict[str, Any], generation: str, text: str
+    tokenizers: dict[str, Any], family_name: str, text: str
 ) -> None:
-    tokenizer = tokenizers[generation]
+    tokenizer = tokenizers[family_name]
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -87,9 +87,9 @@ def test_runs_of_blanks_are_cut_longest_first() -> None:
     assert mark_white_space(" " * 81) == "<|blank_80|> "
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_no_text_makes_a_control_token(tokenizers: dict[str, Any], generation: str) -> None:
-    tokenizer = tokenizers[generation]
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_no_text_makes_a_control_token(tokenizers: dict[str, Any], family_name: str) -> None:
+    tokenizer = tokenizers[family_name]
     # In ChatGLM-6B a user may type these, as in the official tokenizer: see its class.
     typed = getattr(tokenizer, "TEXT_SPECIALS", ())
     for name in [*tokenizer.special_ids, "</s>", "<s>", "<ENC>", "<dBLOCK>"]:
@@ -105,11 +105,11 @@ def test_chatglm_recognises_a_typed_mask(tokenizers: dict[str, Any]) -> None:
     assert ids.count(tokenizer.mask_token_id) == 1
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_decode_leaves_out_special_padding_and_unknown_ids(
-    tokenizers: dict[str, Any], generation: str
+    tokenizers: dict[str, Any], family_name: str
 ) -> None:
-    tokenizer = tokenizers[generation]
+    tokenizer = tokenizers[family_name]
     ids = tokenizer.encode("红色的裙子")
     noise = [*tokenizer.special_ids.values(), tokenizer.pad_token_id, tokenizer.eos_token_id]
     assert tokenizer.decode([*noise, *ids, *noise, tokenizer.vocab_size, 10**6, -1]) == "红色的裙子"
@@ -121,16 +121,16 @@ def test_commands_can_be_shown(tokenizers: dict[str, Any]) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False).startswith("[gMASK]sop<|user|>")
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_special_ids_come_from_the_file(
     tokenizers: dict[str, Any],
     tmp_path: Path,
-    generation: str,
+    family_name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chatglm, "CONTROLS", [*chatglm.CONTROLS[::-1], "<more>"])
-    FAMILIES[generation].train_tokenizer(TEXTS, tmp_path, vocab_size=70)
-    here, there = load_tokenizer(tmp_path), tokenizers[generation]
+    FAMILIES[family_name].train_tokenizer(TEXTS, tmp_path, vocab_size=70)
+    here, there = load_tokenizer(tmp_path), tokenizers[family_name]
     assert here.special_ids["[gMASK]"] != there.special_ids["[gMASK]"]
     for tokenizer in (here, there):
         ids = tokenizer.special_ids
@@ -145,7 +145,7 @@ def test_chatglm3_stops_where_another_role_begins(tokenizers: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("generation", "text", "shown"),
+    ("family_name", "text", "shown"),
     [
         ("chatglm-6b", " 好,好?[[训练时间]] a,b ", "好，好？2023年 a,b"),
         ("chatglm2-6b", " 好,好 ", "好,好"),
@@ -154,9 +154,9 @@ def test_chatglm3_stops_where_another_role_begins(tokenizers: dict[str, Any]) ->
     ],
 )
 def test_answers_are_shown_as_chat_shows_them(
-    tokenizers: dict[str, Any], generation: str, text: str, shown: str
+    tokenizers: dict[str, Any], family_name: str, text: str, shown: str
 ) -> None:
-    assert tokenizers[generation].process_response(text) == shown
+    assert tokenizers[family_name].process_response(text) == shown
 
 
 def test_importing_the_tokenizer_imports_no_torch() -> None:
@@ -174,11 +174,11 @@ def test_importing_the_tokenizer_imports_no_torch() -> None:
     assert result.stdout.strip() == "set()"
 
 
-# --- Which generation ----------------------------------------------------------------------------
+# --- Which family_name ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "generation"),
+    ("file", "content", "family_name"),
     [
         ("tokenizer_config.json", {"name_or_path": "THUDM/chatglm2-6b-int4"}, "chatglm2-6b"),
         ("tokenizer_config.json", {"name_or_path": "/x/ChatGLM3-6b-32k"}, "chatglm3-6b-base"),
@@ -186,23 +186,23 @@ def test_importing_the_tokenizer_imports_no_torch() -> None:
         ("config.json", {"_name_or_path": "THUDM/chatglm3-6b-base"}, "chatglm3-6b-base"),
     ],
 )
-def test_the_generation_is_read_from_the_folder(
-    copy: Path, file: str, content: dict[str, Any], generation: str
+def test_the_family_is_read_from_the_folder(
+    copy: Path, file: str, content: dict[str, Any], family_name: str
 ) -> None:
     (copy / file).write_text(json.dumps(content), encoding="utf-8")
-    assert detect_generation(copy) == generation
-    assert isinstance(load_tokenizer(copy), TOKENIZERS[generation])
+    assert detect_family(copy) == family_name
+    assert isinstance(load_tokenizer(copy), TOKENIZERS[family_name])
 
 
 def test_the_folder_s_own_name_decides_last(copy: Path) -> None:
-    assert detect_generation(copy.rename(copy.with_name("chatglm3-6b"))) == "chatglm3-6b-base"
+    assert detect_family(copy.rename(copy.with_name("chatglm3-6b"))) == "chatglm3-6b-base"
 
 
 def test_an_undecidable_folder_is_explained_and_can_be_named(copy: Path) -> None:
     with pytest.raises(WeightsError, match="ChatGLM2-6B or ChatGLM3-6B"):
         load_tokenizer(copy)
     assert isinstance(load_tokenizer(copy, "chatglm3-6b-base"), TOKENIZERS["chatglm3-6b-base"])
-    with pytest.raises(ParamsError, match="unknown generation 'glm4'; choose from chatglm-6b"):
+    with pytest.raises(ParamsError, match="unknown family 'glm4'; choose from chatglm-6b"):
         load_tokenizer(copy, "glm4")
 
 
@@ -223,12 +223,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10183
         (b"<html>404</html>", "not a sentencepiece vocabulary"),
     ],
 )
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_file_that_is_no_vocabulary_is_explained(
-    folders: dict[str, Path], tmp_path: Path, generation: str, content: bytes, complaint: str
+    folders: dict[str, Path], tmp_path: Path, family_name: str, content: bytes, complaint: str
 ) -> None:
-    folder = shutil.copytree(folders[generation], tmp_path / "model")
-    (folder / TOKENIZERS[generation].file_name).write_bytes(content)
+    folder = shutil.copytree(folders[family_name], tmp_path / "model")
+    (folder / TOKENIZERS[family_name].file_name).write_bytes(content)
     with pytest.raises(WeightsError, match=complaint):
         load_tokenizer(folder)
 

@@ -39,11 +39,11 @@ def test_ordinary_losses_are_not(losses: list[float]) -> None:
     assert divergence_notes(losses, lr=0.05) == []
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
-def test_characters_that_a_vocabulary_spells_are_counted(tmp_path: Path, generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_characters_that_a_vocabulary_spells_are_counted(tmp_path: Path, family: str) -> None:
     known = [f"{c}色的裙子，风格简约。" for c in "红黑白蓝"]
-    FAMILIES[generation].train_tokenizer(known, tmp_path, vocab_size=300)
-    tokenizer = load_tokenizer(tmp_path, generation)
+    FAMILIES[family].train_tokenizer(known, tmp_path, vocab_size=300)
+    tokenizer = load_tokenizer(tmp_path, family)
 
     def spelled(text: str) -> float:
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Tiny model folders of every generation, with a vocabulary, and what the models in them say."""
+"""Tiny model folders of every family_name, with a vocabulary, and what the models in them say."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids).logits
 
 
-def write_base(folder: Path, generation: str, **config: Any) -> Path:
+def write_base(folder: Path, family_name: str, **config: Any) -> Path:
     """A folder as users have it: weights, config.json with `config` in it, and vocabulary."""
-    family = FAMILIES[generation]
+    family = FAMILIES[family_name]
     family.train_tokenizer(SENTENCES, folder, vocab_size=60)
-    tokenizer = load_tokenizer(folder, generation)
+    tokenizer = load_tokenizer(folder, family_name)
     values = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=4)
-    model = build_model(values | config, generation, seed=1)
+    model = build_model(values | config, family_name, seed=1)
     torch.manual_seed(5)
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith(".bias"):  # else 1 and 0: a swap would not show

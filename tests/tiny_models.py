@@ -1,4 +1,4 @@
-"""Tiny models of every generation with random weights, and the golden data of the official code."""
+"""Tiny models of every family with random weights, and the golden data of the official code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glmtune.families.registry import FAMILIES
 
 # How far a golden number may be missed, in roundings (eps of its type) of its range. Processors add
 # products in different orders; several times the most seen on x86-64 from SSE to AVX-512. The
-# first generation's random model amplifies rounding, and so do the random adapters.
+# first family's random model amplifies rounding, and so do the random adapters.
 ROUNDINGS = {"v1": 512, "v2": 64, "v3": 64}
 LORA_ROUNDINGS = {"v1": 1024, "v2": 512, "v3": 512}
 EPS = torch.finfo(torch.float32).eps
@@ -37,19 +37,19 @@ SIZES = {
 }
 
 
-def tiny_config(generation: str) -> dict[str, Any]:
+def tiny_config(family: str) -> dict[str, Any]:
     """The real configuration with small sizes, official keys only."""
-    real = FAMILIES[generation].real_config
+    real = FAMILIES[family].real_config
     return {name: SIZES.get(name, value) for name, value in real.items()}
 
 
-def tiny_model(generation: str, seed: int = 1) -> Any:
+def tiny_model(family: str, seed: int = 1) -> Any:
     """A model of two layers in eval mode; the same on every call."""
-    return build_model(tiny_config(generation), generation, seed=seed)
+    return build_model(tiny_config(family), family, seed=seed)
 
 
 def prompt(text: list[int]) -> list[int]:
-    """`text` as a prompt that every generation understands: the first needs [gMASK] <sop>."""
+    """`text` as a prompt that every family understands: the first needs [gMASK] <sop>."""
     return [*text, SIZES["gmask_token_id"], SIZES["bos_token_id"]]
 
 
@@ -73,7 +73,7 @@ def golden_model(reference: Path, version: str, kind: str = "base") -> Any:
 
 
 def golden_mask(version: str, tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The 2-D mask of a golden input; the first generation stores 4-D ones (True = hidden)."""
+    """The 2-D mask of a golden input; the first family stores 4-D ones (True = hidden)."""
     mask = tensors.get(f"{name}.attention_mask")
     if mask is None:
         return torch.ones_like(tensors[f"{name}.input_ids"])

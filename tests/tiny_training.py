@@ -17,7 +17,7 @@ from glmtune.seeding import seed_everything
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning.registry import METHODS
 
-GENERATIONS = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
+FAMILY_NAMES = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TUNINGS = tuple(name for name in METHODS if name != "none")
 SETTINGS: dict[str, Any] = {
     "seed": 5,
@@ -56,7 +56,7 @@ def rows() -> TokenizedRows:
 
 
 def tune(
-    generation: str,
+    family_name: str,
     method: str,
     rows: TokenizedRows,
     work: Path,
@@ -65,7 +65,7 @@ def tune(
 ) -> tuple[Any, TrainingOutcome]:
     settings = SETTINGS | changes
     seed_everything(settings["seed"], threads=1)
-    model = METHODS[method].prepare(tiny_model(generation), settings)
+    model = METHODS[method].prepare(tiny_model(family_name), settings)
     outcome = train(
         model.train(), rows, rows, settings, pad_token_id=3, work=work, callbacks=callbacks
     )

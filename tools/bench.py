@@ -51,7 +51,7 @@ from glmtune.seeding import seed_everything  # noqa: E402
 from glmtune.training.train import train  # noqa: E402
 from glmtune.tuning.registry import get_method  # noqa: E402
 
-GENERATION = "chatglm2-6b"
+FAMILY = "chatglm2-6b"
 SEED = 42
 # THUDM's train.sh for ChatGLM2-6B: source and target limits, and the end token.
 FULL_LENGTH = 64 + 128 + 1
@@ -154,8 +154,8 @@ def adgen_like(count: int, vocabulary: int) -> list[tuple[list[int], list[int]]]
 
 def random_model(sizes: Sizes) -> Any:
     """The same model at every call."""
-    real = get_family(GENERATION).real_config
-    return build_model({**real, **sizes.config}, GENERATION, seed=SEED)
+    real = get_family(FAMILY).real_config
+    return build_model({**real, **sizes.config}, FAMILY, seed=SEED)
 
 
 # --- generation ----------------------------------------------------------------------------------

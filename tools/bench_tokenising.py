@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--vocabulary", nargs="+", required=True, metavar="GENERATION=FILE")
+    parser.add_argument("--vocabulary", nargs="+", required=True, metavar="FAMILY=FILE")
     parser.add_argument("--rows", type=int, default=ADGEN_ROWS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--data", type=Path, help="JSON Lines with content and summary to repeat")
@@ -47,17 +47,17 @@ def main() -> None:
             source = Path(folder) / "rows.jsonl"
             write_jsonl(source, islice(cycle(rows), count))
             for entry in flags.vocabulary:
-                generation, _, file = entry.partition("=")
-                model = folder_with(Path(file), generation, Path(folder))
-                encoder = Encoder(model, generation, None, *LIMITS, "official")
+                family, _, file = entry.partition("=")
+                model = folder_with(Path(file), family, Path(folder))
+                encoder = Encoder(model, family, None, *LIMITS, "official")
                 print(json.dumps(measure(encoder, source, count, flags.workers)), flush=True)
 
 
-def folder_with(vocabulary: Path, generation: str, parent: Path) -> Path:
+def folder_with(vocabulary: Path, family: str, parent: Path) -> Path:
     """A model folder that has nothing but the vocabulary."""
-    folder = parent / generation
+    folder = parent / family
     folder.mkdir(exist_ok=True)
-    shutil.copyfile(vocabulary, folder / get_family(generation).tokenizer_class.file_name)
+    shutil.copyfile(vocabulary, folder / get_family(family).tokenizer_class.file_name)
     return folder
 
 
@@ -81,8 +81,8 @@ def measure(encoder: Encoder, source: Path, rows: int, workers: int) -> dict[str
     process.start()
     process.join()
     if process.exitcode:
-        raise SystemExit(f"{encoder.generation}: exit code {process.exitcode}")
-    return {"generation": encoder.generation, "rows": rows, "workers": workers, **queue.get()}
+        raise SystemExit(f"{encoder.family}: exit code {process.exitcode}")
+    return {"family": encoder.family, "rows": rows, "workers": workers, **queue.get()}
 
 
 def _encode(queue: Any, encoder: Encoder, source: Path, rows: int, workers: int) -> None:

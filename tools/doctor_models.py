@@ -133,7 +133,7 @@ def _memory_of(
 
 def config_of(params: Params, model: str) -> dict[str, Any]:
     """The values of a model's config.json, or of the published one where it is not here."""
-    entry, published = params["models"][model], get_family(params.generation(model)).real_config
+    entry, published = params["models"][model], get_family(params.family(model)).real_config
     kind = _kind(params, model)
     folder = cached(entry) if kind == "hub" else user_path(entry["source"])
     if kind == "random" or folder is None or not (folder / "config.json").is_file():

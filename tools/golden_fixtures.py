@@ -112,14 +112,14 @@ def stored() -> list[str]:
 
 
 def print_table(reference: Path | None) -> None:
-    """What each golden is compared by, and the largest difference in each generation."""
+    """What each golden is compared by, and the largest difference in each family."""
     from golden_comparisons import table
 
     with tempfile.TemporaryDirectory() as folder:
         print(table(reference or golden_files.expand(Path(folder))))
 
 
-# --- One generation --------------------------------------------------------------------------
+# --- One family ------------------------------------------------------------------------------
 
 
 def reduce_version(folder: Path) -> Files:
@@ -145,7 +145,7 @@ def reduce_version(folder: Path) -> Files:
 
 
 class Renumbering:
-    """Other numbers for the tokens of one generation's model; special tokens keep theirs."""
+    """Other numbers for the tokens of one family's model; special tokens keep theirs."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.size = config.get("padded_vocab_size") or config["vocab_size"]

@@ -205,7 +205,7 @@ def median_seconds(work: Callable[[], Any], calls: int = 1) -> float:
 
 
 def random_model(name: str, place: Place, bits: int | None, tiny: bool) -> ChatGLMCausalLM:
-    """The configuration of a generation with random weights, made on the device."""
+    """The configuration of a family with random weights, made on the device."""
     config = FAMILIES[name].real_config
     if tiny:
         config = {key: TINY.get(key, value) for key, value in config.items()}

@@ -41,7 +41,7 @@ from glmtune.modeling.quantization import BITS
 from glmtune.workspace.provenance import git_commit
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
-MODELS = ("chatglm-6b", "chatglm2-6b")  # the third generation has the second's sizes
+MODELS = ("chatglm-6b", "chatglm2-6b")  # ChatGLM3-6B has the second's sizes
 
 
 @dataclass(frozen=True)

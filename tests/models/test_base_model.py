@@ -17,13 +17,13 @@ from glmtune.files import write_json
 from glmtune.modeling.quantization import BITS, quantize, quantize_model
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family", ["chatglm-6b", "chatglm2-6b"])
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_packed_weights_do_not_depend_on_the_precision_of_the_device(
-    generation: str, bits: int, dtype: str, tmp_path: Path
+    family: str, bits: int, dtype: str, tmp_path: Path
 ) -> None:
-    save_model(tiny_model(generation).half(), tmp_path)
+    save_model(tiny_model(family).half(), tmp_path)
     exact = open_model(tmp_path, quantization_bit=bits).state_dict()
     opened = open_model(tmp_path, dtype=dtype, quantization_bit=bits).state_dict()
     packed = [name for name, tensor in exact.items() if tensor.dtype == torch.int8]
@@ -37,12 +37,12 @@ def test_packed_weights_do_not_depend_on_the_precision_of_the_device(
     assert others == {getattr(torch, dtype)}
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family", ["chatglm-6b", "chatglm2-6b"])
 @pytest.mark.parametrize("bits", BITS)
 def test_packing_while_reading_gives_what_packing_the_whole_model_gives(
-    generation: str, bits: int, tmp_path: Path
+    family: str, bits: int, tmp_path: Path
 ) -> None:
-    model = tiny_model(generation).half()
+    model = tiny_model(family).half()
     save_model(model, tmp_path)
     read = load_model(tmp_path, quantization_bit=bits)
     quantize_model(model, bits)

@@ -46,15 +46,15 @@ class Scripted:
         return state
 
 
-def tokenizer_of(generation: str, folder: Path) -> Tokenizer:
-    FAMILIES[generation].train_tokenizer(TEXTS, folder, vocab_size=120)
-    return load_tokenizer(folder, generation)
+def tokenizer_of(family: str, folder: Path) -> Tokenizer:
+    FAMILIES[family].train_tokenizer(TEXTS, folder, vocab_size=120)
+    return load_tokenizer(folder, family)
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
-def test_an_answer_stops_and_looks_as_in_the_official_chat(generation: str, tmp_path: Path) -> None:
-    tokenizer = tokenizer_of(generation, tmp_path)
-    said, shown = ANSWERS[generation]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_stops_and_looks_as_in_the_official_chat(family: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(family, tmp_path)
+    said, shown = ANSWERS[family]
     history = [("你好，你是谁？", "我是助手。")]
     for stop in tokenizer.stop_token_ids:
         answer = tokenizer.encode(said, add_special_tokens=False)

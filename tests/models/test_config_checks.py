@@ -99,7 +99,7 @@ def test_a_value_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("generation", "key", "value", "message"),
+    ("family_name", "key", "value", "message"),
     [
         (SECOND, "rmsnorm", False, "rmsnorm: found False; expected True, as in all published"),
         (SECOND, "original_rope", False, "original_rope: found False; expected True"),
@@ -111,11 +111,11 @@ def test_a_value_that_cannot_be_is_refused(
     ],
 )
 def test_a_value_of_one_architecture_is_checked_there(
-    generation: str, key: str, value: Any, message: str
+    family_name: str, key: str, value: Any, message: str
 ) -> None:
-    config = FAMILIES[generation].real_config | {key: value}
+    config = FAMILIES[family_name].real_config | {key: value}
     with pytest.raises(WeightsError) as caught:
-        build_model(config, generation, device="meta")
+        build_model(config, family_name, device="meta")
     assert message in str(caught.value)
 
 
@@ -184,11 +184,11 @@ def test_every_key_has_a_rule(base: Path) -> None:
 def test_published_configs_and_saves_of_transformers_drop_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for generation, family in FAMILIES.items():
-        build_model(family.real_config, generation, device="meta")
-        model = tiny_model(generation)
-        model.save_pretrained(tmp_path / generation)
-        again = load_model(tmp_path / generation)
+    for family_name, family in FAMILIES.items():
+        build_model(family.real_config, family_name, device="meta")
+        model = tiny_model(family_name)
+        model.save_pretrained(tmp_path / family_name)
+        again = load_model(tmp_path / family_name)
         for key in known_keys(type(model)):
             assert getattr(again.config, key) == getattr(model.config, key)
     assert "not read" not in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_model
-from tiny_training import GENERATIONS, SETTINGS, TUNINGS
+from tiny_training import FAMILY_NAMES, SETTINGS, TUNINGS
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.devices import choose_device
@@ -22,24 +22,24 @@ pytestmark = pytest.mark.numeric
 
 
 def tune(
-    generation: str, method: str, rows: TokenizedRows, work: Path, dtype: str
+    family: str, method: str, rows: TokenizedRows, work: Path, dtype: str
 ) -> tuple[Any, TrainingOutcome]:
     settings = SETTINGS | {"prefix_dropout": 0.0, "dropout": 0.0}
     seed_everything(settings["seed"], threads=1)
-    base = tiny_model(generation).to(getattr(torch, dtype))
+    base = tiny_model(family).to(getattr(torch, dtype))
     model = METHODS[method].prepare(base, settings)
     outcome = train(model.train(), rows, rows, settings, pad_token_id=3, work=work, dtype=dtype)
     return model, outcome
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 @pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_half_precision_trains_float32_weights_to_about_the_same_loss(
-    generation: str, method: str, half: str, rows: TokenizedRows, tmp_path: Path
+    family: str, method: str, half: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    _, exact = tune(generation, method, rows, tmp_path / "1", "float32")
-    model, mixed = tune(generation, method, rows, tmp_path / "2", half)
+    _, exact = tune(family, method, rows, tmp_path / "1", "float32")
+    model, mixed = tune(family, method, rows, tmp_path / "2", half)
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     assert trained == {torch.float32}
     assert mixed.train_loss == pytest.approx(exact.train_loss, rel=0.02)

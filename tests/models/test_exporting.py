@@ -19,7 +19,7 @@ from glmtune.checkpoints.tensors import write_weights
 from glmtune.checkpoints.weights import load_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.exporting import FORMATS, Parts, export_model
-from glmtune.families.loading import detect_generation
+from glmtune.families.loading import detect_family
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder, read_json, write_json
 from glmtune.modeling.prefix import attach_prefix
@@ -27,7 +27,7 @@ from glmtune.modeling.quantization import quantize_model
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 
 
 def write_adapter(folder: Path, base: Path) -> Path:
@@ -54,15 +54,13 @@ def refusal(parts: Parts, format_name: str, out: Path) -> str:
 # --- official --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_an_official_export_is_the_model_and_says_what_it_is(
-    tmp_path: Path, generation: str
-) -> None:
-    base = write_base(tmp_path / f"my-{generation}", generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_an_official_export_is_the_model_and_says_what_it_is(tmp_path: Path, family: str) -> None:
+    base = write_base(tmp_path / f"my-{family}", family)
     export_model(Parts(base), "official", tmp_path / "out")
     ids = prompt_ids(base)
     assert torch.equal(logits(load_model(tmp_path / "out"), ids), logits(load_model(base), ids))
-    assert detect_generation(tmp_path / "out") == generation
+    assert detect_family(tmp_path / "out") == family
     assert torch.equal(prompt_ids(tmp_path / "out"), ids)
     config = read_json(tmp_path / "out" / "config.json")
     official = {k: v for k, v in read_json(base / "config.json").items() if k != "auto_map"}
@@ -73,9 +71,9 @@ def test_an_official_export_is_the_model_and_says_what_it_is(
     assert "auto_map" not in config
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_an_official_export_has_the_adapter_merged(tmp_path: Path, generation: str) -> None:
-    base = write_base(tmp_path / "base", generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_an_official_export_has_the_adapter_merged(tmp_path: Path, family: str) -> None:
+    base = write_base(tmp_path / "base", family)
     adapter = write_adapter(tmp_path / "adapter", base)
     export_model(Parts(base, adapter=adapter), "official", tmp_path / "out")
     ids = prompt_ids(base)
@@ -85,11 +83,11 @@ def test_an_official_export_has_the_adapter_merged(tmp_path: Path, generation: s
     assert merged.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_a_generation_that_only_the_folder_s_name_told_is_written_down(tmp_path: Path) -> None:
+def test_a_family_that_only_the_folder_s_name_told_is_written_down(tmp_path: Path) -> None:
     base = write_base(tmp_path / "chatglm3-mine", "chatglm3-6b-base", _name_or_path="x")
     write_json(base / "tokenizer_config.json", {})
     export_model(Parts(base), "official", tmp_path / "out")
-    assert detect_generation(tmp_path / "out") == "chatglm3-6b-base"
+    assert detect_family(tmp_path / "out") == "chatglm3-6b-base"
 
 
 def test_a_prepared_folder_that_points_elsewhere_is_exported(tmp_path: Path) -> None:
@@ -169,11 +167,11 @@ def test_saving_again_leaves_no_shards_of_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_prefix_export_is_what_thudm_s_scripts_read(
-    tmp_path: Path, generation: str, projection: bool
+    tmp_path: Path, family: str, projection: bool
 ) -> None:
-    base = write_base(tmp_path / "base", generation)
+    base = write_base(tmp_path / "base", family)
     prefix = write_prefix(tmp_path / "prefix", base, projection)
     export_model(Parts(base, prefix=prefix), "thudm-prefix", tmp_path / "out")
     config = read_json(tmp_path / "out" / "config.json")
@@ -226,8 +224,8 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     both = Parts(base, adapter=adapter, prefix=prefix)
     assert "has no place for an adapter" in refusal(both, "thudm-prefix", out)
     assert "no prefix in it" in refusal(Parts(base), "thudm-prefix", out)
-    wrong = Parts(base, generation="chatglm-6b")
-    assert "a model of another generation" in refusal(wrong, "official", out)
+    wrong = Parts(base, family="chatglm-6b")
+    assert "a model of another family" in refusal(wrong, "official", out)
     assert "a PEFT adapter, not a model" in refusal(Parts(adapter), "official", out)
     assert "a P-Tuning v2 prefix, not a model" in refusal(Parts(prefix), "official", out)
 

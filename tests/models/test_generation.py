@@ -54,9 +54,9 @@ class Numbers:
         return text
 
 
-def talkative_model(generation: str, prefix: bool = False) -> Any:
-    """A random model whose answers differ and end: the first generation's would repeat itself."""
-    model = tiny_model(generation)
+def talkative_model(family: str, prefix: bool = False) -> Any:
+    """A random model whose answers differ and end: the first family's would repeat itself."""
+    model = tiny_model(family)
     torch.manual_seed(0)
     output = model.get_output_embeddings()
     output.weight = torch.nn.Parameter(torch.randn_like(output.weight))
@@ -78,11 +78,11 @@ def by_transformers(model: Any, row: list[int], length: int) -> Prediction:
 
 
 @pytest.mark.parametrize("prefix", [False, True], ids=["plain", "prefix"])
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_batch_size_gives_what_transformers_gives_row_by_row(
-    generation: str, prefix: bool
+    family: str, prefix: bool
 ) -> None:
-    model = talkative_model(generation, prefix)
+    model = talkative_model(family, prefix)
     expected = [by_transformers(model, row, 40) for row in PROMPTS]
     for size in (1, 3, 7):
         settings = SETTINGS | {"batch_size": size}
@@ -154,9 +154,9 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
     assert again == [first[i] for i in order]
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
-def test_an_answer_ends_at_any_stop_token_and_is_cut_at_the_limit(generation: str) -> None:
-    model = talkative_model(generation)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_ends_at_any_stop_token_and_is_cut_at_the_limit(family: str) -> None:
+    model = talkative_model(family)
     settings = SETTINGS | {"max_new_tokens": 7}
     whole = generate_texts(model, Numbers(stop_token_ids=()), PROMPTS, settings)
     assert not any(prediction.finished for prediction in whole)

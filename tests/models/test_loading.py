@@ -25,7 +25,7 @@ from glmtune.families.registry import FAMILIES
 from glmtune.modeling.quantization import BITS, quantize_model
 from glmtune.steps.preparing import prepare
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 CONTAINERS = ("pytorch_model.bin", "pytorch_model.bin in shards")
 CONTAINERS += ("model.safetensors", "model.safetensors in shards")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -91,13 +91,13 @@ def refusal(folder: Path, **options: Any) -> str:
 
 @pytest.mark.parametrize("stored", DTYPES)
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_container_and_type_gives_the_stored_weights(
-    tmp_path: Path, generation: str, container: str, stored: str
+    tmp_path: Path, family: str, container: str, stored: str
 ) -> None:
-    model = tiny_model(generation).to(DTYPES[stored])
-    folder = write_folder(tmp_path, official_state(model), tiny_config(generation), container)
-    loaded = load_model(folder, family=generation)
+    model = tiny_model(family).to(DTYPES[stored])
+    folder = write_folder(tmp_path, official_state(model), tiny_config(family), container)
+    loaded = load_model(folder, family=family)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     assert torch.equal(logits(loaded), logits(model.float()))
     same = load_model(folder, dtype=stored)
@@ -106,13 +106,13 @@ def test_every_container_and_type_gives_the_stored_weights(
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_packed_weights_load_from_every_container(
-    tmp_path: Path, generation: str, container: str, bits: int
+    tmp_path: Path, family: str, container: str, bits: int
 ) -> None:
-    model = tiny_model(generation).half()
+    model = tiny_model(family).half()
     quantize_model(model, bits)
-    config = tiny_config(generation) | {"quantization_bit": bits}
+    config = tiny_config(family) | {"quantization_bit": bits}
     folder = write_folder(tmp_path, official_state(model), config, container)
     assert torch.equal(logits(load_model(folder)), logits(model.float()))
 
@@ -165,22 +165,22 @@ def test_whole_weights_with_the_key_of_packed_ones_are_refused(tmp_path: Path) -
     assert "8 of another shape: " in message
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_folder_of_another_generation_is_refused(tmp_path: Path, generation: str) -> None:
-    other = "chatglm2-6b" if generation == "chatglm-6b" else "chatglm-6b"
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_folder_of_another_family_is_refused(tmp_path: Path, family: str) -> None:
+    other = "chatglm2-6b" if family == "chatglm-6b" else "chatglm-6b"
     state = official_state(tiny_model(other))
     folder = write_folder(tmp_path, state, tiny_config(other))
-    message = refusal(folder, family=generation)
-    assert f"expected {FAMILIES[generation].title}" in message
+    message = refusal(folder, family=family)
+    assert f"expected {FAMILIES[family].title}" in message
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_weights_beside_the_config_of_another_generation_are_refused(
-    tmp_path: Path, generation: str
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_weights_beside_the_config_of_another_family_are_refused(
+    tmp_path: Path, family: str
 ) -> None:
-    other = "chatglm2-6b" if generation == "chatglm-6b" else "chatglm-6b"
+    other = "chatglm2-6b" if family == "chatglm-6b" else "chatglm-6b"
     state = official_state(tiny_model(other))
-    message = refusal(write_folder(tmp_path, state, tiny_config(generation)))
+    message = refusal(write_folder(tmp_path, state, tiny_config(family)))
     assert " missing: " in message
     assert " unexpected: " in message
     assert message.count("transformer.") <= 3 * 5
@@ -191,7 +191,7 @@ def test_the_first_release_of_chatglm_is_explained(tmp_path: Path) -> None:
     config = tiny_config("chatglm-6b") | {"vocab_size": 150528, "bos_token_id": 150004}
     write_folder(source, {"transformer.word_embeddings.weight": torch.zeros(2, 2)}, config)
     FAMILIES["chatglm-6b"].train_tokenizer(["红色的裙子。"], source, vocab_size=20)
-    settings = {"source": str(source), "generation": "chatglm-6b"}
+    settings = {"source": str(source), "family": "chatglm-6b"}
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
         prepare(settings, tmp_path / "done", tmp_path / "work")
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
@@ -244,20 +244,20 @@ def test_a_malicious_pickle_runs_nothing(
     assert mark.exists()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_code_that_a_config_names_is_not_looked_at(tmp_path: Path, generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_code_that_a_config_names_is_not_looked_at(tmp_path: Path, family: str) -> None:
     mark = tmp_path / "was here"
     code = f"import os\nos.mkdir({str(mark)!r})\n"
     auto_map = {"AutoConfig": "configuration_chatglm.ChatGLMConfig", "AutoModel": "modeling.Model"}
-    model = tiny_model(generation)
-    config = tiny_config(generation) | {"auto_map": auto_map}
+    model = tiny_model(family)
+    config = tiny_config(family) | {"auto_map": auto_map}
     folder = write_folder(tmp_path / "model", official_state(model), config)
-    FAMILIES[generation].train_tokenizer(["红色的裙子。"], folder, vocab_size=20)
+    FAMILIES[family].train_tokenizer(["红色的裙子。"], folder, vocab_size=20)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["auto_map"] = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     for name in ("configuration_chatglm", "modeling", "tokenization_chatglm", "__init__"):
         (folder / f"{name}.py").write_text(code)
     assert torch.equal(logits(load_model(folder)), logits(model))
-    assert load_tokenizer(folder, generation).encode("红")
+    assert load_tokenizer(folder, family).encode("红")
     assert not mark.exists()

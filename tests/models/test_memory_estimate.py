@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_config
-from tiny_training import GENERATIONS, SETTINGS, TUNINGS
+from tiny_training import FAMILY_NAMES, SETTINGS, TUNINGS
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.weights import build_model
@@ -34,15 +34,15 @@ KNOBS: dict[str, Any] = {"method": "lora", "quantization_bit": None, "optimizer"
 REAL = SETTINGS | KNOBS | {"pre_seq_len": 128, "rank": 8}
 
 
-def estimate(generation: str, method: str, layers: int = 2, **changes: Any) -> MemoryEstimate:
+def estimate(family: str, method: str, layers: int = 2, **changes: Any) -> MemoryEstimate:
     settings = SETTINGS | KNOBS | {"method": method} | changes
-    config = tiny_config(generation) | {"num_layers": layers}
+    config = tiny_config(family) | {"num_layers": layers}
     return estimate_memory(config, METHODS[method], settings, BATCH, CPU)
 
 
-def real(generation: str, method: str, batch: BatchShape, **changes: Any) -> MemoryEstimate:
+def real(family: str, method: str, batch: BatchShape, **changes: Any) -> MemoryEstimate:
     """Of the 6B configuration."""
-    config = FAMILIES[generation].real_config
+    config = FAMILIES[family].real_config
     return estimate_memory(config, METHODS[method], REAL | changes, batch, HALF)
 
 
@@ -64,14 +64,14 @@ def bytes_kept(model: Any, base: Any) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
-def test_every_part_is_what_a_real_training_keeps(generation: str, method: str) -> None:
-    base = build_model(tiny_config(generation) | {"num_layers": 5}, seed=1)
+def test_every_part_is_what_a_real_training_keeps(family: str, method: str) -> None:
+    base = build_model(tiny_config(family) | {"num_layers": 5}, seed=1)
     model: Any = METHODS[method].prepare(base, SETTINGS | {"method": method}).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    found = estimate(generation, method, layers=5)
-    of_a_layer = found.activations - estimate(generation, method, layers=4).activations
+    found = estimate(family, method, layers=5)
+    of_a_layer = found.activations - estimate(family, method, layers=4).activations
     assert found.activations - of_a_layer == bytes_kept(model, base)
     assert found.weights == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     assert found.gradients == sum(p.nbytes for p in trained)
@@ -83,10 +83,10 @@ def test_every_part_is_what_a_real_training_keeps(generation: str, method: str) 
     assert found.optimizer == sum(moment.nbytes for moment in moments)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_recomputing_activations_needs_less_of_them(generation: str) -> None:
-    plain = estimate(generation, "lora", layers=8)
-    saving = estimate(generation, "lora", layers=8, gradient_checkpointing=True)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_recomputing_activations_needs_less_of_them(family: str) -> None:
+    plain = estimate(family, "lora", layers=8)
+    saving = estimate(family, "lora", layers=8, gradient_checkpointing=True)
     assert saving.activations < plain.activations / 2
     assert saving.fixed == plain.fixed
 
@@ -108,25 +108,25 @@ def test_eight_bit_moments_leave_those_of_embeddings_whole() -> None:
     assert prefixes[0].optimizer == prefixes[1].optimizer
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_prefix_stays_while_activations_are_recomputed(generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_prefix_stays_while_activations_are_recomputed(family: str) -> None:
     short, long = (
-        estimate(generation, "ptuning", layers=8, gradient_checkpointing=True, pre_seq_len=n)
+        estimate(family, "ptuning", layers=8, gradient_checkpointing=True, pre_seq_len=n)
         for n in (1, 101)
     )
-    config = tiny_config(generation)
+    config = tiny_config(family)
     groups = config.get("multi_query_group_num", config["num_attention_heads"])
     of_a_position = 8 * 2 * groups * 8 * 4  # layers, keys and values, dims, float32
     assert long.activations - short.activations >= BATCH.rows * 100 * of_a_position
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_inputs_of_recomputed_layers_count_in_their_own_type(generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_inputs_of_recomputed_layers_count_in_their_own_type(family: str) -> None:
     """Full fine-tuning keeps its residual path in float32 under autocast."""
     settings = SETTINGS | KNOBS | {"method": "full", "gradient_checkpointing": True}
     deep, deeper = (
         estimate_memory(
-            tiny_config(generation) | {"num_layers": n}, METHODS["full"], settings, BATCH, HALF
+            tiny_config(family) | {"num_layers": n}, METHODS["full"], settings, BATCH, HALF
         )
         for n in (9, 10)
     )

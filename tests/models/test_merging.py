@@ -28,7 +28,7 @@ from glmtune.modeling.quantization import BITS, quantize_model
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 VERSIONS = sorted(GOLDEN_FAMILIES)
 IDS = torch.tensor([prompt([5, 9, 33, 12])])
 # Of the largest logit, measured with these models: a tenth of what is refused, and of the effect.
@@ -40,20 +40,20 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-def adapted(adapter: Path, generation: str, dtype: torch.dtype = torch.float32) -> Any:
-    model = tiny_model(generation).to(dtype)
+def adapted(adapter: Path, family: str, dtype: torch.dtype = torch.float32) -> Any:
+    model = tiny_model(family).to(dtype)
     load_adapter(model, adapter)
     return model.eval()
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_merged_model_answers_as_the_adapted_one(
-    tmp_path: Path, generation: str, dtype: torch.dtype
+    tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:
-    adapter = tuned_adapter(tmp_path, tiny_model(generation), targets=ALL_LINEARS)
-    model = adapted(adapter, generation, dtype)
-    before, base = logits(model), logits(tiny_model(generation).to(dtype))
+    adapter = tuned_adapter(tmp_path, tiny_model(family), targets=ALL_LINEARS)
+    model = adapted(adapter, family, dtype)
+    before, base = logits(model), logits(tiny_model(family).to(dtype))
     merged = merge_adapter(model)
     largest = before.abs().max()
     assert (logits(merged) - before).abs().max() <= ROUNDING[dtype] * largest
@@ -69,11 +69,11 @@ def test_merged_logits_are_those_of_the_official_code(reference: Path, version: 
         assert golden_error(model, version, tensors, name) <= LORA_TOLERANCE[version]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_merged_weights_are_the_sum_in_full_precision_rounded_once(
-    tmp_path: Path, generation: str
+    tmp_path: Path, family: str
 ) -> None:
-    model = adapted(tuned_adapter(tmp_path, tiny_model(generation)), generation, torch.float16)
+    model = adapted(tuned_adapter(tmp_path, tiny_model(family)), family, torch.float16)
     layer = model.transformer.layers[1]
     attention = layer.self_attention if hasattr(layer, "self_attention") else layer.attention
     wrapper = attention.query_key_value
@@ -84,11 +84,11 @@ def test_merged_weights_are_the_sum_in_full_precision_rounded_once(
     assert torch.equal(attention.query_key_value.weight, expected.half())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_merged_model_is_saved_under_official_names(tmp_path: Path, generation: str) -> None:
-    adapter = tuned_adapter(tmp_path / "adapter", tiny_model(generation), targets=ALL_LINEARS)
-    merged = merge_adapter(adapted(adapter, generation))
-    assert merged.state_dict().keys() == tiny_model(generation).state_dict().keys()
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_merged_model_is_saved_under_official_names(tmp_path: Path, family: str) -> None:
+    adapter = tuned_adapter(tmp_path / "adapter", tiny_model(family), targets=ALL_LINEARS)
+    merged = merge_adapter(adapted(adapter, family))
+    assert merged.state_dict().keys() == tiny_model(family).state_dict().keys()
     save_model(merged, tmp_path / "merged")
     assert torch.equal(logits(load_model(tmp_path / "merged")), logits(merged))
 
@@ -108,11 +108,11 @@ def test_parts_that_an_adapter_trained_as_a_whole_are_kept(tmp_path: Path) -> No
     assert model.state_dict().keys() == tiny_model("chatglm2-6b").state_dict().keys()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_an_adapter_that_was_never_trained_is_named(tmp_path: Path, generation: str) -> None:
-    adapter = tuned_adapter(tmp_path, tiny_model(generation), scale=0.0)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_an_adapter_that_was_never_trained_is_named(tmp_path: Path, family: str) -> None:
+    adapter = tuned_adapter(tmp_path, tiny_model(family), scale=0.0)
     with pytest.raises(WeightsError, match="^my adapter: has no effect: .* zero everywhere"):
-        merge_adapter(adapted(adapter, generation), source="my adapter")
+        merge_adapter(adapted(adapter, family), source="my adapter")
 
 
 def test_an_adapter_that_rounding_takes_away_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from glmtune.modeling.target_loss import ROWS_AT_ONCE, mean_target_loss
 pytestmark = pytest.mark.numeric
 
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}
 
 
@@ -32,31 +32,31 @@ def checkpoint_activations(model: Any) -> None:
     (enable or model.gradient_checkpointing_enable)()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_padded_batch_equals_its_rows(generation: str) -> None:
-    model = tiny_model(generation)
-    ids, mask = pad_left(ROWS, PADS[generation])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_padded_batch_equals_its_rows(family: str) -> None:
+    model = tiny_model(family)
+    ids, mask = pad_left(ROWS, PADS[family])
     with torch.no_grad():
         batch = model(ids, attention_mask=mask).logits
         for i, row in enumerate(ROWS):
             close(batch[i, -len(row) :], model(torch.tensor([row])).logits[0])
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_padding_on_the_right_changes_nothing(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_padding_on_the_right_changes_nothing(family: str) -> None:
+    model = tiny_model(family)
     row = torch.tensor([ROWS[0]])
-    padded = torch.nn.functional.pad(row, (0, 4), value=PADS[generation])
+    padded = torch.nn.functional.pad(row, (0, 4), value=PADS[family])
     with torch.no_grad():
         alone = model(row).logits
         masked = model(padded, attention_mask=(torch.arange(padded.shape[1]) < row.shape[1])[None])
     close(masked.logits[:, : row.shape[1]], alone)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_generated_with_cache_equals_generated_without(generation: str) -> None:
-    model = tiny_model(generation)
-    ids, mask = pad_left(ROWS, PADS[generation])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_generated_with_cache_equals_generated_without(family: str) -> None:
+    model = tiny_model(family)
+    ids, mask = pad_left(ROWS, PADS[family])
     outputs = [
         model.generate(
             ids,
@@ -78,10 +78,10 @@ def test_generated_with_cache_equals_generated_without(generation: str) -> None:
     [{"do_sample": False}, {"do_sample": False, "num_beams": 3}, {"do_sample": True, "top_k": 1}],
     ids=["greedy", "beams", "sampling"],
 )
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_generated_batch_equals_its_rows(generation: str, options: dict[str, Any]) -> None:
-    model = tiny_model(generation)
-    ids, mask = pad_left(ROWS, PADS[generation])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_generated_batch_equals_its_rows(family: str, options: dict[str, Any]) -> None:
+    model = tiny_model(family)
+    ids, mask = pad_left(ROWS, PADS[family])
     options = {**options, "max_new_tokens": 6, "min_new_tokens": 6}
     batch = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
     for i, row in enumerate(ROWS):
@@ -89,7 +89,7 @@ def test_a_generated_batch_equals_its_rows(generation: str, options: dict[str, A
         assert batch[i].tolist() == alone.tolist()
 
 
-def test_positions_of_the_first_generation_are_two_rows() -> None:
+def test_positions_of_the_first_family_are_two_rows() -> None:
     ids, mask = pad_left([prompt([7, 8]) + [9, 10], prompt([7]) + [9, 10]], pad=3)
     positions = prompt_positions(ids, mask, ChatGLMConfig(**SIZES))
     assert positions.tolist() == [
@@ -98,32 +98,32 @@ def test_positions_of_the_first_generation_are_two_rows() -> None:
     ]
 
 
-def test_first_generation_says_what_a_row_lacks() -> None:
+def test_first_family_says_what_a_row_lacks() -> None:
     model = tiny_model("chatglm-6b")
     with pytest.raises(ValueError, match=r"needs \[gMASK\] or \[MASK\], and <sop>"):
         model(torch.tensor([[5, 6, 7]]))
 
 
-def test_prompt_of_the_first_generation_sees_itself_both_ways() -> None:
+def test_prompt_of_the_first_family_sees_itself_both_ways() -> None:
     first, second = (torch.tensor([prompt(text)]) for text in ([5, 6, 7], [5, 6, 8]))
-    for generation in GENERATIONS:
-        model = tiny_model(generation)
+    for family in FAMILY_NAMES:
+        model = tiny_model(family)
         with torch.no_grad():
             changed = not torch.equal(model(first).logits[0, 0], model(second).logits[0, 0])
-        assert changed == (generation == "chatglm-6b")
+        assert changed == (family == "chatglm-6b")
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_an_answer_does_not_see_what_comes_after(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_an_answer_does_not_see_what_comes_after(family: str) -> None:
+    model = tiny_model(family)
     first, second = (torch.tensor([[*ROWS[2], 5, 6, last]]) for last in (7, 8))
     with torch.no_grad():
         close(model(first).logits[:, :-1], model(second).logits[:, :-1])
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_training_loss_is_the_mean_over_target_tokens(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_training_loss_is_the_mean_over_target_tokens(family: str) -> None:
+    model = tiny_model(family)
     ids = torch.tensor([[*ROWS[2], 5, 6, 7, SIZES["eos_token_id"]], [*ROWS[2], 8, 9, 1, 1]])
     labels = ids.clone()
     labels[:, : len(ROWS[2])] = -100
@@ -179,45 +179,45 @@ def test_a_head_with_an_adapter_is_called_and_not_bypassed() -> None:
     torch.testing.assert_close(mean_target_loss(states, head, targets, None), expected)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_only_the_wanted_logits_are_computed(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_only_the_wanted_logits_are_computed(family: str) -> None:
+    model = tiny_model(family)
     ids = torch.tensor([ROWS[0]])
     with torch.no_grad():
         close(model(ids, logits_to_keep=1).logits, model(ids).logits[:, -1:])
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_id_of_padding_is_trained_like_any_word(generation: str) -> None:
-    model = tiny_model(generation)
-    pad = PADS[generation]
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_id_of_padding_is_trained_like_any_word(family: str) -> None:
+    model = tiny_model(family)
+    pad = PADS[family]
     ids = torch.tensor([[pad, *ROWS[2], pad, 6]])
     model(ids, labels=ids).loss.backward()
     assert float(model.get_input_embeddings().weight.grad[pad].abs().sum()) > 0
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_training_keeps_no_cache(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_training_keeps_no_cache(family: str) -> None:
+    model = tiny_model(family)
     ids = torch.tensor([ROWS[0]])
     assert model(ids).past_key_values.get_seq_length() == ids.shape[1]
     assert model.train()(ids, labels=ids).past_key_values is None
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_mask_of_another_length_is_refused(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_mask_of_another_length_is_refused(family: str) -> None:
+    model = tiny_model(family)
     ids = torch.tensor([ROWS[0]])
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\)"):
         model(ids, attention_mask=torch.tensor([[0, 1, 1]]))
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_trainer_of_transformers_lowers_the_loss(tmp_path: Path, generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_trainer_of_transformers_lowers_the_loss(tmp_path: Path, family: str) -> None:
     from transformers import Trainer, TrainingArguments
 
-    model = tiny_model(generation)
+    model = tiny_model(family)
     ids = [*ROWS[2], 5, 6, 7, SIZES["eos_token_id"]]
     row = {"input_ids": ids, "labels": [-100] * len(ROWS[2]) + ids[len(ROWS[2]) :]}
     arguments = TrainingArguments(
@@ -242,13 +242,13 @@ def test_the_trainer_of_transformers_lowers_the_loss(tmp_path: Path, generation:
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_mixed_precision_stays_near_full_precision(generation: str) -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_mixed_precision_stays_near_full_precision(family: str) -> None:
     from glmtune.modeling.prefix import attach_prefix
 
-    model = tiny_model(generation)
+    model = tiny_model(family)
     attach_prefix(model, pre_seq_len=3)
-    ids, mask = pad_left(ROWS, PADS[generation])
+    ids, mask = pad_left(ROWS, PADS[family])
     full = model(ids, attention_mask=mask, labels=ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model(ids, attention_mask=mask, labels=ids, use_cache=True)
@@ -258,11 +258,11 @@ def test_mixed_precision_stays_near_full_precision(generation: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_generation_ends_with_the_end_token_of_the_config(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_generation_ends_with_the_end_token_of_the_config(family: str) -> None:
+    model = tiny_model(family)
     assert model.generation_config.eos_token_id == model.config.eos_token_id
-    assert model.generation_config.pad_token_id == PADS[generation]
+    assert model.generation_config.pad_token_id == PADS[family]
 
 
 def test_second_architecture_agrees_with_glm_of_transformers() -> None:

@@ -30,7 +30,7 @@ from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 TUNINGS = sorted(name for name in METHODS if name != "none")
 PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}
 SETTINGS: dict[str, Any] = {
@@ -58,7 +58,7 @@ ELSEWHERE = {
     "answers never end: the end token is a target": (
         "test_encoding.py::test_the_prompt_is_masked_and_the_answer_is_not"
     ),
-    "answers never end: generation stops at the end token": (
+    "answers never end: family_name stops at the end token": (
         "test_models.py::test_generation_ends_with_the_end_token_of_the_config"
     ),
     "special tokens written by a user": "test_tokenizer.py::test_no_text_makes_a_control_token",
@@ -69,7 +69,7 @@ ELSEWHERE = {
         "test_tokenizer.py::test_the_first_release_of_chatglm_is_refused"
     ),
     "a ChatGLM-6B prompt that is read like an answer": (
-        "test_models.py::test_prompt_of_the_first_generation_sees_itself_both_ways"
+        "test_models.py::test_prompt_of_the_first_family_sees_itself_both_ways"
     ),
     "padding on the left": "test_models.py::test_a_padded_batch_equals_its_rows",
     "padding on the right": "test_models.py::test_padding_on_the_right_changes_nothing",
@@ -84,7 +84,7 @@ ELSEWHERE = {
         "test_prefix.py::test_a_prefix_stays_in_full_precision_on_a_half_base"
     ),
     "weights tied although they differ": (
-        "test_weights.py::test_output_layer_of_the_first_generation_is_tied_if_equal"
+        "test_weights.py::test_output_layer_of_the_first_family_is_tied_if_equal"
     ),
     "a frozen base that trains along": "test_training.py::test_the_base_stays_as_it_was",
     "trained weights in half precision": (
@@ -125,9 +125,9 @@ def test_a_chatglm_prompt_sees_itself_whole_and_padding_is_seen_by_none() -> Non
     assert visible[1, 0, 0].int().tolist() == [1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_batch_without_a_mask_is_one_without_padding(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_a_batch_without_a_mask_is_one_without_padding(family_name: str) -> None:
+    model = tiny_model(family_name)
     ids = torch.tensor([ROWS[0], [*ROWS[0][:-1], 6]])
     labels = ids.where(ids > 6, IGNORED)
     ones = torch.ones_like(ids)
@@ -137,26 +137,26 @@ def test_a_batch_without_a_mask_is_one_without_padding(generation: str) -> None:
     assert torch.equal(alone.loss, masked.loss)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_embeddings_instead_of_ids_are_refused_in_words(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_embeddings_instead_of_ids_are_refused_in_words(family_name: str) -> None:
+    model = tiny_model(family_name)
     embeddings = model.get_input_embeddings()(IDS)
     with pytest.raises(ValueError, match="inputs_embeds: not supported; pass input_ids"):
         model(None, inputs_embeds=embeddings)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_positions_after_a_prefix_and_after_padding_start_at_zero(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_positions_after_a_prefix_and_after_padding_start_at_zero(family_name: str) -> None:
+    model = tiny_model(family_name)
     torch.manual_seed(4)
     attach_prefix(model, pre_seq_len=3)
-    ids, mask = pad_left(ROWS, PADS[generation])
+    ids, mask = pad_left(ROWS, PADS[family_name])
     rows = [torch.tensor([row]) for row in ROWS]
     with torch.no_grad():
         batch = model(ids, attention_mask=mask).logits
         for i, row in enumerate(rows):
             positions = torch.arange(row.shape[1])[None]
-            if generation == "chatglm-6b":
+            if family_name == "chatglm-6b":
                 positions = prompt_positions(row, None, model.config)
                 assert positions[0, 0, 0] == 0
             expected = model(row, position_ids=positions).logits[0]
@@ -192,19 +192,19 @@ def test_rounds_count_from_zero_in_chatglm_and_from_one_in_chatglm2(
     )
 
 
-@pytest.mark.parametrize("generation", ["chatglm-6b", "chatglm2-6b"])
+@pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
 def test_padding_is_no_target_even_inside_an_answer(
-    vocabularies: dict[str, Any], generation: str, monkeypatch: pytest.MonkeyPatch
+    vocabularies: dict[str, Any], family_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In ChatGLM2-6B an unknown character has the id of padding; main.py ignores both."""
-    tokenizer = vocabularies[generation]
+    tokenizer = vocabularies[family_name]
     pad, (before, after) = tokenizer.pad_token_id, tokenizer.encode("红色", False)[-2:]
 
     def encode(text: str, add_special_tokens: bool = True) -> list[int]:
         return [before, pad, after]
 
     monkeypatch.setattr(tokenizer, "encode", encode)
-    template = FAMILIES[generation].template()
+    template = FAMILIES[family_name].template()
     limits = {"max_source_tokens": 32, "max_target_tokens": 32}
     example = template.encode_example(tokenizer, "红", "红", **limits)
     assert example.input_ids[-4:] == [before, pad, after, tokenizer.eos_token_id]
@@ -224,12 +224,12 @@ def recompute_activations(model: Any) -> None:
     [(name, False) for name in TUNINGS]
     + [(name, True) for name in TUNINGS if not METHODS[name].trains_base],
 )
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_recomputing_activations_leaves_no_weight_without_gradient(
-    generation: str, method: str, packed: bool
+    family_name: str, method: str, packed: bool
 ) -> None:
     """Known as "element 0 of tensors does not require grad": frozen embeddings, frozen layers."""
-    base = tiny_model(generation)
+    base = tiny_model(family_name)
     if packed:
         quantize_model(base, 4)
     model = METHODS[method].prepare(base, SETTINGS)
@@ -245,9 +245,9 @@ def test_recomputing_activations_leaves_no_weight_without_gradient(
     assert [name for name, grad in trained.items() if grad is None or not grad.any()] == []
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_input_embeddings_can_be_asked_for_gradients(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_input_embeddings_can_be_asked_for_gradients(family_name: str) -> None:
+    model = tiny_model(family_name)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.enable_input_require_grads()  # PEFT does so before training on packed weights
@@ -255,10 +255,10 @@ def test_input_embeddings_can_be_asked_for_gradients(generation: str) -> None:
     assert model(IDS, labels=IDS).loss.requires_grad
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_loaded_base_stays_frozen_under_a_method(generation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_a_loaded_base_stays_frozen_under_a_method(family_name: str, tmp_path: Path) -> None:
     """Freezing in a model's constructor is lost when weights are loaded into it."""
-    save_model(tiny_model(generation), tmp_path)
+    save_model(tiny_model(family_name), tmp_path)
     for method in ("ptuning", "lora"):
         model = METHODS[method].prepare(load_model(tmp_path), SETTINGS)
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -266,11 +266,11 @@ def test_a_loaded_base_stays_frozen_under_a_method(generation: str, tmp_path: Pa
         assert all("lora_" in name or "prefix_encoder" in name for name in trained)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_trained_adapter_has_an_effect_after_saving(generation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path: Path) -> None:
     """lora_B starts at zero: if it is still zero, or is not loaded, the base answers."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
-    save_model(tiny_model(generation), base)
+    save_model(tiny_model(family_name), base)
     model = METHODS["lora"].prepare(load_model(base), SETTINGS)
     rows = from_examples([Example(row, row) for row in ROWS])
     settings = SETTINGS | {
@@ -298,13 +298,13 @@ def test_a_trained_adapter_has_an_effect_after_saving(generation: str, tmp_path:
 
 
 @pytest.mark.parametrize("method", ["ptuning", "lora"])
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_a_checkpoint_holds_the_method_s_own_weights_alone(
-    generation: str, method: str, tmp_path: Path
+    family_name: str, method: str, tmp_path: Path
 ) -> None:
     """A file of 7 MB is a whole checkpoint of P-Tuning v2, and the base is never copied into it."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
-    save_model(tiny_model(generation), base)
+    save_model(tiny_model(family_name), base)
     model = METHODS[method].prepare(load_model(base), SETTINGS)
     checkpoint.mkdir()
     METHODS[method].save(model, checkpoint, base)

@@ -51,15 +51,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare("chatglm2-6b", tmp_path_factory.mktemp("prepared"))
 
 
-def prepare(generation: str, folder: Path) -> Path:
+def prepare(family_name: str, folder: Path) -> Path:
     """A folder with model/, model.json and dev.jsonl."""
-    family = FAMILIES[generation]
+    family = FAMILIES[family_name]
     family.train_tokenizer(TEXTS, folder / "model", vocab_size=80)
     tokenizer = load_tokenizer(folder / "model")
     config = family.miniature_config(tokenizer, hidden_size=32, num_layers=2, num_heads=2)
     save_model(build_model(config, seed=1), folder / "model")
     files = hash_model(folder / "model")
-    write_json(folder / "model.json", {"generation": family.name, "files": files})
+    write_json(folder / "model.json", {"family": family.name, "files": files})
     write_jsonl(folder / "dev.jsonl", ROWS)
     return folder
 

@@ -22,13 +22,13 @@ from glmtune.modeling.prefix import PrefixEncoder, PrefixShape, attach_prefix
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17])]
 IDS = torch.tensor([ROWS[0]])
 
 
-def tiny_with_prefix(generation: str, projection: bool = False) -> Any:
-    model = tiny_model(generation)
+def tiny_with_prefix(family: str, projection: bool = False) -> Any:
+    model = tiny_model(family)
     torch.manual_seed(2)
     attach_prefix(model, pre_seq_len=4, projection=projection)
     return model
@@ -54,9 +54,9 @@ def test_prefix_of_a_6b_model_has_the_published_size(shape: PrefixShape, count: 
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, generation: str, projection: bool) -> None:
-    model = tiny_with_prefix(generation, projection)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, family: str, projection: bool) -> None:
+    model = tiny_with_prefix(family, projection)
     save_model(model, tmp_path / "base")
     save_prefix(model, tmp_path / "prefix")
     again = load_model(tmp_path / "base", prefix=tmp_path / "prefix")
@@ -68,12 +68,12 @@ def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, generation: str, project
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_prefix_is_found_in_a_checkpoint_of_the_complete_model(
-    tmp_path: Path, generation: str, projection: bool
+    tmp_path: Path, family: str, projection: bool
 ) -> None:
     """Trainers that do not leave out frozen weights write such ones, some in half precision."""
-    model = tiny_with_prefix(generation, projection)
+    model = tiny_with_prefix(family, projection)
     save_model(model, tmp_path / "base")
     checkpoint = tmp_path / "checkpoint-3000"
     checkpoint.mkdir()
@@ -86,18 +86,18 @@ def test_a_prefix_is_found_in_a_checkpoint_of_the_complete_model(
     assert half.embedding.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_saving_a_prefix_twice_writes_the_same_bytes(tmp_path: Path, generation: str) -> None:
-    model = tiny_with_prefix(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_saving_a_prefix_twice_writes_the_same_bytes(tmp_path: Path, family: str) -> None:
+    model = tiny_with_prefix(family)
     for name in ("a", "b"):
         save_prefix(model, tmp_path / name)
     first, second = (tmp_path / name / "pytorch_model.bin" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_prefix_changes_logits_and_no_weight_of_the_base(generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_prefix_changes_logits_and_no_weight_of_the_base(family: str) -> None:
+    model = tiny_model(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = logits(model)
     attach_prefix(model, pre_seq_len=4)
@@ -109,9 +109,9 @@ def test_a_prefix_changes_logits_and_no_weight_of_the_base(generation: str) -> N
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_prefixed_batch_generates_what_its_rows_do(generation: str, projection: bool) -> None:
-    model = tiny_with_prefix(generation, projection)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_prefixed_batch_generates_what_its_rows_do(family: str, projection: bool) -> None:
+    model = tiny_with_prefix(family, projection)
     ids, mask = pad_left(ROWS, model.config.pad_token_id)
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     batch = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
@@ -122,15 +122,15 @@ def test_a_prefixed_batch_generates_what_its_rows_do(generation: str, projection
         assert batch[i].tolist() == alone[0, len(row) :].tolist()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_cache_holds_no_prefix(generation: str) -> None:
-    output = tiny_with_prefix(generation)(IDS, use_cache=True)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_cache_holds_no_prefix(family: str) -> None:
+    output = tiny_with_prefix(family)(IDS, use_cache=True)
     assert output.past_key_values.get_seq_length() == IDS.shape[1]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_reparametrised_prefix_is_computed_once_per_generation(
-    generation: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_reparametrised_prefix_is_computed_once_per_family(
+    family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     compute = PrefixEncoder._compute
@@ -140,7 +140,7 @@ def test_the_reparametrised_prefix_is_computed_once_per_generation(
         return compute(encoder, dtype)
 
     monkeypatch.setattr(PrefixEncoder, "_compute", counted)
-    model = tiny_with_prefix(generation, projection=True)
+    model = tiny_with_prefix(family, projection=True)
     model.generate(IDS, max_new_tokens=5, min_new_tokens=5, do_sample=False)
     assert len(calls) == 1
 
@@ -154,9 +154,9 @@ def test_a_changed_prefix_is_computed_anew(projection: bool) -> None:
     assert not torch.allclose(logits(model), before)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_dropout_falls_on_the_prefix_in_training_only(generation: str) -> None:
-    model = tiny_with_prefix(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_dropout_falls_on_the_prefix_in_training_only(family: str) -> None:
+    model = tiny_with_prefix(family)
     encoder = model.transformer.prefix_encoder
     assert encoder.dropout.p == 0.1
     assert torch.equal(logits(model), logits(model))
@@ -166,11 +166,11 @@ def test_dropout_falls_on_the_prefix_in_training_only(generation: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_prefix_stays_in_full_precision_on_a_half_base(
-    tmp_path: Path, generation: str, dtype: str
+    tmp_path: Path, family: str, dtype: str
 ) -> None:
-    model = tiny_with_prefix(generation)
+    model = tiny_with_prefix(family)
     save_model(model, tmp_path)
     save_prefix(model, tmp_path / "prefix")
     half = load_model(tmp_path, prefix=tmp_path / "prefix", dtype=dtype)

@@ -50,9 +50,9 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("generation", sorted(FAMILIES))
-def test_a_quantised_model_saves_and_loads(tmp_path: Path, generation: str, bits: int) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_quantised_model_saves_and_loads(tmp_path: Path, family: str, bits: int) -> None:
+    model = tiny_model(family)
     quantize_model(model, bits)
     save_model(model, tmp_path)
     again = load_model(tmp_path)
@@ -78,11 +78,11 @@ def test_gradients_pass_through_packed_weights(bits: int) -> None:
 
 # PEFT asks for it by a name that transformers has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@pytest.mark.parametrize("generation", sorted(FAMILIES))
-def test_lora_trains_on_packed_weights(generation: str) -> None:
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_lora_trains_on_packed_weights(family: str) -> None:
     from peft import LoraConfig, get_peft_model
 
-    model = tiny_model(generation)
+    model = tiny_model(family)
     quantize_model(model, 4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["query_key_value"]))

@@ -10,7 +10,7 @@ import yaml
 
 from glmtune.export.exporting import FORMATS as EXPORTS
 from glmtune.families.registry import FAMILIES
-from glmtune.params.checks import GENERATIONS, SCHEMA_FILE
+from glmtune.params.checks import SCHEMA_FILE
 from glmtune.report.training_notes import BANDS
 from glmtune.tuning.registry import METHODS
 
@@ -18,17 +18,17 @@ RECIPES = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 
 
 @pytest.mark.parametrize(
-    "registry", [FAMILIES, METHODS, EXPORTS], ids=["generations", "methods", "exports"]
+    "registry", [FAMILIES, METHODS, EXPORTS], ids=["families", "methods", "exports"]
 )
 def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) -> None:
     recipes = RECIPES.read_text(encoding="utf-8")
     assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
 
 
-def test_the_schema_knows_the_generations_and_methods_of_the_code() -> None:
+def test_the_schema_knows_the_families_and_methods_of_the_code() -> None:
     schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
     model = schema["properties"]["models"]["additionalProperties"]["properties"]
-    assert set(model["generation"]["enum"]) == set(FAMILIES) == set(GENERATIONS)
+    assert set(model["family"]["enum"]) == set(FAMILIES)
     assert set(schema["$defs"]["methods"]) == set(METHODS)
 
 

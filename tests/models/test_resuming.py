@@ -14,7 +14,7 @@ import pytest
 import torch
 import tqdm.auto
 from safetensors.torch import load_file, save_file
-from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune
+from tiny_training import FAMILY_NAMES, TUNINGS, assert_equal_bits, losses, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
@@ -40,25 +40,25 @@ class Kill(TrainerCallback):
 
 
 def assert_a_killed_one_ends_the_same(
-    generation: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
+    family: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
 ) -> None:
-    whole, curve = tune(generation, method, rows, folder / "whole", **changes)
+    whole, curve = tune(family, method, rows, folder / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
-        tune(generation, method, rows, folder / "killed", Kill(kill), **changes)
+        tune(family, method, rows, folder / "killed", Kill(kill), **changes)
     assert list((folder / "killed").glob("checkpoint-*"))
-    resumed, same = tune(generation, method, rows, folder / "killed", **changes)
+    resumed, same = tune(family, method, rows, folder / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same
     assert same.pace.tokens == curve.pace.tokens
     assert 0 < same.pace.earlier_seconds < same.pace.seconds
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    assert_a_killed_one_ends_the_same(generation, method, rows, tmp_path, kill=3)
+    assert_a_killed_one_ends_the_same(family, method, rows, tmp_path, kill=3)
 
 
 @pytest.mark.parametrize(
@@ -147,22 +147,22 @@ def kill_after(seconds: float, training: Any) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_kill_9_at_any_moment_loses_nothing(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     changes = {"max_steps": 12, "save_steps": 1}
     start = time.perf_counter()
-    whole, curve = tune(generation, method, rows, tmp_path / "whole", **changes)
+    whole, curve = tune(family, method, rows, tmp_path / "whole", **changes)
     duration = time.perf_counter() - start
     moments = [duration / 2, *(random.uniform(0, duration) for _ in range(2))]
 
     def training() -> None:
-        tune(generation, method, rows, tmp_path / "killed", **changes)
+        tune(family, method, rows, tmp_path / "killed", **changes)
 
     killed = [kill_after(moment, training) for moment in moments]
-    resumed, same = tune(generation, method, rows, tmp_path / "killed", **changes)
+    resumed, same = tune(family, method, rows, tmp_path / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same, f"killed after {moments} s of {duration}: {killed}"
     assert any(killed)

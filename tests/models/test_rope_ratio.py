@@ -80,7 +80,7 @@ def test_a_published_model_is_not_taken_for_the_other_family() -> None:
 def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / family, family, **UNPUBLISHED)
     done = tmp_path / "done"
-    prepare({"source": str(base), "generation": family}, done, tmp_path / "work")
+    prepare({"source": str(base), "family": family}, done, tmp_path / "work")
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
     assert torch.equal(logits(open_model(done / "model"), ids), expected)
@@ -91,7 +91,7 @@ def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: 
 @pytest.mark.parametrize("family", BOTH)
 def test_an_export_has_the_same_logits(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", family, **UNPUBLISHED)
-    parts = Parts(base, generation=family)
+    parts = Parts(base, family=family)
     ids = prompt_ids(base)
     ours = logits(load_model(base, family=family), ids)
     export_model(parts, "official", tmp_path / "official")

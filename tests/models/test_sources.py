@@ -29,19 +29,19 @@ from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
 from glmtune.steps.preparing import prepare
 
-GENERATION = "chatglm2-6b"
+FAMILY = "chatglm2-6b"
 REVISION = "0123456789" * 4
 # Embeddings for the 256 bytes that every vocabulary has, and some more.
 ROOMY = {"padded_vocab_size": 400, "vocab_size": 800}
 
 
-def roomy_config(generation: str) -> dict[str, Any]:
-    config = tiny_config(generation)
+def roomy_config(family: str) -> dict[str, Any]:
+    config = tiny_config(family)
     return config | {key: size for key, size in ROOMY.items() if key in config}
 
 
-def roomy_model(generation: str) -> Any:
-    return build_model(roomy_config(generation), generation, seed=1)
+def roomy_model(family: str) -> Any:
+    return build_model(roomy_config(family), family, seed=1)
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "weights/own"
     folder.mkdir(parents=True)
-    save_model(roomy_model(GENERATION), folder)
-    FAMILIES[GENERATION].train_tokenizer(["颜色是白色。"] * 9, folder, vocab_size=20)
+    save_model(roomy_model(FAMILY), folder)
+    FAMILIES[FAMILY].train_tokenizer(["颜色是白色。"] * 9, folder, vocab_size=20)
     return folder
 
 
 def prepared(tmp_path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     done = tmp_path / "done"
-    prepare({"generation": GENERATION, "seed": 1, **settings}, done, tmp_path / "work")
+    prepare({"family": FAMILY, "seed": 1, **settings}, done, tmp_path / "work")
     return done / "model", json.loads((done / "manifest.json").read_text())
 
 
@@ -76,8 +76,8 @@ def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_pa
         "tokenizer_config.json",
     }
     assert str(tmp_path) not in json.dumps(manifest)
-    assert open_model(folder).num_parameters() == roomy_model(GENERATION).num_parameters()
-    assert open_tokenizer(folder, GENERATION).encode("白色")
+    assert open_model(folder).num_parameters() == roomy_model(FAMILY).num_parameters()
+    assert open_tokenizer(folder, FAMILY).encode("白色")
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
 def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
     weights: Path, tmp_path: Path
 ) -> None:
-    config = {"num_layers": 1, **roomy_config(GENERATION)}
+    config = {"num_layers": 1, **roomy_config(FAMILY)}
     folder, manifest = prepared(
         tmp_path, source="random", config=config, tokenizer="weights/own/tokenizer.model"
     )
     assert manifest["random"]["num_layers"] == config["num_layers"]
-    assert open_tokenizer(folder, GENERATION).encode("白色")
+    assert open_tokenizer(folder, FAMILY).encode("白色")
     assert open_model(folder).num_parameters() > 0
 
 
@@ -244,17 +244,17 @@ def test_a_random_model_is_the_real_one_unless_config_says_otherwise(
         return manifest_of(tmp_path / name, source="random", tokenizer="weights/own", **changes)
 
     first = manifest("1", config={"num_layers": 1})
-    assert first["random"] == FAMILIES[GENERATION].real_config | {"num_layers": 1}
+    assert first["random"] == FAMILIES[FAMILY].real_config | {"num_layers": 1}
     assert manifest("2", config={"num_layers": 1}) == first
     assert manifest("3", config={"num_layers": 1}, seed=2) != first
-    assert manifest("4")["random"] == FAMILIES[GENERATION].real_config
+    assert manifest("4")["random"] == FAMILIES[FAMILY].real_config
 
 
 def test_a_random_model_opens_the_same_each_time_in_any_place(
     weights: Path, tmp_path: Path
 ) -> None:
     folder, _ = prepared(
-        tmp_path, source="random", config=roomy_config(GENERATION), tokenizer="weights/own"
+        tmp_path, source="random", config=roomy_config(FAMILY), tokenizer="weights/own"
     )
     shutil.copytree(folder, tmp_path / "copy")
     first, second = open_model(folder).state_dict(), open_model(tmp_path / "copy").state_dict()
@@ -272,33 +272,33 @@ def test_a_vocabulary_that_is_not_there_is_named(
     )
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
-def test_a_folder_of_every_generation_opens_as_what_it_is(
-    generation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_of_every_family_opens_as_what_it_is(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    FAMILIES[generation].train_tokenizer(["颜色是白色。"], tmp_path / "own", vocab_size=20)
-    save_model(roomy_model(generation), tmp_path / "own")
-    folder, manifest = prepared(tmp_path, source="./own", generation=generation)
-    assert FAMILIES[generation].tokenizer_class.file_name in manifest["files"]
-    assert open_tokenizer(folder, generation).encode("白色")
+    FAMILIES[family].train_tokenizer(["颜色是白色。"], tmp_path / "own", vocab_size=20)
+    save_model(roomy_model(family), tmp_path / "own")
+    folder, manifest = prepared(tmp_path, source="./own", family=family)
+    assert FAMILIES[family].tokenizer_class.file_name in manifest["files"]
+    assert open_tokenizer(folder, family).encode("白色")
     ids = torch.tensor([prompt([5, 6])])
     with torch.no_grad():
-        assert torch.equal(open_model(folder)(ids).logits, roomy_model(generation)(ids).logits)
+        assert torch.equal(open_model(folder)(ids).logits, roomy_model(family)(ids).logits)
 
 
-def test_a_model_of_another_generation_is_refused_before_any_training(
+def test_a_model_of_another_family_is_refused_before_any_training(
     weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        prepared(tmp_path, source="./weights/own", generation="chatglm-6b")
+        prepared(tmp_path, source="./weights/own", family="chatglm-6b")
     assert str(weights) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_generation_is_answered_with_the_choices(weights: Path, tmp_path: Path) -> None:
+def test_an_unknown_family_is_answered_with_the_choices(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=", ".join(FAMILIES)):
-        prepared(tmp_path, source="random", generation="glm4", tokenizer="weights/own")
+        prepared(tmp_path, source="random", family="glm4", tokenizer="weights/own")
 
 
 def test_a_manifest_names_weights_by_content_and_never_a_place(
@@ -349,7 +349,7 @@ def test_other_files_of_a_folder_are_not_the_model(weights: Path) -> None:
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(weights: Path, tmp_path: Path) -> None:
-    save_model(build_model(tiny_config(GENERATION), GENERATION), weights)
+    save_model(build_model(tiny_config(FAMILY), FAMILY), weights)
     with pytest.raises(
         WeightsError, match=r"has \d+ tokens, the model only 80; they do not belong"
     ):

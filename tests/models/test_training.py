@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_model
-from tiny_training import GENERATIONS, TUNINGS, assert_equal_bits, losses, tune, weights
+from tiny_training import FAMILY_NAMES, TUNINGS, assert_equal_bits, losses, tune, weights
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
@@ -26,40 +26,40 @@ pytestmark = pytest.mark.numeric
 TRAINED = {"ptuning": "prefix_encoder.", "lora": "lora_", "full": ""}
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_the_same_settings_give_the_same_bits(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    first, curve = tune(generation, method, rows, tmp_path / "1")
-    second, same = tune(generation, method, rows, tmp_path / "2")
+    first, curve = tune(family_name, method, rows, tmp_path / "1")
+    second, same = tune(family_name, method, rows, tmp_path / "2")
     assert_equal_bits(first, second)
     assert curve == same
     assert [point["step"] for point in curve.curve] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", ["ptuning", "lora"])
 def test_the_base_stays_as_it_was(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    before = weights(tiny_model(generation))
-    model, outcome = tune(generation, method, rows, tmp_path)
+    before = weights(tiny_model(family_name))
+    model, outcome = tune(family_name, method, rows, tmp_path)
     after = {
         name.replace("base_model.model.", "").replace("base_layer.", ""): tensor
         for name, tensor in weights(model).items()
     }
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert 0 < outcome.trainable_parameters < outcome.total_parameters
-    assert outcome.dev_loss != mean_loss(tiny_model(generation), rows, 4, pad_token_id=3)
+    assert outcome.dev_loss != mean_loss(tiny_model(family_name), rows, 4, pad_token_id=3)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_only_the_method_s_own_weights_are_trained_and_all_of_them(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    model, _ = tune(generation, method, rows, tmp_path, max_steps=2)
+    model, _ = tune(family_name, method, rows, tmp_path, max_steps=2)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if TRAINED[method] in name}
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
@@ -74,35 +74,35 @@ def test_full_fine_tuning_changes_every_layer(rows: TokenizedRows, tmp_path: Pat
     assert all(not torch.equal(before[name], tensor) for name, tensor in weights(model).items())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_accumulated_small_batches_are_one_big_batch(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     """Token by token, although rows differ in length: the loss is a mean over targets."""
     changes = {"prefix_dropout": 0.0, "dropout": 0.0}
-    _, big = tune(generation, method, rows, tmp_path / "1", batch_size=4, **changes)
+    _, big = tune(family_name, method, rows, tmp_path / "1", batch_size=4, **changes)
     small = {"batch_size": 1, "gradient_accumulation_steps": 4}
-    _, small = tune(generation, method, rows, tmp_path / "2", **small, **changes)
+    _, small = tune(family_name, method, rows, tmp_path / "2", **small, **changes)
     np.testing.assert_allclose(losses(big), losses(small), rtol=1e-4)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
 def test_gradient_checkpointing_changes_no_loss(
-    generation: str, method: str, rows: TokenizedRows, tmp_path: Path
+    family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     changes = {"prefix_dropout": 0.0, "dropout": 0.0}
-    _, plain = tune(generation, method, rows, tmp_path / "1", **changes)
+    _, plain = tune(family_name, method, rows, tmp_path / "1", **changes)
     _, saving = tune(
-        generation, method, rows, tmp_path / "2", gradient_checkpointing=True, **changes
+        family_name, method, rows, tmp_path / "2", gradient_checkpointing=True, **changes
     )
     np.testing.assert_allclose(losses(plain), losses(saving), rtol=1e-5)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_dev_loss_does_not_depend_on_the_batch(generation: str, rows: TokenizedRows) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+def test_the_dev_loss_does_not_depend_on_the_batch(family_name: str, rows: TokenizedRows) -> None:
+    model = tiny_model(family_name)
     means = [mean_loss(model, rows, size, pad_token_id=3) for size in (1, 5, 24)]
     np.testing.assert_allclose(means, means[0], rtol=1e-5)
 

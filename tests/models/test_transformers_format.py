@@ -23,7 +23,7 @@ from glmtune.files import write_json
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = ["chatglm2-6b", "chatglm3-6b-base"]
+FAMILY_NAMES = ["chatglm2-6b", "chatglm3-6b-base"]
 
 
 def refusal(parts: Parts, out: Path) -> str:
@@ -33,9 +33,9 @@ def refusal(parts: Parts, out: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_transformers_own_model_answers_as_ours(tmp_path: Path, generation: str) -> None:
-    base = write_base(tmp_path / "base", generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_transformers_own_model_answers_as_ours(tmp_path: Path, family: str) -> None:
+    base = write_base(tmp_path / "base", family)
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base), targets=ALL_LINEARS)
     export_model(Parts(base, adapter=adapter), "transformers", tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
@@ -75,21 +75,19 @@ def texts() -> list[str]:
     return [*SENTENCES, *awkward, *mixed, *strings]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_exported_tokenizer_gives_the_same_ids_and_texts(
-    tmp_path: Path, generation: str
-) -> None:
-    base = write_base(tmp_path / "base", generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_exported_tokenizer_gives_the_same_ids_and_texts(tmp_path: Path, family: str) -> None:
+    base = write_base(tmp_path / "base", family)
     export_model(Parts(base), "transformers", tmp_path / "out")
     check_tokenizer(tmp_path / "out", load_tokenizer(base), texts())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_published_vocabulary_gives_the_same_ids_and_texts(
-    samples: Path, tmp_path: Path, generation: str
+    samples: Path, tmp_path: Path, family: str
 ) -> None:
     vocabulary = samples.parent / "tokenizers" / "chatglm2_tokenizer.model"
-    ours = load_tokenizer(vocabulary, generation)
+    ours = load_tokenizer(vocabulary, family)
     write_fast_tokenizer(read_vocabulary(vocabulary), ours, tmp_path)
     write_json(tmp_path / "config.json", {"model_type": "glm"})
     rows = (samples.parent / "adgen" / "dev_first700.json").read_text(encoding="utf-8").split("\n")
@@ -142,11 +140,11 @@ def conversations(with_roles: bool) -> list[list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_chat_template_gives_the_ids_of_the_official_prompts(
-    tmp_path: Path, generation: str
+    tmp_path: Path, family: str
 ) -> None:
-    base = write_base(tmp_path / "base", generation)
+    base = write_base(tmp_path / "base", family)
     export_model(Parts(base), "transformers", tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     ours = load_tokenizer(base)
@@ -177,7 +175,7 @@ def test_a_vocabulary_that_would_give_other_ids_is_refused(tmp_path: Path) -> No
     assert message.endswith("use --format official")
 
 
-def test_the_first_generation_has_no_model_in_transformers(tmp_path: Path) -> None:
+def test_the_first_family_has_no_model_in_transformers(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm-6b")
     message = refusal(Parts(base), tmp_path / "out")
     assert message == (

@@ -33,10 +33,10 @@ INPUT = torch.tensor([[*prompt([5, 6, 7]), 8, 9]])
 WHERE = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
 
 
-def base_folder(generation: str, folder: Path) -> Path:
+def base_folder(family: str, folder: Path) -> Path:
     folder.mkdir()
-    save_model(tiny_model(generation), folder)
-    (folder / FAMILIES[generation].tokenizer_class.file_name).write_bytes(b"vocabulary")
+    save_model(tiny_model(family), folder)
+    (folder / FAMILIES[family].tokenizer_class.file_name).write_bytes(b"vocabulary")
     return folder
 
 
@@ -49,12 +49,10 @@ def disturb(model: torch.nn.Module) -> None:
                 weight.add_(torch.randn_like(weight) * 0.1)
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
-def test_what_was_saved_answers_as_what_was_trained(
-    generation: str, name: str, tmp_path: Path
-) -> None:
-    method, base = METHODS[name], base_folder(generation, tmp_path / "base")
+def test_what_was_saved_answers_as_what_was_trained(family: str, name: str, tmp_path: Path) -> None:
+    method, base = METHODS[name], base_folder(family, tmp_path / "base")
     tuned = method.prepare(load_model(base), SETTINGS)
     disturb(tuned)
     (tmp_path / "checkpoint").mkdir()
@@ -83,28 +81,28 @@ def test_a_full_checkpoint_is_a_model_folder_with_its_vocabulary(tmp_path: Path)
     assert names == {"config.json", "model.safetensors", "tokenizer.model"}
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
-def test_a_full_checkpoint_opens_like_any_model(generation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_full_checkpoint_opens_like_any_model(family: str, tmp_path: Path) -> None:
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
-    FAMILIES[generation].train_tokenizer(["颜色是白色。"], base, vocab_size=20)
-    save_model(tiny_model(generation), base)
+    FAMILIES[family].train_tokenizer(["颜色是白色。"], base, vocab_size=20)
+    save_model(tiny_model(family), base)
     tuned = METHODS["full"].prepare(load_model(base), {})
     disturb(tuned)
     checkpoint.mkdir()
     METHODS["full"].save(tuned, checkpoint, base)
     shutil.rmtree(base)
     with torch.no_grad():
-        found = load_model(checkpoint, family=generation)(INPUT).logits
+        found = load_model(checkpoint, family=family)(INPUT).logits
         assert torch.equal(found, tuned.eval()(INPUT).logits)
     text = "颜色是白色"
-    tokenizer = load_tokenizer(checkpoint, generation)
+    tokenizer = load_tokenizer(checkpoint, family)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
-def test_as_many_weights_are_trained_as_the_formula_says(generation: str, name: str) -> None:
-    model = tiny_model(generation)
+def test_as_many_weights_are_trained_as_the_formula_says(family: str, name: str) -> None:
+    model = tiny_model(family)
     shape, sizes = model.prefix_shape(), dict(model.named_parameters())
     fused = [w for key, w in sizes.items() if key.endswith("query_key_value.weight")]
     expected = {
@@ -118,12 +116,12 @@ def test_as_many_weights_are_trained_as_the_formula_says(generation: str, name: 
     assert len(fused) == shape.layers
 
 
-@pytest.mark.parametrize("generation", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["ptuning", "lora", "full"])
-def test_a_tuned_random_model_comes_back(generation: str, name: str, tmp_path: Path) -> None:
+def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path) -> None:
     """Its weights are drawn anew at each opening; only the tuned ones are on disk."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
-    write_json(base / "location.json", {"random": tiny_config(generation), "seed": 7})
+    write_json(base / "location.json", {"random": tiny_config(family), "seed": 7})
     method = METHODS[name]
     tuned = method.prepare(METHODS["none"].restore(base, None, **WHERE), SETTINGS)
     disturb(tuned)
@@ -155,12 +153,12 @@ def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("generation", "head"), [("chatglm-6b", "lm_head"), ("chatglm2-6b", "output_layer")]
+    ("family", "head"), [("chatglm-6b", "lm_head"), ("chatglm2-6b", "output_layer")]
 )
-def test_lora_on_the_output_layer_comes_back(generation: str, head: str, tmp_path: Path) -> None:
+def test_lora_on_the_output_layer_comes_back(family: str, head: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
-    config = tiny_config(generation) | {"tie_word_embeddings": False}
-    save_model(build_model(config, generation, seed=1), base)
+    config = tiny_config(family) | {"tie_word_embeddings": False}
+    save_model(build_model(config, family, seed=1), base)
     settings = SETTINGS | {"target_modules": ["query_key_value", head]}
     tuned = METHODS["lora"].prepare(load_model(base), settings)
     disturb(tuned)

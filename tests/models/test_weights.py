@@ -31,7 +31,7 @@ from glmtune.tuning.registry import METHODS
 
 pytestmark = pytest.mark.numeric
 
-GENERATIONS = sorted(FAMILIES)
+FAMILY_NAMES = sorted(FAMILIES)
 VERSIONS = sorted(GOLDEN_FAMILIES)
 IDS = torch.tensor([prompt([5, 9, 33, 12])])
 
@@ -105,15 +105,15 @@ def test_half_precision_shards_load_as_the_whole_file(reference: Path, version: 
     assert golden_error(model, version, tensors, "batch3") <= TOLERANCE[version]
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_saved_model_loads_as_it_was(tmp_path: Path, generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_saved_model_loads_as_it_was(tmp_path: Path, family: str) -> None:
+    model = tiny_model(family)
     save_model(model, tmp_path)
-    again = load_model(tmp_path, family=generation)
+    again = load_model(tmp_path, family=family)
     assert not again.training
     assert torch.equal(logits(again), logits(model))
     config = json.loads((tmp_path / "config.json").read_text())
-    expected = tiny_config(generation)
+    expected = tiny_config(family)
     ours = ("architectures", "torch_dtype")
     assert {k: v for k, v in config.items() if k in expected and k not in ours} == {
         k: v for k, v in expected.items() if k in config and k not in ours
@@ -121,16 +121,16 @@ def test_a_saved_model_loads_as_it_was(tmp_path: Path, generation: str) -> None:
     assert all(tensor.is_leaf for tensor in again.parameters())
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_transformers_saves_loads_too(tmp_path: Path, generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_what_transformers_saves_loads_too(tmp_path: Path, family: str) -> None:
+    model = tiny_model(family)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load_model(tmp_path)), logits(model))
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_shards_of_safetensors_load(tmp_path: Path, generation: str) -> None:
-    model = tiny_model(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_shards_of_safetensors_load(tmp_path: Path, family: str) -> None:
+    model = tiny_model(family)
     save_model(model, tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
@@ -143,23 +143,23 @@ def test_shards_of_safetensors_load(tmp_path: Path, generation: str) -> None:
     assert torch.equal(logits(load_model(tmp_path)), logits(model))
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_same_seed_builds_the_same_model(generation: str) -> None:
-    config = tiny_config(generation)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_same_seed_builds_the_same_model(family: str) -> None:
+    config = tiny_config(family)
     before = torch.random.get_rng_state()
-    first, second = (build_model(config, generation, seed=7) for _ in range(2))
+    first, second = (build_model(config, family, seed=7) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(logits(first), logits(second))
-    half = build_model(config, generation, seed=7, dtype="bfloat16")
+    half = build_model(config, family, seed=7, dtype="bfloat16")
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
-    ("generation", "count"),
+    ("family", "count"),
     [("chatglm-6b", 6_173_286_400), ("chatglm2-6b", 6_243_584_000)],
 )
-def test_a_real_model_has_the_published_number_of_parameters(generation: str, count: int) -> None:
-    model = build_model(FAMILIES[generation].real_config, generation, device="meta")
+def test_a_real_model_has_the_published_number_of_parameters(family: str, count: int) -> None:
+    model = build_model(FAMILIES[family].real_config, family, device="meta")
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
@@ -177,7 +177,7 @@ def test_saving_leaves_other_files_alone(folder: Path) -> None:
     assert (folder / "tokenizer.model").read_bytes() == b"vocabulary"
 
 
-def test_output_layer_of_the_first_generation_is_tied_if_equal(tmp_path: Path) -> None:
+def test_output_layer_of_the_first_family_is_tied_if_equal(tmp_path: Path) -> None:
     model = tiny_model("chatglm-6b")
     save_model(model, tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -202,12 +202,12 @@ def test_a_prefix_inside_a_checkpoint_is_attached(folder: Path) -> None:
     assert torch.equal(logits(load_model(folder)), logits(model))
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_checkpoint_of_a_trainer_loads_with_what_lies_beside_it(
-    tmp_path: Path, generation: str
+    tmp_path: Path, family: str
 ) -> None:
     """Official full fine-tuning: half-precision shards, the trainer's state, no copied file."""
-    model = tiny_model(generation).half()
+    model = tiny_model(family).half()
     folder = tmp_path / "checkpoint-3000"
     folder.mkdir()
     state = model.state_dict() | {"transformer.rotary_pos_emb.inv_freq": torch.ones(4)}
@@ -217,20 +217,20 @@ def test_a_checkpoint_of_a_trainer_loads_with_what_lies_beside_it(
         torch.save({n: state[n] for n in names if weight_map[n] == file}, folder / file)
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    config = tiny_config(generation) | {"pre_seq_len": None, "prefix_projection": False}
+    config = tiny_config(family) | {"pre_seq_len": None, "prefix_projection": False}
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "scheduler.pt"):
         (folder / name).write_bytes(b"never read")
     assert torch.equal(logits(load_model(folder)), logits(model.float()))
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_full_fine_tuning_wrote_loads_by_itself(tmp_path: Path, generation: str) -> None:
-    model = tiny_model(generation)
-    FAMILIES[generation].train_tokenizer(["白色的裙子。"], tmp_path / "base", vocab_size=20)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_what_full_fine_tuning_wrote_loads_by_itself(tmp_path: Path, family: str) -> None:
+    model = tiny_model(family)
+    FAMILIES[family].train_tokenizer(["白色的裙子。"], tmp_path / "base", vocab_size=20)
     METHODS["full"].save(model, tmp_path / "full", tmp_path / "base")
     assert torch.equal(logits(load_model(tmp_path / "full")), logits(model))
-    assert load_tokenizer(tmp_path / "full", generation).encode("裙子")
+    assert load_tokenizer(tmp_path / "full", family).encode("裙子")
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -304,9 +304,9 @@ def test_another_architecture_is_refused(folder: Path) -> None:
     assert "config.json: model_type 'llama' without the keys of ChatGLM-6B" in refusal(folder)
 
 
-def test_another_generation_is_refused(folder: Path) -> None:
+def test_another_family_is_refused(folder: Path) -> None:
     message = refusal(folder, family="chatglm-6b")
-    assert "a model of another generation; expected ChatGLM-6B: its config has" in message
+    assert "a model of another family; expected ChatGLM-6B: its config has" in message
     load_model(folder, family="chatglm3-6b-base")  # the same architecture
 
 

@@ -29,13 +29,13 @@ def main() -> None:
     parser.add_argument("--prefix", type=Path)
     parser.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--generation", help="if neither names nor configs in the folder say it")
+    parser.add_argument("--family", help="if neither names nor configs in the folder say it")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16; as config.json says")
     flags = parser.parse_args()
     # Imported here: help and wrong flags are answered without waiting for torch.
     from glmtune.export.exporting import Parts, export_model
 
-    parts = Parts(flags.model, flags.adapter, flags.prefix, flags.generation, flags.dtype)
+    parts = Parts(flags.model, flags.adapter, flags.prefix, flags.family, flags.dtype)
     export_model(parts, flags.format, flags.out)
     print(f"wrote {flags.out}")
 

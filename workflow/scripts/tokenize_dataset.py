@@ -6,7 +6,7 @@ Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
 
     python workflow/scripts/tokenize_dataset.py --data data/dataset
         --model results/models/chatglm2-6b --model-manifest results/models/chatglm2-6b.json
-        --generation chatglm2-6b
+        --family chatglm2-6b
         --max-source-tokens 96 --max-target-tokens 128 --long-history shorten
         --out-dir data/tokenized/chatglm2-6b
 """
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train and dev")
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--model-manifest", type=Path, required=True)
-    parser.add_argument("--generation", required=True, help="e.g. chatglm2-6b")
-    parser.add_argument("--template", help="form of the prompt; default: the generation's first")
+    parser.add_argument("--family", required=True, help="e.g. chatglm2-6b")
+    parser.add_argument("--template", help="form of the prompt; default: the family's first")
     parser.add_argument("--max-source-tokens", type=int, required=True)
     parser.add_argument("--max-target-tokens", type=int, required=True)
     parser.add_argument(
@@ -50,7 +50,7 @@ def main() -> None:
 
     encoder = Encoder(
         flags.model,
-        flags.generation,
+        flags.family,
         flags.template,
         flags.max_source_tokens,
         flags.max_target_tokens,

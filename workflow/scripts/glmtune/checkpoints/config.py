@@ -52,7 +52,7 @@ def model_class_of(
         raise WeightsError(
             f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
             "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
-            "a model of one of these generations"
+            "a model of one of these families"
         )
     if family is not None:
         wanted = get_family(family)
@@ -60,7 +60,7 @@ def model_class_of(
         if found is not expected:
             keys = " and ".join(expected.config_class.marks) if expected else "other keys"
             raise WeightsError(
-                f"{source}: a model of another generation; expected {wanted.title}: its config "
+                f"{source}: a model of another family; expected {wanted.title}: its config "
                 f"has {keys}"
             )
     return found
@@ -110,7 +110,7 @@ def interpolates_positions(values: dict[str, Any], family: str | None, source: s
             f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B "
             "multiplies the rotary base by it, and nothing here says which of them this is; "
             "load_model takes family='chatglm2-6b' or family='chatglm3-6b-base', "
-            "export_model.py --generation"
+            "export_model.py --family"
         )
     if settled not in (None, wanted):
         owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B"

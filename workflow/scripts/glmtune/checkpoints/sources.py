@@ -149,9 +149,9 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
     return Path(folder)
 
 
-def open_tokenizer(folder: Path, generation: str) -> Tokenizer:
+def open_tokenizer(folder: Path, family: str) -> Tokenizer:
     """The tokenizer of a prepared folder."""
-    return load_tokenizer(model_folder(folder), generation)
+    return load_tokenizer(model_folder(folder), family)
 
 
 def vocabulary_files(settings: Mapping[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The order of a conversation: every generation can be trained on what comes out of here.
+"""The order of a conversation: every model family can be trained on what comes out of here.
 
 Numbered rounds (ChatGLM-6B, ChatGLM2-6B) have one question and one answer each, so people's chats
 are brought to that order here, where the user's own line is known.

@@ -1,6 +1,6 @@
 """A base model, with what was tuned on it, written in a form that other tools read.
 
-    official       the published layout of its generation; LoRA merged
+    official       the published layout of its family; LoRA merged
     transformers   transformers' GlmForCausalLM and a fast tokenizer; LoRA merged
     thudm-prefix   a P-Tuning v2 checkpoint as THUDM's scripts write and read it
 
@@ -32,7 +32,7 @@ from glmtune.checkpoints.weights import build_model, save_model
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.merging import merge_adapter
 from glmtune.export.transformers_format import glm_config, glm_state, write_fast_tokenizer
-from glmtune.families.loading import detect_generation
+from glmtune.families.loading import detect_family
 from glmtune.families.registry import get_family
 from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import atomic_path, read_json, write_json
@@ -55,7 +55,7 @@ class Parts:
     """A PEFT folder with LoRA."""
     prefix: Path | None = None
     """A folder with a P-Tuning v2 prefix."""
-    generation: str | None = None
+    family: str | None = None
     """A key of FAMILIES; None: as the model's folder says."""
     dtype: str | None = None
     """float32, float16 or bfloat16; None: as the model's config.json says."""
@@ -123,24 +123,24 @@ def _exported_files(folder: Path) -> set[str]:
 
 
 def _official(parts: Parts, folder: Path) -> None:
-    generation = _generation(parts)
+    family = _family(parts)
     model = _merged_model(parts)
     save_model(model, folder)
-    # The vocabulary of two generations is the same, and the name of a folder may change.
-    named = {"_name_or_path": generation}
+    # The vocabulary of two families is the same, and the name of a folder may change.
+    named = {"_name_or_path": family}
     write_json(folder / "config.json", _official_values(parts) | config_values(model) | named)
     copy_vocabulary(parts.model, folder)
 
 
 def _transformers(parts: Parts, folder: Path) -> None:
-    generation = _generation(parts)
+    family = _family(parts)
     if not isinstance(_skeleton(parts), ChatGLM2ForConditionalGeneration):
         raise WeightsError(
-            f"{parts.model}: transformers has no architecture for {get_family(generation).title}; "
+            f"{parts.model}: transformers has no architecture for {get_family(family).title}; "
             "expected ChatGLM2-6B or ChatGLM3-6B; use --format official"
         )
     _refuse_packed(parts)
-    tokenizer: Any = open_tokenizer(parts.model, generation)
+    tokenizer: Any = open_tokenizer(parts.model, family)
     processor = read_vocabulary(model_folder(parts.model) / tokenizer.file_name)
     write_fast_tokenizer(processor, tokenizer, folder)
     model = _merged_model(parts)
@@ -178,7 +178,7 @@ def _merged_model(parts: Parts) -> ChatGLMCausalLM:
         raise _unmergeable(f"--prefix {parts.prefix}")
     config = _base_config(parts)
     stored = config.get("torch_dtype") or config.get("dtype") or "float32"
-    model: Any = open_model(parts.model, dtype=parts.dtype or stored, family=parts.generation)
+    model: Any = open_model(parts.model, dtype=parts.dtype or stored, family=parts.family)
     if model.transformer.prefix_encoder is not None:
         raise _unmergeable(f"{parts.model}: its P-Tuning v2 prefix")
     if parts.adapter is not None:
@@ -203,9 +203,9 @@ def _refuse_packed(parts: Parts) -> None:
         )
 
 
-def _generation(parts: Parts) -> str:
-    """The generation, of which the folder must have the vocabulary."""
-    _skeleton(parts)  # says so if the folder is no model, or one of another generation
+def _family(parts: Parts) -> str:
+    """The family, of which the folder must have the vocabulary."""
+    _skeleton(parts)  # says so if the folder is no model, or one of another family
     folder = model_folder(parts.model)
     if not any(folder.glob("*.model")):
         raise WeightsError(
@@ -213,7 +213,7 @@ def _generation(parts: Parts) -> str:
             "tokenizer.model (ChatGLM2-6B, ChatGLM3-6B) and tokenizer_config.json from its base "
             "model's folder into it"
         )
-    return parts.generation or detect_generation(folder)
+    return parts.family or detect_family(folder)
 
 
 def _base_config(parts: Parts) -> dict[str, Any]:
@@ -231,5 +231,5 @@ def _official_values(parts: Parts) -> dict[str, Any]:
 def _skeleton(parts: Parts) -> ChatGLMCausalLM:
     """The model without its weights: its architecture and sizes."""
     source = f"{parts.model}: config.json"
-    family = parts.generation or read_location(parts.model).get("family")
+    family = parts.family or read_location(parts.model).get("family")
     return build_model(_base_config(parts), family, device="meta", source=source)

@@ -123,9 +123,9 @@ def _layer_inputs(layer: nn.Module) -> torch.Tensor:
 
 @torch.no_grad()
 def _probe(model: Any) -> torch.Tensor:
-    """Logits (1, s, vocabulary) in fp32 for fixed ids that end as the generation's prompts do."""
+    """Logits (1, s, vocabulary) in fp32 for fixed ids that end as the family's prompts do."""
     config = model.config
-    # The first generation finds the end of its prompt by these two.
+    # ChatGLM-6B finds the end of its prompt by these two.
     ends = (getattr(config, "gmask_token_id", None), getattr(config, "bos_token_id", None))
     ids = [*PROBE_IDS, *(i for i in ends if i is not None)]
     return model(torch.tensor([ids], device=model.device), use_cache=False).logits.float()

@@ -1,1 +1,1 @@
-"""What a generation is: its texts as token ids and back, its templates, its sizes. No torch."""
+"""What a model family is: its texts as token ids and back, its templates, its sizes. No torch."""

@@ -1,7 +1,7 @@
-"""What one generation of ChatGLM is: its texts, its architecture and its names.
+"""What one model family is: its texts, its architecture and its names.
 
-Everything that differs between generations is a field here, so that no other code asks which
-generation it works for. Imports neither torch nor transformers.
+Everything that differs between families is a field here, so that no other code asks which
+family it works for. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Family:
-    """One generation of ChatGLM."""
+    """One model family, such as ChatGLM2-6B."""
 
     # The key in FAMILIES and params.yaml, e.g. "chatglm2-6b".
     name: str
@@ -69,7 +69,7 @@ class Family:
     tokenizer_class: type[Tokenizer]
     # By name; the first is used unless params.yaml names another.
     templates: dict[str, Template]
-    # (texts, folder, *, vocab_size) -> None: writes a small vocabulary of the generation's own form
+    # (texts, folder, *, vocab_size) -> None: writes a small vocabulary of the family's own form
     # that load_tokenizer recognises.
     train_tokenizer: Callable[..., None]
     # The published config.json of the 6B model, without the keys of its remote code.

@@ -1,7 +1,7 @@
 """Which tokenizer a model folder has.
 
-    load_tokenizer(folder)    -> the tokenizer of the folder's generation
-    detect_generation(folder) -> a key of TOKENIZERS
+    load_tokenizer(folder)    -> the tokenizer of the folder's family
+    detect_family(folder) -> a key of TOKENIZERS
 
 The tokenizers themselves are in `glmtune.families.tokenizers`.
 """
@@ -31,21 +31,19 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 }
 
 
-def load_tokenizer(path: Path | str, generation: str | None = None) -> Tokenizer:
+def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
     """The tokenizer in a model folder of the official layout; WeightsError if it is unusable.
 
-    `path` may also be the vocabulary file itself. `generation` is a key of TOKENIZERS; None detects
+    `path` may also be the vocabulary file itself. `family` is a key of TOKENIZERS; None detects
     it from the folder.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    if generation is None:
-        generation = detect_generation(folder)
-    if generation not in TOKENIZERS:
-        raise ParamsError(
-            f"unknown generation {generation!r}; choose from {', '.join(sorted(TOKENIZERS))}"
-        )
-    tokenizer_class = TOKENIZERS[generation]
+    if family is None:
+        family = detect_family(folder)
+    if family not in TOKENIZERS:
+        raise ParamsError(f"unknown family {family!r}; choose from {', '.join(sorted(TOKENIZERS))}")
+    tokenizer_class = TOKENIZERS[family]
     if tokenizer_class is ChatGLMTokenizer:
         refuse_first_release(folder)
     file = path if path.is_file() else folder / tokenizer_class.file_name
@@ -56,11 +54,11 @@ def load_tokenizer(path: Path | str, generation: str | None = None) -> Tokenizer
         raise WeightsError(f"{file}: {error}") from None
 
 
-def detect_generation(folder: Path | str) -> str:
+def detect_family(folder: Path | str) -> str:
     """The key of TOKENIZERS that a model folder belongs to; WeightsError if it does not say.
 
     Looks at the vocabulary's file name, then at tokenizer_config.json, config.json and the
-    folder's own name. Chat and Base variants are one generation.
+    folder's own name. Chat and Base variants are one family.
     """
     folder = Path(folder)
     if (folder / ChatGLMTokenizer.file_name).is_file():

@@ -1,4 +1,4 @@
-"""The generations of ChatGLM that this project fine-tunes, as a registry."""
+"""The families of ChatGLM that this project fine-tunes, as a registry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def get_family(name: str) -> Family:
-    """The generation of that name; ParamsError with the choices for any other."""
+    """The family of that name; ParamsError with the choices for any other."""
     if name not in FAMILIES:
-        raise ParamsError(f"unknown generation {name!r}; choose from {', '.join(sorted(FAMILIES))}")
+        raise ParamsError(f"unknown family {name!r}; choose from {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

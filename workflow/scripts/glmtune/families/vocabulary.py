@@ -1,6 +1,6 @@
 """Vocabulary files: reading a sentencepiece model, training a small one.
 
-Knows nothing about generations, prompts or special tokens.
+Knows nothing about families, prompts or special tokens.
 """
 
 from __future__ import annotations

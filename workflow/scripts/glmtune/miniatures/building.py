@@ -1,4 +1,4 @@
-"""A miniature: a generation's real architecture, tiny, trained from nothing on the grammar.
+"""A miniature: a family's real architecture, tiny, trained from nothing on the grammar.
 
 It lists attributes literally, knows some ad copy and some general questions, so that tuning it
 shows what tuning a 6B model shows, in seconds and without a download.
@@ -41,7 +41,7 @@ def build_miniature(settings: Mapping[str, Any], folder: Path, work: Path) -> No
     `settings` are those of `Params.model_settings`; `work` keeps what a killed run resumes from.
     """
     size = settings["miniature"]
-    family = get_family(settings["generation"])
+    family = get_family(settings["family"])
     seed_everything(settings["seed"], settings["torch_threads"])
     write_vocabulary(settings, folder)
     tokenizer = open_tokenizer(folder, family.name)

@@ -29,7 +29,7 @@ def corpus(settings: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def write_vocabulary(settings: Mapping[str, Any], folder: Path) -> None:
     """Put the vocabulary that settings name into `folder`, or train one on the corpus."""
-    family = get_family(settings["generation"])
+    family = get_family(settings["family"])
     given = vocabulary_files(settings)
     if given:
         # A vocabulary by itself does not say whose it is: ChatGLM2 and 3 have the same.

@@ -1,4 +1,4 @@
-"""The architecture of ChatGLM-6B (the first generation), with the official names of parameters.
+"""The architecture of ChatGLM-6B (the first family), with the official names of parameters.
 
 A prefix-LM: the prompt, up to `<sop>` (config.bos_token_id), sees itself both ways; the answer is
 causal. Positions are two-dimensional: row 0 counts the prompt and then stays at the position of

@@ -32,7 +32,7 @@ class PrefixShape:
     head_dim: int
     hidden_size: int
     projected_from: int
-    """Width of the rows that the reparametrised prefix starts from; the generations differ."""
+    """Width of the rows that the reparametrised prefix starts from; the families differ."""
 
     @property
     def width(self) -> int:

@@ -16,11 +16,13 @@ from typing import Any
 import jsonschema
 import yaml
 
+from glmtune.families.registry import FAMILIES
 from glmtune.locations import kind_of_source
 from glmtune.metrics.protocols import PROTOCOLS
 
 SCHEMA_FILE = Path(__file__).resolve().parents[3] / "schemas" / "params.schema.yaml"
-GENERATIONS = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base")
+# Keys by their former names.
+RENAMED = {"generation": "family"}
 # Names become folder names and wildcards.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # What is appended to a method's name for its further seeds.
@@ -100,10 +102,10 @@ def _method_mistakes(name: str, entry: dict[str, Any], schema: dict[str, Any]) -
 
 
 def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
-    if "generation" not in entry and name not in GENERATIONS:
+    if "family" not in entry and name not in FAMILIES:
         yield (
-            f"models: unknown {show(name)}; known: {', '.join(GENERATIONS)}; "
-            f"or give the entry a `generation:`"
+            f"models: unknown {show(name)}; known: {', '.join(FAMILIES)}; "
+            f"or give the entry a `family:`"
         )
     if not NAME.fullmatch(name):
         yield _name_mistake("models", name)
@@ -123,11 +125,9 @@ def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _template_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
-    from glmtune.families.registry import FAMILIES  # only who names a template waits for it
-
-    generation = entry.get("generation", name)
-    if generation in FAMILIES and entry["template"] not in FAMILIES[generation].templates:
-        choices = ", ".join(FAMILIES[generation].templates)
+    family = entry.get("family", name)
+    if family in FAMILIES and entry["template"] not in FAMILIES[family].templates:
+        choices = ", ".join(FAMILIES[family].templates)
         found = show(entry["template"])
         yield f"models.{name}.template: found {found}; expected one of {choices}"
 
@@ -225,6 +225,8 @@ def _explain(key: str, error: jsonschema.ValidationError) -> Iterator[str]:
             for name in sorted(set(instance) - set(known)):
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f". Did you mean {near[0]!r}?" if near else ""
+                if RENAMED.get(name) in known:
+                    hint = f". It is called {RENAMED[name]!r} now"
                 yield f"{where}unknown key {name!r}; known keys: {', '.join(known)}{hint}"
         case "required":
             missing = [name for name in limit if name not in instance]

@@ -85,9 +85,9 @@ class Params:
             for method in self.methods
         ]
 
-    def generation(self, model: str) -> str:
-        """The generation of a model, e.g. `chatglm2-6b`."""
-        return self["models"][model].get("generation", model)
+    def family(self, model: str) -> str:
+        """The family of a model, e.g. `chatglm2-6b`."""
+        return self["models"][model].get("family", model)
 
     def base_method(self, method: str) -> str:
         """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
@@ -147,7 +147,7 @@ class Params:
     def model_settings(self, model: str) -> dict[str, Any]:
         """What decides a model's weights and vocabulary."""
         entry = dict(self["models"][model])
-        settings = {**entry, "generation": self.generation(model), "seed": self["seed"]}
+        settings = {**entry, "family": self.family(model), "seed": self["seed"]}
         if entry["source"] in ("miniature", "random"):  # the latter for its vocabulary
             settings |= {"miniature": self["miniature"], "torch_threads": self["torch_threads"]}
         return settings
@@ -163,7 +163,7 @@ class Params:
         return {"method": tuning_method, **seed, **shared, **self["training"], **knobs, **entry}
 
     def template(self, model: str) -> str | None:
-        """The name of a model's prompt template; None for the first of its generation."""
+        """The name of a model's prompt template; None for the first of its family."""
         return self["models"][model].get("template")
 
     def takes_tools(self) -> bool:
@@ -173,7 +173,7 @@ class Params:
         )
 
         return all(
-            get_family(self.generation(model)).template(self.template(model)).takes_tools
+            get_family(self.family(model)).template(self.template(model)).takes_tools
             for model in self["models"]
         )
 

@@ -88,7 +88,7 @@ def _inputs(report: Report) -> str:
         facts = report.dataset[part]
         rows.append([data, f"{part}, {facts['rows']:,} rows", f"`{facts['sha256']}`"])
     for model, manifest in report.models.items():
-        owner = f"{model} ({plain(manifest['source'])}, {manifest['generation']})"
+        owner = f"{model} ({plain(manifest['source'])}, {manifest['family']})"
         for file, digest in manifest.get("files", {}).items():
             rows.append([owner, name(file), f"`{digest}`"])
     return table(["Of", "File", "SHA-256"], rows, text_columns=3)

@@ -52,7 +52,7 @@ TOKEN_KEYS = (
     "trains_on",
     *(f"splits.{split}.{k}" for split in SPLITS for k in TOKEN_FACTS),
 )
-MODEL_KEYS = ("generation", "source")
+MODEL_KEYS = ("family", "source")
 TRAINING_KEYS = (
     *("settings", "steps", "best_step", "train_loss", "dev_loss", "notes"),
     *("trainable_parameters", "total_parameters"),

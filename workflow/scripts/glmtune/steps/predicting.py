@@ -49,7 +49,7 @@ def predict(
     base = read_json(model_manifest)
     if checkpoint is not None and training_manifest is not None:
         check_checkpoint(checkpoint, read_json(training_manifest))
-    family = get_family(base["generation"])
+    family = get_family(base["family"])
     template = family.template(settings["template"])
     tokenizer = open_tokenizer(model_folder, family.name)
     place = choose_device()

@@ -37,15 +37,15 @@ def prepare(settings: Settings, done: Path, work: Path) -> None:
     kind = kind_of_source(settings["source"])
     with recorded_runtime(done / "runtime.json"):
         PREPARE[kind](settings, folder, work)
-        _check_vocabulary(folder, settings["generation"])
+        _check_vocabulary(folder, settings["family"])
         files = hash_model(folder)
-    manifest = {"generation": settings["generation"], "source": kind, "files": files}
+    manifest = {"family": settings["family"], "source": kind, "files": files}
     write_json(done / "manifest.json", manifest | _random_identity(folder))
 
 
-def _check_vocabulary(folder: Path, generation: str) -> None:
+def _check_vocabulary(folder: Path, family: str) -> None:
     """Refuse a vocabulary with more tokens than the model has embeddings."""
-    tokens = open_tokenizer(folder, generation).vocab_size
+    tokens = open_tokenizer(folder, family).vocab_size
     config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
     embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
     if isinstance(embeddings, int) and tokens > embeddings:
@@ -70,21 +70,21 @@ def _miniature(settings: Settings, folder: Path, work: Path) -> None:
 
 def _random(settings: Settings, folder: Path, work: Path) -> None:
     write_vocabulary(settings, folder)
-    config = {**get_family(settings["generation"]).real_config, **settings.get("config", {})}
-    family = {"family": settings["generation"]}
+    config = {**get_family(settings["family"]).real_config, **settings.get("config", {})}
+    family = {"family": settings["family"]}
     write_json(folder / LOCATION, {"random": config, "seed": settings["seed"]} | family)
 
 
 def _local(settings: Settings, folder: Path, work: Path) -> None:
     _check_complete(local_folder(settings["source"]))
-    location = {"folder": settings["source"], "family": settings["generation"]}
+    location = {"folder": settings["source"], "family": settings["family"]}
     write_json(folder / LOCATION, location)
 
 
 def _hub(settings: Settings, folder: Path, work: Path) -> None:
     _check_complete(hub_snapshot(settings["source"], settings["revision"]))
     location = {"hub": settings["source"], "revision": settings["revision"]}
-    write_json(folder / LOCATION, location | {"family": settings["generation"]})
+    write_json(folder / LOCATION, location | {"family": settings["family"]})
 
 
 def _check_complete(folder: Path) -> None:

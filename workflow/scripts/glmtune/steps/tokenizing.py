@@ -39,8 +39,8 @@ class Encoder:
     """What decides how rows become tokens; small, so that every worker can have it."""
 
     model: Path
-    generation: str
-    # None: the first template of the generation.
+    family: str
+    # None: the first template of the family.
     template: str | None
     max_source_tokens: int
     max_target_tokens: int
@@ -49,12 +49,12 @@ class Encoder:
 
     def open(self) -> tuple[Template, Tokenizer]:
         """The template and the tokenizer, opened once a process."""
-        return _open(self.model, self.generation, self.template)
+        return _open(self.model, self.family, self.template)
 
     def describe(self) -> str:
         """One line for the log: whose vocabulary, which form of the prompt."""
         template, _ = self.open()
-        file = model_folder(self.model) / get_family(self.generation).tokenizer_class.file_name
+        file = model_folder(self.model) / get_family(self.family).tokenizer_class.file_name
         published = published_vocabulary(file)
         origin = f"the published one of {published}" if published else "not a published one"
         return f"vocabulary {origin}; template {template.name}: trains on {template.trains_on}"
@@ -191,8 +191,8 @@ class _Totals:
 
 
 @lru_cache(maxsize=1)
-def _open(model: Path, generation: str, template: str | None) -> tuple[Template, Tokenizer]:
-    return get_family(generation).template(template), open_tokenizer(model, generation)
+def _open(model: Path, family: str, template: str | None) -> tuple[Template, Tokenizer]:
+    return get_family(family).template(template), open_tokenizer(model, family)
 
 
 def _chunks(source: Path) -> Iterator[Lines]:

@@ -1,6 +1,6 @@
 """One training path for every method: transformers' Trainer over tokenised rows.
 
-It trains whatever parameters require gradients and knows nothing about methods or generations.
+It trains whatever parameters require gradients and knows nothing about methods or families.
 """
 
 from __future__ import annotations

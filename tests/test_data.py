@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from glmtune.data import json_values
 from glmtune.data.formats import Columns
 from glmtune.data.json_values import CHUNK_CHARACTERS
-from glmtune.data.reading import ReadOptions, check_file, read_rows
+from glmtune.data.reading import ReadOptions, check_file
 from glmtune.errors import DataError
 
 ROWS = [
@@ -32,6 +32,12 @@ def save(folder: Path, content: str | bytes, name: str = "mine.json") -> Path:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def read_rows(
+    path: Path, columns: Columns | None = None, data_format: str | None = None
+) -> list[dict[str, Any]]:
+    return list(check_file(path, ReadOptions(columns or Columns(), data_format)))
 
 
 def message_of(path: Path, columns: Columns | None = None) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_data import save
+from test_data import read_rows, save
 
 from glmtune.data.formats import FORMATS, Columns
-from glmtune.data.reading import ReadOptions, check_file, read_rows
+from glmtune.data.reading import ReadOptions, check_file
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import as_rounds
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_data import LINES, ROWS, message_of, save
+from test_data import LINES, ROWS, message_of, read_rows, save
 
-from glmtune.data.reading import check_file, read_rows
+from glmtune.data.reading import check_file
 from glmtune.errors import UserError
 
 

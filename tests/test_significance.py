@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,22 @@ from glmtune.metrics.significance import (
     CONFIDENCE,
     MIN_ROWS,
     Interval,
+    Values,
     adjusted_p_values,
-    bootstrap_mean,
     bootstrap_means,
     detectable_difference,
-    paired_difference,
     paired_differences,
 )
 
 VALUES = np.random.default_rng(1).normal(10, 3, size=400).tolist()
+
+
+def bootstrap_mean(values: Values, **options: Any) -> Interval:
+    return bootstrap_means({"": values}, **options)[""]
+
+
+def paired_difference(values: Values, baseline: Values) -> Interval:
+    return paired_differences({"run": values, "base": baseline})["run", "base"]
 
 
 def bounds(interval: Interval) -> tuple[float, float, float]:
@@ -162,7 +170,7 @@ def test_corrected_comparisons_of_nothing_but_noise_stay_silent() -> None:
 
 def test_a_difference_as_large_as_said_is_found_as_often_as_said() -> None:
     draws = np.random.default_rng(8).normal(0, 1, size=(200, 100))
-    size = detectable_difference(Interval(0, 0, 0, 100, error=0.1), confidence=0.95, power=0.8)
+    size = detectable_difference(Interval(0, 0, 0, 100, error=0.1), confidence=0.95)
     assert size == pytest.approx(0.28, abs=0.001)
     found = bootstrap_means(dict(enumerate((draws + size).tolist())), confidence=0.95)
     assert 140 <= sum(each.low > 0 for each in found.values()) <= 180

@@ -112,7 +112,7 @@ def test_what_a_living_process_writes_is_left_to_it(
     fork = multiprocessing.get_context("fork")
     started, waits, go = fork.Event(), fork.Event(), fork.Event()
     # The second one says so before it waits.
-    monkeypatch.setattr(store, "print", lambda *_, **__: waits.set(), raising=False)
+    monkeypatch.setattr("glmtune.files.print", lambda *_, **__: waits.set(), raising=False)
 
     def slow(done: Path, work: Path) -> None:
         started.set()

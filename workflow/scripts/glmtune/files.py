@@ -5,10 +5,12 @@ Knows nothing about what the files mean.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,6 +47,19 @@ def remove_leftovers(folder: Path) -> None:
         is_ours = path.is_dir() and not path.is_symlink()
         if is_ours and {child.name for child in path.iterdir()} <= {path.name[1:-9]}:
             shutil.rmtree(path)
+
+
+@contextmanager
+def locked(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder; the operating system lets go of it when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process {work}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

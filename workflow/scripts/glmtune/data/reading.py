@@ -156,13 +156,6 @@ def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile
     return UserFile(path, unit, rows, shape, columns, mistakes, notes, options)
 
 
-def read_rows(
-    path: Path | str, columns: Columns | None = None, data_format: str | None = None
-) -> list[Row]:
-    """All rows of a user's file at once; DataError for any mistake in it."""
-    return list(check_file(path, ReadOptions(columns or Columns(), data_format)))
-
-
 def _choose(value: Any, options: ReadOptions) -> Shape:
     if isinstance(value, RowMistake):
         raise value

@@ -20,7 +20,6 @@ SPLITS = {
 DELETED = ("deleted", "is_deleted")
 PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-MEDIA_PARTS = ("image", "image_url", "video", "video_url", "audio", "input_audio")
 
 
 def refuse_unwanted(value: Any, split: str | None) -> None:

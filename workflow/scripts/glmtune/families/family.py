@@ -79,8 +79,6 @@ class Family:
     # What `rope_ratio` in config.json means: positions are divided by it (ChatGLM2-6B-32K), or
     # the rotary base is multiplied by it (ChatGLM3-6B-32K and -128K).
     interpolates_positions: bool = False
-    # The linear layers that LoRA adapts by default.
-    lora_targets: tuple[str, ...] = ("query_key_value",)
 
     def template(self, name: str | None = None) -> Template:
         """The template of that name, None for the first; ParamsError with the choices."""
@@ -121,9 +119,9 @@ def head_size(hidden_size: int, num_heads: int) -> int:
     return size
 
 
-def round_up(size: int, multiple: int = 8) -> int:
-    """The next multiple, e.g. 1505 -> 1512."""
-    return -(-size // multiple) * multiple
+def round_up(size: int) -> int:
+    """The next multiple of 8, e.g. 1505 -> 1512."""
+    return -(-size // 8) * 8
 
 
 def write_vocabulary(

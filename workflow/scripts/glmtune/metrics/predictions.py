@@ -14,14 +14,13 @@ from glmtune.errors import DataError
 
 Row = dict[str, Any]
 OPTIONAL_TEXTS = ("prompt", "decoded", "decoded_labels")
-OPTIONAL = (*OPTIONAL_TEXTS, "finished", "history")
 
 
 def read_predictions(path: Path | str) -> list[Row]:
-    """Rows {"labels", "predict"} of a file, in order, with any of the keys OPTIONAL that it has.
+    """Rows {"labels", "predict"} of a file, in order, with OPTIONAL_TEXTS, finished and history.
 
-    The reference may be called `label`; any other key is left out. DataError names the file and the
-    first wrong line.
+    Those only where the file has them; any other key is left out. The reference may be called
+    `label`. DataError names the file and the first wrong line.
     """
     path = Path(path)
     if not path.is_file():

@@ -49,15 +49,13 @@ class Interval:
         return math.erfc(abs(self.value) / self.error / math.sqrt(2))
 
 
-def bootstrap_mean(values: Values, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
-    """The mean of `values` with its percentile bootstrap interval; ValueError if there are none."""
-    return bootstrap_means({"": values}, confidence=confidence, seed=seed)[""]
-
-
 def bootstrap_means(
     columns: Mapping[Key, Values], *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> dict[Key, Interval]:
-    """`bootstrap_mean` of each column; the rows are drawn once for all columns of equal length."""
+    """The mean of each column with its percentile bootstrap interval; ValueError if it is empty.
+
+    The rows are drawn once for all columns of equal length.
+    """
     by_length: dict[int, dict[Key, np.ndarray]] = defaultdict(dict)
     for key, values in columns.items():
         column = np.asarray([v for v in values if v is not None], dtype=np.float64)
@@ -76,31 +74,19 @@ def bootstrap_means(
     return {key: found[key] for key in columns}
 
 
-def paired_difference(
-    values: Values, baseline: Values, *, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
-    """Mean of `values` minus mean of `baseline`, two runs on the same rows in the same order.
-
-    A resample draws rows, not values: both runs keep the same rows, so hard rows cancel. A row that
-    either has no value for counts for neither.
-    """
-    return bootstrap_mean(_differences(values, baseline), confidence=confidence, seed=seed)
-
-
 def paired_differences(
     runs: Mapping[Key, Values],
     pairs: Iterable[tuple[Key, Key]] | None = None,
-    *,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
 ) -> dict[tuple[Key, Key], Interval]:
-    """`paired_difference` for each (run, baseline) of `pairs`, by default for any two runs.
+    """Mean of run minus mean of baseline, for each such pair, by default for any two runs.
 
+    A resample draws rows, not values: both runs keep the same rows, so hard rows cancel. A row that
+    either has no value for counts for neither.
     Example: {"lora": …, "full": …, "none": …} -> {("lora", "full"): lora minus full, …}
     """
     chosen = itertools.combinations(runs, 2) if pairs is None else pairs
     columns = {(run, base): _differences(runs[run], runs[base]) for run, base in chosen}
-    return bootstrap_means(columns, confidence=confidence, seed=seed)
+    return bootstrap_means(columns)
 
 
 def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
@@ -118,15 +104,13 @@ def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
     return {key: adjusted[key] for key in intervals}
 
 
-def detectable_difference(
-    difference: Interval, *, confidence: float = CONFIDENCE, power: float = POWER
-) -> float:
-    """How large a true difference must be to be found significant in so many tries (`power`).
+def detectable_difference(difference: Interval, *, confidence: float = CONFIDENCE) -> float:
+    """How large a true difference must be to be found significant in so many tries (POWER).
 
     Example: differences of rows that spread by 10 on 1,070 rows, 99 % sure, found in 80 % -> 1.05
     """
     law = NormalDist()
-    return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(power)) * difference.error
+    return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(POWER)) * difference.error
 
 
 def _differences(values: Values, baseline: Values) -> list[float | None]:

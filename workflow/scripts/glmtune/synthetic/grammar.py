@@ -248,17 +248,3 @@ def _draw_outside_dev(rng: Random) -> Item:
 def set_off_values(text: str, mark: str) -> str:
     """Put `mark` around every attribute value, e.g. 颜色#|酒红|*风格#|简约| with the mark "|"."""
     return _VALUES.sub(rf"{mark}\g<0>{mark}", text)
-
-
-def count_items() -> int:
-    """How many different items the grammar can make."""
-    return sum(_count_items(garment.kinds) for garment in TYPES.values())
-
-
-def _count_items(kinds: tuple[str, ...]) -> int:
-    # ways[k]: items with k of the kinds seen so far (elementary symmetric polynomials).
-    ways = [1] + [0] * MOST_ATTRIBUTES
-    for kind in kinds:
-        for k in range(MOST_ATTRIBUTES, 0, -1):
-            ways[k] += ways[k - 1] * len(KINDS[kind].values)
-    return sum(ways[FEWEST_ATTRIBUTES:])

@@ -14,7 +14,6 @@ is reused, an unfinished training with the same key goes on, another key is neve
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from glmtune.errors import DataError, ResourceError
 from glmtune.files import (
     atomic_path,
     hash_folder,
+    locked,
     read_json,
     remove_leftovers,
     sha256_of,
@@ -37,6 +37,8 @@ from glmtune.files import (
 )
 from glmtune.workspace.code_inputs import hash_code
 from glmtune.workspace.provenance import DECIDING_PACKAGES, installed_versions
+
+WORK = "computes the same result"  # what a second process waits for
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def reuse_or_compute(
     one whose outputs another process has begun to write since then does not write them.
     """
     token = _claim(store, outputs)
-    with _locked(entry.folder):
+    with locked(entry.folder, WORK):
         remove_leftovers(entry.folder)  # whoever left them is dead: it held the lock
         reused = reuse and entry.is_whole()
         if reused:
@@ -119,19 +121,6 @@ def _compute(entry: Entry, compute: Callable[[Path, Path], None]) -> None:
         compute(done, entry.work)
     write_json(entry.folder / "contents.json", hash_folder(entry.done))
     shutil.rmtree(entry.work)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the entry; the operating system lets go of it when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process computes the same result; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _place(source: Path, target: Path) -> None:
@@ -159,7 +148,7 @@ def _claim(store: Path, outputs: Mapping[str, Path]) -> str:
     """Become the owner of these outputs: a process left over from a killed run no longer is."""
     file = _owner_file(store, outputs)
     token = f"{os.getpid()} {os.urandom(8).hex()}"
-    with _locked(file.parent):
+    with locked(file.parent, WORK):
         file.write_text(token)
     return token
 
@@ -167,7 +156,7 @@ def _claim(store: Path, outputs: Mapping[str, Path]) -> str:
 @contextmanager
 def _owned(store: Path, outputs: Mapping[str, Path], token: str) -> Iterator[None]:
     file = _owner_file(store, outputs)
-    with _locked(file.parent):
+    with locked(file.parent, WORK):
         if not file.is_file() or file.read_text() != token:
             where = ", ".join(map(str, outputs.values()))
             raise ResourceError(f"{where}: a newer run has begun to write here; this one stops")

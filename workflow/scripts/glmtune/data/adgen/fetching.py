@@ -1,32 +1,21 @@
 """AdvertiseGen (ADGEN), fetched from whichever place answers and used only if it is the original.
 
 A place that gives anything else is named with what differs, and the next one is tried. What was
-fetched stays in a folder of the caller's and is verified again at each use:
-
-    <folder>/train.json, dev.json   the verified files
-             AdvertiseGen.tar.gz    what a user puts here by hand: an archive, or both files
-             partial/               what an interrupted download goes on from
-             lock                   held by the process that fetches
+fetched stays in a folder of the caller's and is verified again at each use.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.adgen.archives import extract
-from glmtune.data.adgen.downloading import download
-from glmtune.data.adgen.identity import ADGEN, Identity, is_original, make_original
-from glmtune.data.adgen.patience import Patience
+from glmtune.data.adgen.downloading import download, read_members
+from glmtune.data.adgen.identity import ADGEN, KnownFile, make_original
 from glmtune.errors import DataError
+from glmtune.files import atomic_path, locked
 from glmtune.locations import user_path
 
 # An address that ends in "/" is a folder with train.json and dev.json, any other an archive.
@@ -42,10 +31,7 @@ SOURCES = (
     "advertisement_generation/AdvertiseGen.zip",
     "https://drive.google.com/uc?export=download&id=13_vf0xRTQsyneRKdD1bZIr93vBGOczrk",
 )
-ARCHIVE_NAMES = ("AdvertiseGen.tar.gz", "AdvertiseGen.tar", "AdvertiseGen.zip")
-# Of one download and of what it unpacks to; some five times the real size (54 MB unpacked).
-MOST_BYTES = 1 << 28
-
+ARCHIVE = "AdvertiseGen.tar.gz"
 LICENCE = (
     "AdvertiseGen (Shao et al., EMNLP 2019; Tsinghua CoAI) is not part of this project. No licence "
     "comes with the archive, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, none): "
@@ -59,158 +45,67 @@ class AdgenFiles:
 
     train: Path
     dev: Path
-    source: dict[str, Any]
-    """For a manifest: what the files are, not where they came from."""
+    source: dict[str, Any]  # for a manifest: what the files are, not where they came from
 
 
 def fetch_adgen(
     folder: Path,
     *,
-    sources: Sequence[str] | None = None,
+    sources: Sequence[str] = (),
     known: Sequence[str] = SOURCES,
-    identity: Identity = ADGEN,
-    patience: Patience | None = None,
+    files: Sequence[KnownFile] = ADGEN,
 ) -> AdgenFiles:
     """The original train.json and dev.json in `folder`, fetched if they are not there yet.
 
-    `sources` are tried before the `known` ones: addresses as in `SOURCES`, archives, folders.
-    Raises one DataError that lists every place with what was wrong there.
+    `sources` are tried before the `known` ones: addresses as in `SOURCES`, archives, folders; and
+    before them what a user put into `folder` by hand. Raises one DataError with all that is wrong.
     """
     folder = folder.resolve()
-    with _alone(folder):
-        if not all(is_original(folder / file.name, file) for file in identity.files):
-            places = dict.fromkeys((*_left_by_hand(folder, identity), *(sources or ()), *known))
-            _fetch_from_any(list(places), folder, identity, patience or Patience())
-            shutil.rmtree(folder / "partial", ignore_errors=True)
-    train, dev = identity.train, identity.dev
-    facts = {
-        "kind": "adgen",
-        "train": {"rows": train.rows, train.algorithm: train.digest},
-        "dev": {"rows": dev.rows, dev.algorithm: dev.digest},
-    }
-    return AdgenFiles(folder / train.name, folder / dev.name, facts)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time fetch; the operating system lets go when that process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process fetches AdvertiseGen; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-# --- trying the places ---------------------------------------------------------------------------
-
-
-def _left_by_hand(folder: Path, identity: Identity) -> list[str]:
-    """The folder itself, if somebody put an archive or files there."""
-    names = (*ARCHIVE_NAMES, "AdvertiseGen", *(file.name for file in identity.files))
-    return [str(folder)] if any((folder / name).exists() for name in names) else []
+    paths = {file.name: folder / file.name for file in files}
+    with locked(folder, "fetches AdvertiseGen"):
+        if not all(paths[f.name].is_file() and f.is_in(paths[f.name].read_bytes()) for f in files):
+            by_hand = [str(folder) for name in (ARCHIVE, *paths) if (folder / name).exists()]
+            contents = _fetch_from_any([*by_hand, *sources, *known], folder, files)
+            for name, content in contents.items():
+                with atomic_path(paths[name]) as temporary:
+                    temporary.write_bytes(content)
+    facts = {f.name.removesuffix(".json"): {"rows": f.rows, f.algorithm: f.digest} for f in files}
+    return AdgenFiles(paths["train.json"], paths["dev.json"], {"kind": "adgen", **facts})
 
 
 def _fetch_from_any(
-    places: Sequence[str], folder: Path, identity: Identity, patience: Patience
-) -> None:
-    """Put both files into `folder` from the first place that has them."""
-    failures = []
-    for place in places:
-        work = folder / "partial" / hashlib.sha256(place.encode()).hexdigest()[:12]
-        work.mkdir(parents=True, exist_ok=True)
+    places: Sequence[str], folder: Path, files: Sequence[KnownFile]
+) -> dict[str, bytes]:
+    """Both contents from the first place that has them."""
+    failures = ""
+    for place in dict.fromkeys(places):
         print(f"AdvertiseGen: trying {place}", file=sys.stderr)
         try:
-            _gather(place, work, identity, patience)
-        except DataError as error:
-            reason = str(error) if str(error).startswith(place) else f"{place}: {error}"
-            print(f"AdvertiseGen: {reason}", file=sys.stderr)
-            failures.append(reason)
-            _keep_only_unfinished(work)
-            continue
-        for file in identity.files:
-            os.replace(work / file.name, folder / file.name)
-        return
-    raise DataError(_nowhere(failures, folder, identity))
-
-
-def _keep_only_unfinished(work: Path) -> None:
-    """Remove what arrived whole and was wrong: the mirror may be mended by the next time."""
-    for path in work.iterdir():
-        if not path.name.endswith((".part", ".part.json")):
-            path.unlink()
-    if not any(work.iterdir()):
-        work.rmdir()
-
-
-def _nowhere(failures: Sequence[str], folder: Path, identity: Identity) -> str:
-    wanted = " and ".join(f"{file.name} with {file.rows:,} rows" for file in identity.files[::-1])
-    tried = "".join(f"\n  - {failure}" for failure in failures)
-    return (
-        f"dataset adgen: no place has the original AdvertiseGen ({wanted}):{tried}\n"
+            contents = zip(files, _contents(place, [file.name for file in files]), strict=True)
+            return {file.name: make_original(content, file, files) for file, content in contents}
+        except (DataError, OSError) as error:
+            print(f"AdvertiseGen: {place}: {error}", file=sys.stderr)
+            failures += f"\n  - {place}: {error}"
+    wanted = " and ".join(f"{file.name} with {file.rows:,} rows" for file in reversed(files))
+    raise DataError(
+        f"dataset adgen: no place has the original AdvertiseGen ({wanted}):{failures}\n"
         f"By hand: download one of them with a browser, {SOURCES[0]} for instance, and put "
-        f"AdvertiseGen.tar.gz, or train.json and dev.json, into {folder}, or name the place in "
-        f"params.yaml, data: {{adgen_sources: [path/to/AdvertiseGen.tar.gz]}} (an archive, a "
-        f"folder with both files, or an address). Then run the same command again; "
-        f"interrupted downloads go on. Behind a proxy, set HTTPS_PROXY. To use another version of "
-        f"the data: dataset: {{train: path/to/train.json, dev: path/to/dev.json}}"
+        f"{ARCHIVE}, or train.json and dev.json, into {folder}, or name the place in "
+        f"params.yaml, data: {{adgen_sources: [path/to/{ARCHIVE}]}} (an archive, a "
+        f"folder with both files, or an address). Then run the same command again. "
+        f"Behind a proxy, set HTTPS_PROXY. To use another version of the data: "
+        f"dataset: {{train: path/to/train.json, dev: path/to/dev.json}}"
     )
 
 
-# --- one place -----------------------------------------------------------------------------------
-
-
-def _gather(place: str, work: Path, identity: Identity, patience: Patience) -> None:
-    """Put the two verified files of a place into `work`; DataError if it does not have them."""
-    if "://" not in place:
-        _gather_local(user_path(place), work, identity)
-    elif place.endswith("/"):
-        for file in identity.files:
-            _download_once(place + file.name, work / file.name, patience)
-            make_original(work / file.name, file, identity)
+def _contents(place: str, names: Sequence[str]) -> Iterator[bytes]:
+    """What the place has under each name, fetched when it is asked for."""
+    path = user_path(place)
+    if place.endswith("/") and "://" in place:
+        yield from (download(place + name) for name in names)
+    elif all((path / name).is_file() for name in names):
+        yield from ((path / name).read_bytes() for name in names)
     else:
-        archive = work / "archive"
-        _download_once(place, archive, patience)
-        try:
-            _gather_local(archive, work, identity)
-        except DataError as error:  # a user knows the file by its address
-            raise DataError(f"{place}: {str(error).removeprefix(f'{archive}: ')}") from None
-
-
-def _download_once(url: str, target: Path, patience: Patience) -> None:
-    # It is there if the program was killed just after; it is verified like a new one.
-    if not target.is_file():
-        download(url, target, most_bytes=MOST_BYTES, patience=patience)
-
-
-def _gather_local(path: Path, work: Path, identity: Identity) -> None:
-    """The same from an archive, or from a folder with the files or the archive in it."""
-    names = [file.name for file in identity.files]
-    holder = _find(path, names)
-    if holder.is_dir():
-        for name in names:
-            shutil.copyfile(holder / name, work / name)
-    else:
-        extract(holder, names, work / "unpacked")
-        for name in names:
-            os.replace(work / "unpacked" / name, work / name)
-        (work / "unpacked").rmdir()
-    for file in identity.files:
-        make_original(work / file.name, file, identity)
-
-
-def _find(path: Path, names: Sequence[str]) -> Path:
-    """What a local path means: a folder that has the files themselves, or an archive."""
-    if path.is_file():
-        return path
-    for folder in (path, path / "AdvertiseGen"):
-        if all((folder / name).is_file() for name in names):
-            return folder
-    for name in ARCHIVE_NAMES:
-        if (path / name).is_file():
-            return path / name
-    if path.is_dir():
-        raise DataError(f"{path}: expected {' and '.join(names)}, or {ARCHIVE_NAMES[0]}, in it")
-    raise DataError(f"{path}: no such file or folder; expected an archive or a folder")
+        local = path / ARCHIVE if path.is_dir() else path
+        members = read_members(download(place) if "://" in place else local.read_bytes(), names)
+        yield from (members[name] for name in names)

@@ -2,30 +2,20 @@
 
 Mirrors differ unnoticed: train.json a copy of dev.json, a part of the rows, other line ends. The
 two files are therefore compared with hashes that independent copies of THUDM's archive share.
-The archive's own bytes do not matter. Knows nothing about where a copy came from.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from glmtune.errors import DataError
-from glmtune.files import atomic_path
-
-CHUNK_BYTES = 1 << 20
-# PaddleNLP's names of the columns. The original is written as `json.dumps` writes, one row a line,
-# so that with its own names such a file has the original's very bytes, or is another text.
-RENAMED_COLUMNS = {"src": "content", "tgt": "summary"}
-LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
-class FileIdentity:
+class KnownFile:
     """What makes a file the original one."""
 
     name: str
@@ -34,125 +24,58 @@ class FileIdentity:
     """`sha256`, or `git_blob`: the SHA-1 that `git hash-object` prints."""
     digest: str
 
-
-@dataclass(frozen=True)
-class Identity:
-    """What makes a copy of the data set the original one, whatever archive it came in."""
-
-    train: FileIdentity
-    dev: FileIdentity
-
-    @property
-    def files(self) -> tuple[FileIdentity, FileIdentity]:
-        """Both, the small one first: it tells a wrong mirror before the large one is fetched."""
-        return self.dev, self.train
+    def is_in(self, content: bytes) -> bool:
+        """Whether these bytes are the file."""
+        if self.algorithm == "git_blob":
+            # Git's choice, made before SHA-1 was broken; nobody is known to forge a given hash.
+            blob = b"blob %d\0" % len(content) + content
+            return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == self.digest
+        return hashlib.new(self.algorithm, content).hexdigest() == self.digest
 
 
-# For train.json only the hash under which git keeps it is known from several places.
-ADGEN = Identity(
-    train=FileIdentity(
-        name="train.json",
-        rows=114_599,
-        algorithm="git_blob",
-        digest="45a137ea5034e4cd0ec37c25ce21a9cf2b4f396a",
-    ),
-    dev=FileIdentity(
-        name="dev.json",
-        rows=1_070,
-        algorithm="sha256",
-        digest="96b63cfd9fd0faca122a5747597f46ff835f19d9b1d3634f4b71f8a5f9487cc1",
-    ),
+DEV_SHA256 = "96b63cfd9fd0faca122a5747597f46ff835f19d9b1d3634f4b71f8a5f9487cc1"
+# Of train.json only the hash under which git keeps it is known from several places. The small file
+# first: it tells a wrong mirror before the large one is fetched.
+ADGEN = (
+    KnownFile("dev.json", 1_070, "sha256", DEV_SHA256),
+    KnownFile("train.json", 114_599, "git_blob", "45a137ea5034e4cd0ec37c25ce21a9cf2b4f396a"),
 )
 
 
-def digest_of(path: Path, algorithm: str) -> str:
-    """The hash of a file in hexadecimal digits; `algorithm` as in `FileIdentity`."""
-    with path.open("rb") as stream:
-        return _digest(stream, path.stat().st_size, algorithm)
+def make_original(content: bytes, file: KnownFile, files: Sequence[KnownFile]) -> bytes:
+    """The file under the original names of the columns; DataError if it is another one."""
+    if not file.is_in(content):
+        content = _rename_columns(content)
+        if not file.is_in(content):
+            raise DataError(f"{file.name}: {_difference(content, file, files)}")
+    return content
 
 
-def _digest(stream: IO[bytes], size: int, algorithm: str) -> str:
-    if algorithm == "git_blob":
-        # Git's choice, made before SHA-1 was broken; nobody is known to forge a given hash.
-        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    else:
-        digest = hashlib.new(algorithm)
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def is_original(path: Path, file: FileIdentity) -> bool:
-    """Whether the file is there and the original one."""
-    return path.is_file() and digest_of(path, file.algorithm) == file.digest
-
-
-def make_original(path: Path, file: FileIdentity, identity: Identity) -> None:
-    """Give the columns their original names if they have PaddleNLP's, and verify the result.
-
-    Raises DataError "train.json: found; expected" for a file that is not the original.
-    """
-    if is_original(path, file):
-        return
-    content = path.read_bytes()
-    renamed = _rename_columns(content)
-    if renamed is not None and _has_digest(renamed, file):
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(renamed)
-        return
-    found = _difference(content if renamed is None else renamed, file, identity)
-    if renamed is not None:
-        found = f"columns src and tgt, and with the original names {found}"
-    raise DataError(f"{file.name}: {found}")
-
-
-def _has_digest(content: bytes, file: FileIdentity) -> bool:
-    return _digest(io.BytesIO(content), len(content), file.algorithm) == file.digest
-
-
-def _rename_columns(content: bytes) -> bytes | None:
-    """The rows with the original names, written as the original is; None for other columns."""
-    # On bytes, since the line ends that str knows (U+2028, …) may stand inside a text.
+def _rename_columns(content: bytes) -> bytes:
+    """PaddleNLP's src and tgt as content and summary, written as the original is."""
     try:
-        rows = [json.loads(line) for line in content.split(b"\n") if line]
-    except ValueError:
-        return None
-    if not rows or any(
-        not isinstance(row, dict) or set(row) != set(RENAMED_COLUMNS) for row in rows
-    ):
-        return None
-    lines = (
-        json.dumps({new: row[old] for old, new in RENAMED_COLUMNS.items()}, ensure_ascii=False)
-        for row in rows
-    )
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+        rows = (json.loads(line) for line in content.split(b"\n") if line)
+        renamed = ({"content": row["src"], "summary": row["tgt"]} for row in rows)
+        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in renamed)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return content
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _difference(content: bytes, file: FileIdentity, identity: Identity) -> str:
-    """In words, how a file that is not the original differs from it."""
-    for other in identity.files:
-        if other is not file and _has_digest(content, other):
+def _difference(content: bytes, file: KnownFile, files: Sequence[KnownFile]) -> str:
+    """In words, how another content differs from the file's."""
+    for other in files:
+        if other.is_in(content):
             return f"the content of {other.name}"
-    if content.startswith(LFS_POINTER):
+    if content.startswith(b"version https://git-lfs"):
         return "a git-LFS pointer; expected the file it stands for"
-    if b"\r\n" in content and _has_digest(content.replace(b"\r\n", b"\n"), file):
+    if file.is_in(content.replace(b"\r\n", b"\n")):
         return "line ends CR LF; expected LF"
-    columns = _columns(content)
-    if columns is None:
-        return "not JSON Lines"
-    if columns != list(RENAMED_COLUMNS.values()):
-        return f"columns {', '.join(columns)}; expected content, summary"
-    rows = sum(1 for line in content.split(b"\n") if line.strip())
-    if rows != file.rows:
-        return f"{rows:,} rows; expected {file.rows:,}"
-    digest = _digest(io.BytesIO(content), len(content), file.algorithm)
-    return f"{rows:,} rows of other text ({file.algorithm} {digest}; expected {file.digest})"
-
-
-def _columns(content: bytes) -> list[str] | None:
-    """The keys of the first row, None if there is none."""
     try:
-        row = json.loads(content.split(b"\n", 1)[0])
-    except ValueError:
-        return None
-    return list(row) if isinstance(row, dict) else None
+        columns = ", ".join(json.loads(content.partition(b"\n")[0]))
+    except (ValueError, TypeError, RecursionError):
+        return "not JSON Lines"
+    if columns != "content, summary":
+        return f"columns {columns}; expected content, summary"
+    rows = len([line for line in content.split(b"\n") if line.strip()])
+    return f"{rows:,} rows{' of other text' if rows == file.rows else ''}; expected {file.rows:,}"

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspaces import MODEL, ONLY_PTUNING, Workspace, processes_in, user_environment, wait_for
+from workspaces import (
+    MODEL,
+    ONLY_PTUNING,
+    Workspace,
+    kill_everything_in,
+    processes_in,
+    user_environment,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +130,12 @@ def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path
     assert workspace.snakemake() == ONLY_PTUNING
 
 
+def as_from_a_terminal() -> None:
+    """Answer the signals of a terminal, also where these tests run in the background of a shell."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def end_a_training(workspace: Workspace, end: Callable[[int], None], *wrapper: str) -> None:
     """Begin a long training with Snakemake, end it on the way; the next run does it anew."""
     workspace.edit("lr", 0.01)
@@ -133,12 +147,16 @@ def end_a_training(workspace: Workspace, end: Callable[[int], None], *wrapper: s
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=as_from_a_terminal,
     )
     store = workspace.path / ".glmtune" / "store" / "finetune_model"
-    wait_for(lambda: list(store.glob("*/*/checkpoint-*")))
-    end(run.pid)
-    run.wait(timeout=60)
-    assert not processes_in(workspace.path)
+    try:
+        wait_for(lambda: list(store.glob("*/*/checkpoint-*")))
+        end(run.pid)
+        run.wait(timeout=60)
+        wait_for(lambda: not processes_in(workspace.path), seconds=30)
+    finally:
+        kill_everything_in(workspace.path)  # a training that goes on is a failure, not a burden
     assert not (workspace.path / f"results/training/{MODEL}/ptuning.json").exists()
     assert not list((workspace.path / ".snakemake" / "locks").glob("*.lock"))
     workspace.edit("methods.ptuning.max_steps", 4)

@@ -20,10 +20,10 @@ import doctor_models  # noqa: E402
 from doctor_models import GIB  # noqa: E402
 from findings import Finding  # noqa: E402
 
-from glmtune import workspace  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
 from glmtune.locations import store_folder  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
+from glmtune.workspace import folder as workspace  # noqa: E402
 from glmtune.workspace.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
 
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")

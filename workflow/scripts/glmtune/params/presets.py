@@ -55,9 +55,9 @@ def preset_text(root: Path, name: str) -> str:
 
 
 def merge_texts(default: str, preset: str) -> str:
-    """The default's text with what a preset changes.
+    r"""The default's text with what a preset changes.
 
-    Example: "# Peak.\\nlr: 1\\nseed: 42\\n" and "lr: 2\\n" -> "# Peak.\\nlr: 2\\nseed: 42\\n"
+    Example: "# Peak.\nlr: 1\nseed: 42\n" and "lr: 2\n" -> "# Peak.\nlr: 2\nseed: 42\n"
     """
     header, changes = _split_header(preset.splitlines())
     default_header, entries = _split_header(default.splitlines())

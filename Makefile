@@ -57,6 +57,7 @@ test-cpus: env  ## Run the numeric tests with the kernels of older CPUs (minutes
 	python tools/run_numeric_tests.py -n auto
 
 lint: env  ## Check style, types and the workflow
+	cmp params.yaml presets/default.yaml
 	ruff check
 	ruff format --check
 	mypy
@@ -77,7 +78,7 @@ dag: env  ## Draw the picture of the steps in README.md
 smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smoke
 	python tools/run_smoke.py .glmtune/smoke
 
-preset:  ## Copy a file of presets/ over params.yaml: make preset NAME=chatglm2-6b-24gb
+preset:  ## Merge a file of presets/ into the default params.yaml: make preset NAME=chatglm2-6b-24gb
 	@$(PYTHON) tools/use_preset.py "$(NAME)" $(if $(filter-out 0,$(FORCE)),--force)
 
 bench: env  ## Measure training and generation against the official way (minutes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported. A test's numbers and its CPU time are those of one thread, so that
@@ -14,6 +15,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # a failure shows what went wrong, n
 import hypothesis
 import pytest
 from workspaces import Workspace, new_workspace
+
+from glmtune.params.presets import preset_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # A folder that holds reference/; another machine may have it elsewhere.
@@ -28,6 +31,19 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_collection_finish() -> None:
     """Keep what was imported out of each garbage collection: a training asks for several."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def preset_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The params.yaml that a preset stands for, by its name."""
+    folder = tmp_path_factory.mktemp("presets")
+
+    def merged(name: str) -> Path:
+        path = folder / f"{name}.yaml"
+        path.write_text(preset_text(ROOT, name), encoding="utf-8")
+        return path
+
+    return merged
 
 
 @pytest.fixture(scope="session")

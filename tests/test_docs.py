@@ -12,7 +12,6 @@ from glmtune.data.formats import FORMATS
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.statistics import STATISTICS
-from glmtune.params.values import read_params
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,18 +52,6 @@ def link_targets(document: str) -> set[str]:
 
 def all_words() -> str:
     return "\n".join(map(text, DOCUMENTS))
-
-
-@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=name)
-def test_every_shipped_params_file_is_valid(path: Path) -> None:
-    params = read_params(path)
-    assert params.runs
-
-
-@pytest.mark.parametrize("path", PRESETS, ids=name)
-def test_a_preset_is_compared_with_the_untuned_model(path: Path) -> None:
-    params = read_params(path)
-    assert not params.trains(params.methods[0])
 
 
 def test_a_wrong_path_in_a_document_would_be_found() -> None:

@@ -25,10 +25,10 @@ from findings import Finding  # noqa: E402
 
 from glmtune.devices import Place  # noqa: E402
 from glmtune.errors import WeightsError  # noqa: E402
+from glmtune.params.presets import preset_text  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
 from glmtune.workspace.folder import mark_as_running  # noqa: E402
 
-PRESET = ROOT / "presets" / "chatglm2-6b-24gb.yaml"
 MODEL = "chatglm2-6b"
 
 
@@ -115,7 +115,8 @@ def test_every_mistake_in_params_is_told(project: Path) -> None:
 @pytest.fixture
 def params(project: Path) -> Params:
     """A preset for real weights, in the doctor's folder."""
-    shutil.copyfile(PRESET, project / "params.yaml")
+    text = preset_text(ROOT, "chatglm2-6b-24gb")
+    (project / "params.yaml").write_text(text, encoding="utf-8")
     return read_params(project / "params.yaml")
 
 
@@ -136,7 +137,7 @@ def weights(project: Path) -> Path:
 def test_a_disk_too_small_for_what_params_ask_is_told(
     params: Params, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default = read_params(ROOT / "params.yaml")
+    default = read_params(ROOT / "presets/default.yaml")
     assert [finding.fix for finding in doctor_models.disk(default, project / "store")] == [""]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
     (finding,) = doctor_models.disk(params, project / "store")
@@ -229,7 +230,7 @@ def test_a_random_model_of_few_layers_needs_less_memory(
 
 
 def test_miniatures_are_not_looked_at() -> None:
-    default = read_params(ROOT / "params.yaml")
+    default = read_params(ROOT / "presets/default.yaml")
     assert [*doctor_models.weights(default), *doctor_models.memory(default)] == []
 
 

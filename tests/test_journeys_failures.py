@@ -157,6 +157,7 @@ def end_a_training(workspace: Workspace, end: Callable[[int], None], *wrapper: s
         wait_for(lambda: not processes_in(workspace.path), seconds=30)
     finally:
         kill_everything_in(workspace.path)  # a training that goes on is a failure, not a burden
+        run.wait(timeout=60)
     assert not (workspace.path / f"results/training/{MODEL}/ptuning.json").exists()
     assert not list((workspace.path / ".snakemake" / "locks").glob("*.lock"))
     workspace.edit("methods.ptuning.max_steps", 4)

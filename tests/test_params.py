@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ from glmtune.errors import ParamsError
 from glmtune.families.long_history import LONG_HISTORY
 from glmtune.families.registry import FAMILIES
 from glmtune.params.checks import SCHEMA_FILE
+from glmtune.params.presets import preset_names
 from glmtune.params.values import Params, find_mistakes, read_params
 
 METHODS = list(yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["methods"])
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "chatglm2-6b"
 SEEDED = ("", ".seed-43")
-SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+PresetFile = Callable[[str], Path]
 
 
 @pytest.fixture
-def values() -> dict[str, Any]:
-    return dict(read_params(ROOT / "presets/smoke.yaml").values)
+def values(preset_file: PresetFile) -> dict[str, Any]:
+    return dict(read_params(preset_file("smoke")).values)
 
 
 def mistakes_with(values: dict[str, Any], key: str, value: Any) -> list[str]:
@@ -36,34 +38,46 @@ def mistakes_with(values: dict[str, Any], key: str, value: Any) -> list[str]:
     return list(find_mistakes(values))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_file_is_valid(path: Path) -> None:
-    assert read_params(path).runs
+def test_the_shipped_file_is_valid() -> None:
+    assert read_params(ROOT / "params.yaml").runs
+
+
+@pytest.mark.parametrize("name", preset_names(ROOT))
+def test_every_preset_is_valid_and_begins_with_the_untuned_model(
+    preset_file: PresetFile, name: str
+) -> None:
+    params = read_params(preset_file(name))
+    assert params.runs
+    assert not params.trains(params.methods[0])
 
 
 @pytest.mark.parametrize("text", ["1e-2", "0.01", "1E-2", ".01", "1.0e-2"])
-def test_a_number_may_be_written_in_any_way(tmp_path: Path, text: str) -> None:
-    smoke = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+def test_a_number_may_be_written_in_any_way(
+    preset_file: PresetFile, tmp_path: Path, text: str
+) -> None:
+    smoke = preset_file("smoke").read_text(encoding="utf-8")
     file = tmp_path / "params.yaml"
     file.write_text(smoke.replace("\nlr: 2e-2", f"\nlr: {text}"), encoding="utf-8")
     assert read_params(file)["lr"] == 0.01
 
 
-def test_a_number_on_the_command_line_is_a_number() -> None:
+def test_a_number_on_the_command_line_is_a_number(preset_file: PresetFile) -> None:
     """Snakemake's `--config lr=1e-2 'training={max_steps: 7}'`: its YAML takes 1e-2 for a text."""
     overrides = {"lr": "1e-2", "training": {"max_steps": 7, "weight_decay": "1E-1"}}
-    params = read_params(ROOT / "presets/smoke.yaml", overrides=overrides)
+    params = read_params(preset_file("smoke"), overrides=overrides)
     assert params["lr"] == 0.01
     settings = params.training_settings("ptuning")
     assert (settings["lr"], settings["max_steps"], settings["weight_decay"]) == (0.01, 7, 0.1)
     assert settings["batch_size"] == params["training"]["batch_size"]
 
 
-def test_a_wrong_value_on_the_command_line_is_refused_like_one_in_the_file() -> None:
+def test_a_wrong_value_on_the_command_line_is_refused_like_one_in_the_file(
+    preset_file: PresetFile,
+) -> None:
     with pytest.raises(ParamsError, match='lr: found "1e-2x"; expected a number$'):
-        read_params(ROOT / "presets/smoke.yaml", overrides={"lr": "1e-2x"})
+        read_params(preset_file("smoke"), overrides={"lr": "1e-2x"})
     with pytest.raises(ParamsError, match="unknown key 'lrate'"):
-        read_params(ROOT / "presets/smoke.yaml", overrides={"lrate": 1})
+        read_params(preset_file("smoke"), overrides={"lrate": 1})
 
 
 @pytest.mark.parametrize(

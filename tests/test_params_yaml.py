@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from glmtune.errors import ParamsError
+from glmtune.params.presets import preset_names
 from glmtune.params.reading import read_yaml
 from glmtune.params.yaml_rules import CONVERSIONS, tag_for_dvc
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 MEANS_TWO_THINGS = ["010", "1:30", "no", "yes", "on", "Off", "0o10", "09", "1:30.5", ".5e3"]
 MEANS_ONE = [
     "1e-2",
@@ -133,8 +134,9 @@ def test_a_value_that_means_one_thing_is_read(file: Path, text: str) -> None:
     assert repr(read_yaml(file)) == repr(read_as_dvc(f"a: {text}\n"))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_file_is_the_same_to_dvc(path: Path) -> None:
+@pytest.mark.parametrize("name", preset_names(ROOT))
+def test_every_preset_is_the_same_to_dvc(preset_file: Callable[[str], Path], name: str) -> None:
+    path = preset_file(name)
     assert read_yaml(path) == read_as_dvc(path.read_text(encoding="utf-8"))
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,8 +148,10 @@ def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     assert [path.name for path in record.parent.iterdir()] == ["abc"]
 
 
-def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Path) -> None:
-    params = read_params(ROOT / "presets/smoke.yaml")
+def test_prune_removes_what_params_no_longer_name_and_nothing_else(
+    tmp_path: Path, preset_file: Callable[[str], Path]
+) -> None:
+    params = read_params(preset_file("smoke"))
     kept = [
         "results/predictions/chatglm-6b/lora.jsonl",
         "results/scores/chatglm-6b/lora.rows.jsonl",
@@ -188,8 +190,10 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(tmp_path: Pat
     assert len(list(metadata.iterdir())) == len(kept)
 
 
-def test_prune_removes_what_a_killed_step_had_half_written(tmp_path: Path) -> None:
-    params = read_params(ROOT / "presets/smoke.yaml")
+def test_prune_removes_what_a_killed_step_had_half_written(
+    tmp_path: Path, preset_file: Callable[[str], Path]
+) -> None:
+    params = read_params(preset_file("smoke"))
     half = [
         "results/checkpoints/chatglm2-6b/.lora.abcdefgh/lora/weights",
         "results/.report.md.abcdefgh/report.md",

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+from glmtune.params.presets import preset_text  # noqa: E402
 
 
 def main() -> int:
@@ -33,7 +36,8 @@ def copy_project(folder: Path, *, preset: str | None = None) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
     if preset:
-        shutil.copyfile(ROOT / "presets" / f"{preset}.yaml", folder / "params.yaml")
+        text = preset_text(ROOT, preset)
+        (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

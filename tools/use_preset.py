@@ -1,4 +1,4 @@
-"""Copy a file of presets/ over params.yaml, unless edits would be lost.
+"""Merge a file of presets/ into the default params.yaml, unless edits would be lost.
 
 python tools/use_preset.py chatglm2-6b-24gb [--force]
 """
@@ -6,7 +6,6 @@ python tools/use_preset.py chatglm2-6b-24gb [--force]
 from __future__ import annotations
 
 import argparse
-import difflib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,36 +13,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from glmtune.errors import ParamsError, run_script, shown_name  # noqa: E402
+from glmtune.errors import ParamsError, run_script  # noqa: E402
 from glmtune.files import atomic_path  # noqa: E402
+from glmtune.params.presets import preset_names, preset_text  # noqa: E402
 
 
 def use_preset(root: Path, name: str, *, force: bool = False) -> None:
-    """Make params.yaml a copy of presets/<name>.yaml.
+    """Make params.yaml the default parameters with what presets/<name>.yaml changes.
 
     Raises ParamsError for an unknown name, and for edits that are nowhere else unless `force`.
     """
-    presets = {path.stem: path for path in sorted((root / "presets").glob("*.yaml"))}
-    if name not in presets:
-        raise ParamsError(_unknown(name, list(presets)))
+    text = preset_text(root, name)
     target = root / "params.yaml"
     if not force and target.exists():
-        content = target.read_bytes()
-        if content not in [path.read_bytes() for path in presets.values()]:
-            _check_committed(root, content, name)
+        _check_kept(root, target.read_bytes(), name)
     with atomic_path(target) as temporary:
-        temporary.write_bytes(presets[name].read_bytes())
+        temporary.write_text(text, encoding="utf-8")
 
 
-def _unknown(name: str, presets: list[str]) -> str:
-    found = f"found no preset {shown_name(name)!r}" if name else "found no NAME"
-    near = difflib.get_close_matches(name, presets, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; e.g. make preset NAME={presets[0]}"
-    return f"presets/: {found}; expected one of {', '.join(presets)}{hint}"
-
-
-def _check_committed(root: Path, content: bytes, name: str) -> None:
-    """Refuse to lose a params.yaml that differs from the last commit's."""
+def _check_kept(root: Path, content: bytes, name: str) -> None:
+    """Refuse to lose a params.yaml that is neither a preset nor the last commit's."""
+    if content in [preset_text(root, preset).encode() for preset in preset_names(root)]:
+        return
     shown = subprocess.run(
         ["git", "show", "HEAD:./params.yaml"], cwd=root, capture_output=True, check=False
     )
@@ -62,7 +53,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="discard the edits of params.yaml")
     flags = parser.parse_args()
     use_preset(ROOT, flags.name, force=flags.force)
-    print(f"params.yaml is now a copy of presets/{flags.name}.yaml")
+    print(f"params.yaml now has the values of the preset {flags.name}")
 
 
 if __name__ == "__main__":

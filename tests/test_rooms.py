@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"families", "modeling"},
     "generation": {"families", "modeling"},
     "training": {"checkpoints", "families", "modeling"},
-    "tuning": {"checkpoints", "families", "modeling"},
+    "tuning": {"checkpoints", "families", "modeling", "training"},
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
     "steps": {
@@ -44,6 +44,7 @@ TEXT_ONLY = {"synthetic", "families", "metrics", "data", "params", "report", "wo
 TEXT_ONLY_MODULES = {
     *("steps.preparing", "steps.tokenizing", "checkpoints.sources", "checkpoints.weight_files"),
     *("generation.answer_log", "miniatures.corpus", "training.notes"),
+    *("training.settings", "tuning.settings"),
 }
 
 

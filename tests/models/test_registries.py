@@ -13,6 +13,7 @@ from glmtune.families.registry import FAMILIES
 from glmtune.params import models as params
 from glmtune.report.training_notes import BANDS
 from glmtune.tuning.registry import METHODS
+from glmtune.tuning.settings import SETTINGS
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 
@@ -28,6 +29,7 @@ def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) ->
 def test_params_yaml_knows_the_families_and_methods_of_the_code() -> None:
     assert get_args(params.Model.model_fields["family"].annotation) == tuple(FAMILIES)
     assert set(params.METHODS) == set(METHODS)
+    assert set(SETTINGS) == set(METHODS) - {"none"}
 
 
 def test_every_tuning_method_has_published_losses() -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
-from glmtune.workspace.step_settings import read_settings
+from glmtune.tuning.settings import settings_class
+from glmtune.workspace.step_settings import read_settings, typed
 from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
@@ -37,11 +38,13 @@ def main() -> None:
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
+    settings = typed(settings_class(flags.settings), flags.settings)
+
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
 
-        finetune(flags.model, flags.model_manifest, flags.data, flags.settings, done, work)
+        finetune(flags.model, flags.model_manifest, flags.data, settings, done, work)
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}
     entry = entry_for(flags.store, Path(__file__).name, flags.settings, inputs)

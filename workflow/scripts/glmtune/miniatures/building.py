@@ -16,22 +16,26 @@ from glmtune.families.registry import get_family
 from glmtune.families.tokenized import from_examples
 from glmtune.miniatures.corpus import corpus, write_vocabulary
 from glmtune.seeding import seed_everything
+from glmtune.training.settings import TrainingSettings
 from glmtune.training.train import train
 
 # What the pre-training shares with any other training but need not be chosen by anybody.
-SCHEDULE = {
+SCHEDULE: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "lr_scheduler": "cosine",
     "warmup_ratio": 0.05,
     "weight_decay": 0.01,
-    # A shorter memory than the default; 0.95 was measured to be worse.
-    "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
     "optimizer": "adamw",
     "gradient_checkpointing": False,
     "logging_steps": 50,
     "save_steps": 300,
+    "eval_steps": None,
+    "keep_best": False,
+    "early_stopping_patience": None,
 }
+# A shorter memory than the default; 0.95 was measured to be worse.
+ADAM_BETA2 = 0.98
 NO_LIMITS = {"max_source_tokens": 512, "max_target_tokens": 512}
 
 
@@ -57,8 +61,9 @@ def build_miniature(settings: Mapping[str, Any], folder: Path, work: Path) -> No
         model.train(),
         from_examples(examples),
         None,
-        {**SCHEDULE, **schedule, "seed": settings["seed"]},
+        TrainingSettings(**SCHEDULE, **schedule, seed=settings["seed"]),
         pad_token_id=tokenizer.pad_token_id,
         work=work,
+        adam_beta2=ADAM_BETA2,
     )
     save_model(model, folder)

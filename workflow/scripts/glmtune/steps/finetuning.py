@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.registry import get_method
+from glmtune.tuning.settings import TuningSettings
 from glmtune.workspace.provenance import recorded_runtime
 
 
@@ -38,15 +40,15 @@ def finetune(
     model_folder: Path,
     model_manifest: Path,
     data: Path,
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     done: Path,
     work: Path,
 ) -> None:
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `done`.
 
-    `settings` are those of `Params.training_settings`; `work` keeps what a killed run resumes from.
+    `work` keeps what a killed run resumes from.
     """
-    method = get_method(settings["method"])
+    method = get_method(settings.method)
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     require_optimizer(settings)
@@ -60,12 +62,12 @@ def finetune(
         explained_when_full(held),
         unchanged(model_folder, base),
     ):
-        seed_everything(settings["seed"], settings["torch_threads"])
+        seed_everything(settings.seed, settings.torch_threads)
         base_model = open_model(
             model_folder,
             dtype="float32" if method.trains_base else place.dtype,
             device=place.device,
-            quantization_bit=settings["quantization_bit"],
+            quantization_bit=settings.quantization_bit,
         )
         model = method.prepare(base_model, settings)
         notes = _notes_before(model, method, settings, tokenized)
@@ -79,7 +81,7 @@ def finetune(
             dtype=place.dtype,
         )
         losses = [point["loss"] for point in outcome.curve if "loss" in point]
-        notes += _say(divergence_notes(losses, settings["lr"]))
+        notes += _say(divergence_notes(losses, settings.lr))
         (done / "checkpoint").mkdir()
         method.save(model, done / "checkpoint", model_folder)
         figures |= {"device": place.device, "dtype": place.dtype, "dtype_reason": place.reason}
@@ -90,9 +92,7 @@ def finetune(
     write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
 
 
-def _as_held(
-    settings: Mapping[str, Any], method: TuningMethod, model_folder: Path
-) -> dict[str, Any]:
+def _as_held(settings: TuningSettings, method: TuningMethod, model_folder: Path) -> TuningSettings:
     """The settings, with the bits that the model's files are packed in if nothing else is asked."""
     stored = read_base_config(model_folder).get("quantization_bit") or None
     if stored and method.trains_base:
@@ -101,13 +101,13 @@ def _as_held(
             f"({resolve_folder(model_folder)}) are packed in {stored} bits, which cannot be "
             f"trained; give it a checkpoint that is not packed, or remove {method.name}"
         )
-    return {**settings, "quantization_bit": settings["quantization_bit"] or stored}
+    return replace(settings, quantization_bit=settings.quantization_bit or stored)
 
 
 def _tell_memory(
     model_folder: Path,
     method: TuningMethod,
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     rows: TokenizedRows,
     place: Place,
 ) -> int | None:
@@ -115,7 +115,7 @@ def _tell_memory(
 
     An estimate is advice: one that fails for another reason says so and stops nothing.
     """
-    batch = largest_batch(rows, settings["batch_size"])
+    batch = largest_batch(rows, settings.batch_size)
     try:
         estimate = estimate_memory(read_base_config(model_folder), method, settings, batch, place)
     except UserError:
@@ -128,7 +128,7 @@ def _tell_memory(
 
 
 def _notes_before(
-    model: Any, method: TuningMethod, settings: Mapping[str, Any], tokenized: Mapping[str, Any]
+    model: Any, method: TuningMethod, settings: TuningSettings, tokenized: Mapping[str, Any]
 ) -> list[str]:
     """Print and return what is worth saying before a training begins."""
     train_split = tokenized["splits"]["train"]
@@ -136,7 +136,7 @@ def _notes_before(
     return _say(
         [
             *coverage_notes(train_split),
-            *rate_notes(settings["lr"], method.usual_lr, method.title, size),
+            *rate_notes(settings.lr, method.usual_lr, method.title, size),
             *step_notes(train_split["rows"], settings),
         ]
     )
@@ -161,15 +161,15 @@ def _pace(model: Any, rows: TokenizedRows, outcome: TrainingOutcome) -> dict[str
 def _manifest(
     done: Path,
     base: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     outcome: TrainingOutcome,
     notes: list[str],
 ) -> dict[str, Any]:
     """What identifies a checkpoint: nothing in it differs between two runs of the same thing."""
     return {
-        "method": settings["method"],
+        "method": settings.method,
         "base": base,
-        "settings": settings,
+        "settings": asdict(settings),
         "checkpoint": hash_folder(done / "checkpoint"),
         "steps": outcome.steps,
         "best_step": outcome.best_step,

@@ -9,10 +9,11 @@ from glmtune.checkpoints.base_model import open_model
 from glmtune.checkpoints.sources import copy_vocabulary
 from glmtune.checkpoints.weights import save_model
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.tuning.method import Settings, TuningMethod
+from glmtune.tuning.method import TuningMethod
+from glmtune.tuning.settings import TuningSettings
 
 
-def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
+def _prepare(model: ChatGLMCausalLM, settings: TuningSettings) -> ChatGLMCausalLM:
     model = model.float()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

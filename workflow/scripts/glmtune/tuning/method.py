@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-
-Settings: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -17,14 +15,15 @@ class TuningMethod:
     """A tuning method as three functions; training and generation know nothing else of it.
 
     `prepare(model, settings)` returns the model to train: exactly the method's own weights, in
-    float32, require gradients. `save(model, folder, base)` writes those weights in the form the
-    field uses. `restore(base, checkpoint, **where)` loads the base model at folder `base` with
-    them, in eval mode; `where` are the keywords of `open_model`.
+    float32, require gradients; `settings` are of the method's class in settings.py.
+    `save(model, folder, base)` writes those weights in the form the field uses.
+    `restore(base, checkpoint, **where)` loads the base model at folder `base` with them, in eval
+    mode; `where` are the keywords of `open_model`.
     """
 
     name: str
     title: str
-    prepare: Callable[[ChatGLMCausalLM, Settings], ChatGLMCausalLM]
+    prepare: Callable[[ChatGLMCausalLM, Any], ChatGLMCausalLM]
     save: Callable[[ChatGLMCausalLM, Path, Path], None]
     restore: Callable[..., ChatGLMCausalLM]
     usual_lr: tuple[float, float] | None = None

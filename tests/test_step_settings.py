@@ -11,6 +11,7 @@ from steps import run_step
 from workspaces import new_workspace
 
 from glmtune.errors import ParamsError
+from glmtune.generation.settings import PredictionSettings
 from glmtune.params.values import read_params
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.step_settings import FOLDER, read_settings, typed, write_settings
@@ -67,6 +68,13 @@ def test_each_key_of_a_training_reaches_its_step() -> None:
     for method in SETTINGS:
         values = params.training_settings(method)
         assert asdict(typed(settings_class(values), values)) == values
+
+
+@pytest.mark.parametrize("protocol", ["glmtune", "thudm"])
+def test_each_key_of_a_generation_reaches_its_step(protocol: str) -> None:
+    params = read_params(ROOT / "presets/smoke.yaml", {"protocol": protocol})
+    values = params.generation_settings("chatglm2-6b")
+    assert asdict(typed(PredictionSettings, values)) == values
 
 
 def test_settings_of_another_version_are_one_message(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.families.tokenized import TokenizedRows, from_examples  # noqa: E402
 from glmtune.files import write_json  # noqa: E402
 from glmtune.generation.batches import generate_texts  # noqa: E402
+from glmtune.generation.settings import GenerationSettings  # noqa: E402
 from glmtune.seeding import seed_everything  # noqa: E402
 from glmtune.training.train import train  # noqa: E402
 from glmtune.tuning.registry import get_method  # noqa: E402
@@ -189,7 +190,11 @@ def measure_generation(sizes: Sizes) -> dict[str, Any]:
     some = sizes.rows_one_by_one
 
     def ours() -> Way:
-        settings = {"do_sample": False, "batch_size": sizes.rows, "max_new_tokens": max(lengths)}
+        settings = GenerationSettings(
+            batch_size=sizes.rows,
+            max_new_tokens=max(lengths),
+            **{"seed": SEED, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        )
         start = time.perf_counter()
         found = generate_texts(model, Numbers(), prompts, settings, limits=lengths)
         speed = sum(lengths) / (time.perf_counter() - start)

@@ -24,6 +24,7 @@ from glmtune.families.family import IGNORED, Example
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.generation.batches import generate_texts
+from glmtune.generation.settings import GenerationSettings
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
 from glmtune.seeding import seed_everything
@@ -158,10 +159,11 @@ def measure_generation(case: GenerationCase, place: Place, tiny: bool) -> dict[s
     random = np.random.default_rng(0)
     lengths = random.integers(16, 65, case.rows)
     prompts = [[*random_ids(random, n), *prompt_end(base.config)] for n in lengths]
-    settings = {
-        **{"seed": 42, "batch_size": case.batch_size, "do_sample": False},
-        **{"max_new_tokens": 8 if tiny else ANSWER_TOKENS, "top_p": 0.7, "temperature": 0.95},
-    }
+    settings = GenerationSettings(
+        batch_size=case.batch_size,
+        max_new_tokens=8 if tiny else ANSWER_TOKENS,
+        **{"seed": 42, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+    )
     tokenizer: Any = _NeverEnding(base.config)
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up
     forget_peak()

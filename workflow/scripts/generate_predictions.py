@@ -23,8 +23,9 @@ import argparse
 from pathlib import Path
 
 from glmtune.errors import run_script
+from glmtune.generation.settings import PredictionSettings
 from glmtune.locations import store_folder
-from glmtune.workspace.step_settings import read_settings
+from glmtune.workspace.step_settings import read_settings, typed
 from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
@@ -50,6 +51,8 @@ def main() -> None:
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
+    settings = typed(PredictionSettings, flags.settings)
+
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.predicting import predict
@@ -62,7 +65,7 @@ def main() -> None:
             flags.training_manifest,
             flags.dev,
             flags.examples,
-            flags.settings,
+            settings,
             done,
             work,
         )
@@ -70,8 +73,8 @@ def main() -> None:
     inputs = {"model": flags.model_manifest, "dev": flags.dev}
     if flags.training_manifest:
         inputs["training"] = flags.training_manifest
-    settings = {"method": flags.method, "examples": flags.examples, **flags.settings}
-    entry = entry_for(flags.store, Path(__file__).name, settings, inputs)
+    identity = {"method": flags.method, "examples": flags.examples, **flags.settings}
+    entry = entry_for(flags.store, Path(__file__).name, identity, inputs)
     outputs = {
         "predictions.jsonl": flags.predictions,
         "examples.jsonl": flags.example_answers,

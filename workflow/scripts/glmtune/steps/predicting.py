@@ -20,6 +20,7 @@ from glmtune.families.registry import get_family
 from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import generate_batches
+from glmtune.generation.settings import PredictionSettings
 from glmtune.seeding import seed_everything
 from glmtune.synthetic.general_qa import probe_rows
 from glmtune.tuning.registry import get_method
@@ -36,13 +37,13 @@ def predict(
     training_manifest: Path | None,
     dev: Path,
     examples: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: PredictionSettings,
     done: Path,
     work: Path,
 ) -> None:
     """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into the folder `done`.
 
-    `settings` are those of `Params.generation_settings`. Answers are kept in `work` as they come: a
+    Answers are kept in `work` as they come: a
     killed run goes on with the rows that have none. Without a training's manifest the untuned model
     answers. Raises WeightsError for weights that are not those of the manifests.
     """
@@ -50,34 +51,39 @@ def predict(
     if checkpoint is not None and training_manifest is not None:
         check_checkpoint(checkpoint, read_json(training_manifest))
     family = get_family(base["family"])
-    template = family.template(settings["template"])
+    template = family.template(settings.template)
     tokenizer = open_tokenizer(model_folder, family.name)
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     asked = _questions(read_jsonl(dev), examples)
     rows = [row for part in asked.values() for row in part]
-    limits = {key: settings[key] for key in ("max_source_tokens", "long_history")}
-    prompts = encode_prompts(template, tokenizer, rows, **limits)
+    prompts = encode_prompts(
+        template,
+        tokenizer,
+        rows,
+        max_source_tokens=settings.max_source_tokens,
+        long_history=settings.long_history,
+    )
     if shortened := sum(prompt.is_shortened for prompt in prompts):
         print(
             f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
-            f"(raise max_source_tokens, now {limits['max_source_tokens']})"
+            f"(raise max_source_tokens, now {settings.max_source_tokens})"
         )
     with recorded_runtime(done / "runtime.json") as figures, unchanged(model_folder, base):
-        seed_everything(settings["seed"], settings["torch_threads"])
+        seed_everything(settings.seed, settings.torch_threads)
         open_model = partial(
             get_method(method).restore,
             model_folder,
             checkpoint,
             dtype=place.dtype,
             device=place.device,
-            quantization_bit=settings["quantization_bit"],
+            quantization_bit=settings.quantization_bit,
         )
         ids = [prompt.ids for prompt in prompts]
         answers = iter(_answers(open_model, tokenizer, ids, settings, work))
         figures |= {"device": place.device, "dtype": place.dtype, "rows": len(rows)}
     decode_reference = partial(
-        _decode_reference, template, tokenizer, settings["reference_tokens"] or sys.maxsize
+        _decode_reference, template, tokenizer, settings.reference_tokens or sys.maxsize
     )
     for name, part in asked.items():
         lines = [_line(row, next(answers), decode_reference) for row in part]
@@ -88,7 +94,7 @@ def _answers(
     open_model: Callable[[], PreTrainedModel],
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: PredictionSettings,
     work: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""

@@ -44,7 +44,7 @@ TEXT_ONLY = {"synthetic", "families", "metrics", "data", "params", "report", "wo
 TEXT_ONLY_MODULES = {
     *("steps.preparing", "steps.tokenizing", "checkpoints.sources", "checkpoints.weight_files"),
     *("generation.answer_log", "miniatures.corpus", "training.notes"),
-    *("generation.settings", "training.settings", "tuning.settings"),
+    *("generation.settings", "miniatures.settings", "training.settings", "tuning.settings"),
 }
 
 

@@ -12,11 +12,13 @@ from workspaces import new_workspace
 
 from glmtune.errors import ParamsError
 from glmtune.generation.settings import PredictionSettings
+from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.params.values import read_params
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.step_settings import FOLDER, read_settings, typed, write_settings
 
 ROOT = Path(__file__).resolve().parents[1]
+PARAMS = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 # Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
 TEMPLATES = [
     "把{城市}译成英语",
@@ -75,6 +77,15 @@ def test_each_key_of_a_generation_reaches_its_step(protocol: str) -> None:
     params = read_params(ROOT / "presets/smoke.yaml", {"protocol": protocol})
     values = params.generation_settings("chatglm2-6b")
     assert asdict(typed(PredictionSettings, values)) == values
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.name)
+def test_each_key_of_a_model_reaches_its_step(path: Path) -> None:
+    params = read_params(path)
+    for model in params.models:
+        values = params.model_settings(model)
+        settings = asdict(typed(ModelSettings, values, miniature=MiniatureSettings))
+        assert {key: value for key, value in settings.items() if value is not None} == values
 
 
 def test_settings_of_another_version_are_one_message(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ parameter for a wildcard; they may be long, and one argument holds 128 KiB at mo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,8 +46,10 @@ def read_settings(file: str) -> Any:
     )
 
 
-def typed(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+def typed(kind: type[Settings], values: dict[str, Any], **sections: type) -> Settings:
     """The values of a settings file as an object of the dataclass `kind`.
+
+    `sections` are the dataclasses of the keys that hold keys of their own.
 
     Raises ParamsError for missing and unknown keys, such as a file of another version has.
     """
@@ -62,4 +63,7 @@ def typed(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
             f"--settings: {'; '.join(mistakes)}; expected the keys {', '.join(sorted(names))}. "
             "`snakemake -n` writes the settings of params.yaml anew"
         )
-    return kind(**values)
+    parts: dict[str, Any] = {
+        key: typed(part, values[key]) for key, part in sections.items() if key in values
+    }
+    return kind(**values | parts)

@@ -119,6 +119,12 @@ def test_only_params_reads_params_yaml() -> None:
         assert [step for step in STEPS if reader in code_of(step)] == []
 
 
+def test_no_step_depends_on_how_params_yaml_is_checked() -> None:
+    """Else another range or sentence in `params` would run the steps again."""
+    for step in STEPS:
+        assert [path for path in code_of(step) if LIBRARY / "params" in path.parents] == [], step
+
+
 def test_scripts_do_not_import_each_other() -> None:
     names = {step.removesuffix(".py") for step in STEPS}
     for step in STEPS:

@@ -7,7 +7,7 @@ SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report results quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store
+.PHONY: help env lock report results quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,7 @@ lint: env  ## Check style, types and the workflow
 	codespell
 	python tools/lint_workflow.py
 	python tools/draw_dag.py --check
+	python tools/params_schema.py --check
 	python tools/default_results.py --check
 
 format: env  ## Put the code into the project's style
@@ -74,6 +75,9 @@ format: env  ## Put the code into the project's style
 
 dag: env  ## Draw the picture of the steps in README.md
 	python tools/draw_dag.py
+
+schema: env  ## Write workflow/schemas/params.schema.yaml, for editors
+	python tools/params_schema.py
 
 smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smoke
 	python tools/run_smoke.py .glmtune/smoke

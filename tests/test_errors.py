@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from steps import run_step
 
 from glmtune import errors
 from glmtune.errors import UserError, printable, run_script, shown_name
+from glmtune.params.values import read_params
 from glmtune.workspace.code_inputs import SCRIPTS
 
 KINDS = [
@@ -124,7 +126,8 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
         for name in ("checkpoint", "manifest", "curve", "runtime")
         for word in (f"--{name}", "x")
     ]
-    (tmp_path / "lora.json").write_text("{}", encoding="utf-8")
+    settings = read_params(SCRIPTS.parents[1] / "params.yaml").training_settings("lora")
+    (tmp_path / "lora.json").write_text(json.dumps(settings), encoding="utf-8")
     flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
     done = run_step("finetune_model", *flags, "--settings", "lora.json", *outputs, folder=tmp_path)
     assert done.returncode == 2

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-import yaml
 
 from glmtune.families.encoding import encode_example, encode_prompts
 from glmtune.families.family import IGNORED, Template
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.long_history import LONG_HISTORY, shorten_history
 from glmtune.families.registry import FAMILIES
-from glmtune.params.checks import SCHEMA_FILE
+from glmtune.params.models import ParamsFile
 
 TEMPLATES = [(name, template) for name, family in FAMILIES.items() for template in family.templates]
 QUESTION, ANSWER = "这条裙子是什么颜色", "红色。"
@@ -161,6 +160,5 @@ def test_chatglm3_learns_every_answer_that_is_left(tokenizers: dict[str, Any]) -
     ]
 
 
-def test_the_schema_knows_the_same_ways() -> None:
-    schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
-    assert tuple(schema["properties"]["long_history"]["enum"]) == LONG_HISTORY
+def test_params_yaml_knows_the_same_ways() -> None:
+    assert get_args(ParamsFile.model_fields["long_history"].annotation) == LONG_HISTORY

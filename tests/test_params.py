@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import yaml
 from glmtune.errors import ParamsError
 from glmtune.families.long_history import LONG_HISTORY
 from glmtune.families.registry import FAMILIES
-from glmtune.params.checks import SCHEMA_FILE
+from glmtune.params.checks import find_mistakes
+from glmtune.params.models import METHODS
 from glmtune.params.presets import preset_names
-from glmtune.params.values import Params, find_mistakes, read_params
+from glmtune.params.values import Params, read_params
 
-METHODS = list(yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["methods"])
 ROOT = Path(__file__).resolve().parents[1]
+SCHEMA_FILE = ROOT / "workflow/schemas/params.schema.yaml"
 MODEL = "chatglm2-6b"
 SEEDED = ("", ".seed-43")
 PresetFile = Callable[[str], Path]
@@ -232,6 +235,16 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "methods.mine",
             {"method": "qlora"},
             'methods.mine.method: unknown method "qlora"; known: none, ptuning, lora, full',
+        ),
+        (
+            "methods.lora.alpha",
+            10**400,
+            f"methods.lora.alpha: found 1{56 * '0'}...; expected a number",
+        ),
+        (
+            "methods.mine",
+            {"method": "mine"},
+            'methods.mine.method: unknown method "mine"; known: none, ptuning, lora, full',
         ),
         (
             "miniature.hidden_size",
@@ -473,6 +486,19 @@ def test_decoding_decides_no_training(values: dict[str, Any]) -> None:
 def test_the_untuned_run_comes_first(values: dict[str, Any]) -> None:
     values["methods"] = {"lora": values["methods"]["lora"], "none": {}}
     assert Params(values).methods == ["none", "lora"]
+
+
+def test_the_schema_for_editors_is_what_is_checked() -> None:
+    command = [sys.executable, "tools/params_schema.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_schema_explains_every_key() -> None:
+    schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+    for section in [schema, *schema["$defs"].values()]:
+        for key, value in section["properties"].items():
+            assert "description" in value or "$ref" in value, key
 
 
 def test_every_key_of_the_default_file_is_explained() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from steps import run_step
 from workspaces import new_workspace
 
 from glmtune.errors import ParamsError, ResourceError
-from glmtune.workspace.step_settings import FOLDER, read_settings, write_settings
+from glmtune.generation.settings import PredictionSettings
+from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
+from glmtune.params.values import read_params
+from glmtune.tuning.settings import SETTINGS, settings_class
+from glmtune.workspace.step_settings import FOLDER, read_settings, typed, write_settings
 
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 # Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
 TEMPLATES = [
     "把{城市}译成英语",
@@ -61,6 +69,45 @@ def test_unusable_settings_are_one_message(
         file.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ParamsError, match=message):
         read_settings(str(file))
+
+
+def test_each_key_of_a_training_reaches_its_step() -> None:
+    params = read_params(ROOT / "presets/smoke.yaml")
+    for method in SETTINGS:
+        values = params.training_settings(method)
+        assert asdict(typed(settings_class(values), values)) == values
+
+
+@pytest.mark.parametrize("protocol", ["glmtune", "thudm"])
+def test_each_key_of_a_generation_reaches_its_step(protocol: str) -> None:
+    params = read_params(ROOT / "presets/smoke.yaml", {"protocol": protocol})
+    values = params.generation_settings("chatglm2-6b")
+    assert asdict(typed(PredictionSettings, values)) == values
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.name)
+def test_each_key_of_a_model_reaches_its_step(path: Path) -> None:
+    params = read_params(path)
+    for model in params.models:
+        values = params.model_settings(model)
+        settings = asdict(typed(ModelSettings, values, miniature=MiniatureSettings))
+        assert {key: value for key, value in settings.items() if value is not None} == values
+
+
+def test_settings_of_another_version_are_one_message(tmp_path: Path) -> None:
+    values = read_params(ROOT / "presets/smoke.yaml").training_settings("full")
+    del values["lr"]
+    file = tmp_path / f"{write_settings(tmp_path, values | {'warmup': 3})}.json"
+    flags = ["--model", "m", "--model-manifest", "m.json", "--data", "data"]
+    flags += ["--settings", str(tmp_path / FOLDER / file.name)]
+    for output in ("checkpoint", "manifest", "curve", "runtime"):
+        flags += [f"--{output}", "x"]
+    done = run_step("finetune_model", *flags, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: --settings: missing key 'lr'; unknown key 'warmup'; expected the keys batch_size, "
+    )
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.workflow

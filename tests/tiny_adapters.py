@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny_training import settings_of
 from transformers import PreTrainedModel
 
 from glmtune.tuning.registry import METHODS
@@ -23,7 +24,7 @@ def tuned_adapter(
     targets: tuple[str, ...] = ("query_key_value",),
 ) -> Path:
     """A PEFT folder as our training of `model` writes it; random weights of the size `scale`."""
-    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": list(targets)}
+    settings = settings_of("lora", rank=4, alpha=8, dropout=0.0, target_modules=list(targets))
     tuned = METHODS["lora"].prepare(model, settings)
     torch.manual_seed(4)
     for name, parameter in tuned.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.seeding import seed_everything
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning.registry import METHODS
+from glmtune.tuning.settings import SETTINGS as KINDS
 
 FAMILY_NAMES = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TUNINGS = tuple(name for name in METHODS if name != "none")
@@ -33,6 +35,11 @@ SETTINGS: dict[str, Any] = {
     "gradient_checkpointing": False,
     "logging_steps": 1,
     "save_steps": 2,
+    "eval_steps": None,
+    "keep_best": False,
+    "early_stopping_patience": None,
+    "torch_threads": 1,
+    "quantization_bit": None,
     "pre_seq_len": 3,
     "prefix_projection": False,
     "prefix_dropout": 0.1,
@@ -41,6 +48,17 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.1,
     "target_modules": ["query_key_value"],
 }
+
+
+ALL_KEYS = {field.name for kind in KINDS.values() for field in fields(kind)}
+
+
+def settings_of(method: str, **changes: Any) -> Any:
+    """The settings of a tuning with one method."""
+    values = SETTINGS | changes | {"method": method}
+    kind = KINDS[method]
+    assert values.keys() <= ALL_KEYS
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +79,21 @@ def tune(
     rows: TokenizedRows,
     work: Path,
     *callbacks: TrainerCallback,
+    adam_beta2: float = 0.999,
     **changes: Any,
 ) -> tuple[Any, TrainingOutcome]:
-    settings = SETTINGS | changes
-    seed_everything(settings["seed"], threads=1)
+    settings = settings_of(method, **changes)
+    seed_everything(settings.seed, threads=1)
     model = METHODS[method].prepare(tiny_model(family_name), settings)
     outcome = train(
-        model.train(), rows, rows, settings, pad_token_id=3, work=work, callbacks=callbacks
+        model.train(),
+        rows,
+        rows,
+        settings,
+        pad_token_id=3,
+        work=work,
+        adam_beta2=adam_beta2,
+        callbacks=callbacks,
     )
     return model, outcome
 

@@ -47,9 +47,11 @@ from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.families.tokenized import TokenizedRows, from_examples  # noqa: E402
 from glmtune.files import write_json  # noqa: E402
 from glmtune.generation.batches import generate_texts  # noqa: E402
+from glmtune.generation.settings import GenerationSettings  # noqa: E402
 from glmtune.seeding import seed_everything  # noqa: E402
 from glmtune.training.train import train  # noqa: E402
 from glmtune.tuning.registry import get_method  # noqa: E402
+from glmtune.tuning.settings import PrefixSettings  # noqa: E402
 
 FAMILY = "chatglm2-6b"
 SEED = 42
@@ -180,8 +182,7 @@ class Numbers:
 def measure_generation(sizes: Sizes) -> dict[str, Any]:
     """New tokens a second of both ways, and whether they gave the same texts."""
     model = random_model(sizes)
-    settings = {"pre_seq_len": sizes.pre_seq_len, "prefix_projection": False, "prefix_dropout": 0.0}
-    get_method("ptuning").prepare(model, settings)
+    get_method("ptuning").prepare(model, _settings(sizes, {}))
     model.eval()
     asked = adgen_like(sizes.rows, model.config.padded_vocab_size)
     prompts = [prompt for prompt, _ in asked]
@@ -189,7 +190,11 @@ def measure_generation(sizes: Sizes) -> dict[str, Any]:
     some = sizes.rows_one_by_one
 
     def ours() -> Way:
-        settings = {"do_sample": False, "batch_size": sizes.rows, "max_new_tokens": max(lengths)}
+        settings = GenerationSettings(
+            batch_size=sizes.rows,
+            max_new_tokens=max(lengths),
+            **{"seed": SEED, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        )
         start = time.perf_counter()
         found = generate_texts(model, Numbers(), prompts, settings, limits=lengths)
         speed = sum(lengths) / (time.perf_counter() - start)
@@ -276,21 +281,27 @@ def _example(prompt: list[int], answer: list[int], length: int = 0) -> Example:
     return Example(prompt + answer + [PAD] * padding, labels)
 
 
+def _settings(sizes: Sizes, changes: dict[str, Any]) -> PrefixSettings:
+    values = {
+        **{"method": "ptuning", "torch_threads": 1, "quantization_bit": None},
+        **{"seed": SEED, "lr": 2e-2, "max_steps": sizes.steps + 1, "logging_steps": 1},
+        **{"gradient_accumulation_steps": 1, "gradient_checkpointing": False},
+        **{"lr_scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0},
+        **{"max_grad_norm": 1.0, "optimizer": "adamw", "save_steps": 1000, "batch_size": 1},
+        **{"eval_steps": None, "keep_best": False, "early_stopping_patience": None},
+        **{"pre_seq_len": sizes.pre_seq_len, "prefix_projection": False, "prefix_dropout": 0.0},
+    }
+    return PrefixSettings(**values | changes)
+
+
 def _train(
     sizes: Sizes, threads: int, rows: TokenizedRows, changes: dict[str, Any]
 ) -> tuple[list[float], list[float]]:
     """(loss, seconds) of each step; without dropout, so that both ways have the same losses."""
-    settings = {
-        **{"seed": SEED, "lr": 2e-2, "max_steps": sizes.steps + 1, "logging_steps": 1},
-        **{"gradient_accumulation_steps": 1, "gradient_checkpointing": False},
-        **{"lr_scheduler": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0},
-        **{"max_grad_norm": 1.0, "optimizer": "adamw", "save_steps": 1000},
-        **{"pre_seq_len": sizes.pre_seq_len, "prefix_projection": False, "prefix_dropout": 0.0},
-        **changes,
-    }
+    settings = _settings(sizes, changes)
     seed_everything(SEED, threads)
     model = get_method("ptuning").prepare(random_model(sizes), settings)
-    if settings["gradient_checkpointing"]:
+    if settings.gradient_checkpointing:
         model._loss = MethodType(_loss_of_all_logits, model)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as work:

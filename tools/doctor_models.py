@@ -114,13 +114,15 @@ def _memory_of(
 ) -> Iterator[Finding]:
     from glmtune.tuning.memory_estimate import BatchShape, advice, estimate_memory
     from glmtune.tuning.registry import get_method
+    from glmtune.tuning.settings import settings_class
 
-    config, settings = config_of(params, model), params.training_settings(method)
-    settings["quantization_bit"] = settings["quantization_bit"] or config.get("quantization_bit")
+    config, values = config_of(params, model), params.training_settings(method)
+    values["quantization_bit"] = values["quantization_bit"] or config.get("quantization_bit")
+    settings = settings_class(values)(**values)
     length = params["max_source_tokens"] + params["max_target_tokens"]
-    batch = BatchShape(settings["batch_size"], length, params["max_target_tokens"])
+    batch = BatchShape(settings.batch_size, length, params["max_target_tokens"])
     try:
-        need = estimate_memory(config, get_method(settings["method"]), settings, batch, place)
+        need = estimate_memory(config, get_method(settings.method), settings, batch, place)
     except UserError as error:
         yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
         return

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from glmtune.families.family import IGNORED, Example
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.generation.batches import generate_texts
+from glmtune.generation.settings import GenerationSettings
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
 from glmtune.seeding import seed_everything
 from glmtune.training.throughput import operations_per_token
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS
+from glmtune.tuning.settings import TuningSettings, settings_class
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128
@@ -51,6 +53,9 @@ SETTINGS: dict[str, Any] = {
     },
     **{"pre_seq_len": 128, "prefix_projection": False, "prefix_dropout": 0.1},
     **{"rank": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["query_key_value"]},
+    **{"batch_size": 1, "gradient_accumulation_steps": 1, "gradient_checkpointing": False},
+    **{"eval_steps": None, "keep_best": False, "early_stopping_patience": None},
+    **{"max_steps": 1000, "torch_threads": 1, "quantization_bit": None},
 }
 
 
@@ -100,15 +105,21 @@ class _Clock(TrainerCallback):
         return statistics.median(np.diff(self.times[WARM_UP - 1 :]))
 
 
+def _settings(method: str, **changes: Any) -> TuningSettings:
+    values = SETTINGS | changes | {"method": method}
+    kind = settings_class(values)
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
+
+
 def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, Any]:
     """Seconds a step, tokens a second, share of the matrix rate, and peak memory."""
-    settings = SETTINGS | {
-        "batch_size": case.batch_size,
-        "gradient_accumulation_steps": case.accumulation,
-        "gradient_checkpointing": case.checkpointing,
-        "max_steps": 1000,
-    }
-    seed_everything(settings["seed"], torch.get_num_threads())
+    settings = _settings(
+        case.method,
+        batch_size=case.batch_size,
+        gradient_accumulation_steps=case.accumulation,
+        gradient_checkpointing=case.checkpointing,
+    )
+    seed_everything(settings.seed, torch.get_num_threads())
     torch.use_deterministic_algorithms(case.deterministic, warn_only=True)
     base = random_model(case.model, place, case.bits, tiny)
     model = METHODS[case.method].prepare(base, settings)
@@ -144,14 +155,15 @@ def measure_generation(case: GenerationCase, place: Place, tiny: bool) -> dict[s
     base = random_model(case.model, place, None, tiny)
     model: Any = base
     if case.method != "none":
-        model = METHODS[case.method].prepare(base, SETTINGS)
+        model = METHODS[case.method].prepare(base, _settings(case.method))
     random = np.random.default_rng(0)
     lengths = random.integers(16, 65, case.rows)
     prompts = [[*random_ids(random, n), *prompt_end(base.config)] for n in lengths]
-    settings = {
-        **{"seed": 42, "batch_size": case.batch_size, "do_sample": False},
-        **{"max_new_tokens": 8 if tiny else ANSWER_TOKENS, "top_p": 0.7, "temperature": 0.95},
-    }
+    settings = GenerationSettings(
+        batch_size=case.batch_size,
+        max_new_tokens=8 if tiny else ANSWER_TOKENS,
+        **{"seed": 42, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+    )
     tokenizer: Any = _NeverEnding(base.config)
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up
     forget_peak()

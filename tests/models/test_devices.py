@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_model
-from tiny_training import FAMILY_NAMES, SETTINGS, TUNINGS
+from tiny_training import FAMILY_NAMES, TUNINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.devices import choose_device
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.numeric
 def tune(
     family: str, method: str, rows: TokenizedRows, work: Path, dtype: str
 ) -> tuple[Any, TrainingOutcome]:
-    settings = SETTINGS | {"prefix_dropout": 0.0, "dropout": 0.0}
-    seed_everything(settings["seed"], threads=1)
+    settings = settings_of(method, prefix_dropout=0.0, dropout=0.0)
+    seed_everything(settings.seed, threads=1)
     base = tiny_model(family).to(getattr(torch, dtype))
     model = METHODS[method].prepare(base, settings)
     outcome = train(model.train(), rows, rows, settings, pad_token_id=3, work=work, dtype=dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tiny_models import tiny_model
-from tiny_training import SETTINGS
+from tiny_training import SETTINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.saving import save_model
@@ -26,10 +26,7 @@ from glmtune.training.train import train
 
 pytestmark = pytest.mark.numeric
 
-STEP: dict[str, Any] = SETTINGS | {
-    **{"method": "lora", "torch_threads": 1, "quantization_bit": None, "optimizer": "adamw"},
-    **{"eval_steps": 2, "keep_best": True, "early_stopping_patience": None},
-}
+STEP: dict[str, Any] = {"method": "lora", "eval_steps": 2, "keep_best": True}
 # What the manifest of the tokenised rows says of them.
 SPLIT = {"rows": 24, "target_tokens": 80, "spelled_tokens": 0, "cut_answers": 0}
 
@@ -54,7 +51,7 @@ def run(folder: Path, **changes: Any) -> Path:
     finetuning.finetune(
         model=ModelFiles(folder=folder / "model", manifest=folder / "model.json"),
         data=folder / "data",
-        settings=STEP | changes,
+        settings=settings_of(**STEP | changes),
         outputs=Outputs(done=done, work=folder / "work"),
     )
     return done
@@ -71,6 +68,12 @@ def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
     assert not set(runtime) & set(manifest)
     assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
     assert "memory: about" in capsys.readouterr().err
+
+
+def test_the_manifest_holds_the_settings_file_and_nothing_else(folder: Path) -> None:
+    of_others = {"pre_seq_len", "prefix_projection", "prefix_dropout"}
+    expected = {key: value for key, value in SETTINGS.items() if key not in of_others}
+    assert read_json(run(folder) / "manifest.json")["settings"] == expected | STEP
 
 
 def test_the_curve_has_an_empty_cell_where_nothing_was_measured(folder: Path) -> None:

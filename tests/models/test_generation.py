@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,15 @@ from glmtune.families.registry import FAMILIES
 from glmtune.generation.batches import Prediction, generate_batches, generate_texts, pad_left
 from glmtune.generation.decoding import decode_batch
 from glmtune.generation.sampling import Draw, likeliest
+from glmtune.generation.settings import GenerationSettings
 from glmtune.modeling.prefix import attach_prefix
 
 pytestmark = pytest.mark.numeric
 
-SETTINGS = {
-    "seed": 1,
-    "batch_size": 3,
-    "max_new_tokens": 40,
-    "do_sample": False,
-    "top_p": 0.7,
-    "temperature": 0.95,
-}
-DRAWN = SETTINGS | {"do_sample": True, "top_p": 0.9, "max_new_tokens": 12}
+SETTINGS = GenerationSettings(
+    seed=1, batch_size=3, max_new_tokens=40, do_sample=False, top_p=0.7, temperature=0.95
+)
+DRAWN = replace(SETTINGS, do_sample=True, top_p=0.9, max_new_tokens=12)
 PROMPTS = [prompt(list(range(5, 5 + length))) for length in (4, 9, 2, 6, 3, 9, 5)]
 STOPS = (75, 20, 21, 22, 40, 41)
 
@@ -85,7 +81,7 @@ def test_every_batch_size_gives_what_transformers_gives_row_by_row(
     model = talkative_model(family, prefix)
     expected = [by_transformers(model, row, 40) for row in PROMPTS]
     for size in (1, 3, 7):
-        settings = SETTINGS | {"batch_size": size}
+        settings = replace(SETTINGS, batch_size=size)
         assert generate_texts(model, Numbers(), PROMPTS, settings) == expected
     assert {prediction.finished for prediction in expected} == {True, False}
     assert len({prediction.text for prediction in expected}) > 3
@@ -124,7 +120,7 @@ def test_rows_that_ended_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         model, "forward", lambda ids, **rest: sizes.append(len(ids)) or forward(ids, **rest)
     )
-    settings = SETTINGS | {"batch_size": 7}
+    settings = replace(SETTINGS, batch_size=7)
     found = generate_texts(model, Numbers(stop_token_ids=()), PROMPTS, settings, limits=limits)
     assert [len(prediction.text.split()) for prediction in found] == limits
     assert sizes == [7, 7, 6, 5, 4, 3, 2, 2, 1]
@@ -157,7 +153,7 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_ends_at_any_stop_token_and_is_cut_at_the_limit(family: str) -> None:
     model = talkative_model(family)
-    settings = SETTINGS | {"max_new_tokens": 7}
+    settings = replace(SETTINGS, max_new_tokens=7)
     whole = generate_texts(model, Numbers(stop_token_ids=()), PROMPTS, settings)
     assert not any(prediction.finished for prediction in whole)
     ends = {
@@ -188,13 +184,13 @@ def test_prompts_that_were_answered_are_left_out_batch_by_batch() -> None:
 
 def test_a_drawn_answer_depends_on_seed_and_number_only() -> None:
     model = talkative_model("chatglm2-6b")
-    alone = generate_texts(model, Numbers(), PROMPTS, DRAWN | {"batch_size": 1})
+    alone = generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, batch_size=1))
     for size in (3, 7):
-        assert generate_texts(model, Numbers(), PROMPTS, DRAWN | {"batch_size": size}) == alone
+        assert generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, batch_size=size)) == alone
     # Prompts 1 and 5 are the same; nothing drawn elsewhere in between changes them.
     assert alone[1] != alone[5]
     assert generate_texts(model, Numbers(), PROMPTS[:2], DRAWN) == alone[:2]
-    assert generate_texts(model, Numbers(), PROMPTS, DRAWN | {"seed": 2}) != alone
+    assert generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, seed=2)) != alone
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.95, 0.7), (2.0, 1.0), (0.5, 0.95)])
@@ -206,7 +202,7 @@ def test_tokens_are_drawn_as_often_as_transformers_would(temperature: float, top
     )(torch.zeros(1, 1, dtype=torch.long), logits)
     expected = warped.softmax(dim=-1)[0]
     rows = 20_000
-    settings = {"seed": 7, "temperature": temperature, "top_p": top_p}
+    settings = replace(DRAWN, seed=7, temperature=temperature, top_p=top_p)
     draw = Draw.for_rows(range(rows), 1, settings)
     counts = Counter(draw(logits.expand(rows, -1), range(rows), 0).tolist())
     found = torch.tensor([counts[token] / rows for token in range(60)])

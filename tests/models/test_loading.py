@@ -22,6 +22,7 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.errors import WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
+from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.precision import BITS
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps.preparing import prepare
@@ -192,7 +193,7 @@ def test_the_first_release_of_chatglm_is_explained(tmp_path: Path) -> None:
     config = tiny_config("chatglm-6b") | {"vocab_size": 150528, "bos_token_id": 150004}
     write_folder(source, {"transformer.word_embeddings.weight": torch.zeros(2, 2)}, config)
     FAMILIES["chatglm-6b"].train_tokenizer(["红色的裙子。"], source, vocab_size=20)
-    settings = {"source": str(source), "family": "chatglm-6b"}
+    settings = ModelSettings(source=str(source), family="chatglm-6b", seed=1)
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
         prepare(settings, tmp_path / "done", tmp_path / "work")
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):

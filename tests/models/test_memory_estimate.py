@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_config
-from tiny_training import FAMILY_NAMES, SETTINGS, TUNINGS
+from tiny_training import FAMILY_NAMES, TUNINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.building import build_model
@@ -29,13 +29,12 @@ from glmtune.tuning.registry import METHODS
 CPU = Place("cpu", "float32", "")
 HALF = Place("cpu", "bfloat16", "")  # as on a card, with the CPU's kernels
 BATCH = BatchShape(rows=3, length=12, targets=5)
-KNOBS: dict[str, Any] = {"method": "lora", "quantization_bit": None, "optimizer": "adamw"}
 # THUDM's train.sh, apart from the batch.
-REAL = SETTINGS | KNOBS | {"pre_seq_len": 128, "rank": 8}
+REAL: dict[str, Any] = {"pre_seq_len": 128, "rank": 8}
 
 
 def estimate(family: str, method: str, layers: int = 2, **changes: Any) -> MemoryEstimate:
-    settings = SETTINGS | KNOBS | {"method": method} | changes
+    settings = settings_of(method, **changes)
     config = tiny_config(family) | {"num_layers": layers}
     return estimate_memory(config, METHODS[method], settings, BATCH, CPU)
 
@@ -43,7 +42,9 @@ def estimate(family: str, method: str, layers: int = 2, **changes: Any) -> Memor
 def real(family: str, method: str, batch: BatchShape, **changes: Any) -> MemoryEstimate:
     """Of the 6B configuration."""
     config = FAMILIES[family].real_config
-    return estimate_memory(config, METHODS[method], REAL | changes, batch, HALF)
+    return estimate_memory(
+        config, METHODS[method], settings_of(method, **REAL | changes), batch, HALF
+    )
 
 
 def bytes_kept(model: Any, base: Any) -> int:
@@ -68,7 +69,7 @@ def bytes_kept(model: Any, base: Any) -> int:
 @pytest.mark.parametrize("method", TUNINGS)
 def test_every_part_is_what_a_real_training_keeps(family: str, method: str) -> None:
     base = build_model(tiny_config(family) | {"num_layers": 5}, seed=1)
-    model: Any = METHODS[method].prepare(base, SETTINGS | {"method": method}).train()
+    model: Any = METHODS[method].prepare(base, settings_of(method)).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     found = estimate(family, method, layers=5)
     of_a_layer = found.activations - estimate(family, method, layers=4).activations
@@ -123,7 +124,7 @@ def test_a_prefix_stays_while_activations_are_recomputed(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_inputs_of_recomputed_layers_count_in_their_own_type(family: str) -> None:
     """Full fine-tuning keeps its residual path in float32 under autocast."""
-    settings = SETTINGS | KNOBS | {"method": "full", "gradient_checkpointing": True}
+    settings = settings_of("full", gradient_checkpointing=True)
     deep, deeper = (
         estimate_memory(
             tiny_config(family) | {"num_layers": n}, METHODS["full"], settings, BATCH, HALF
@@ -134,7 +135,7 @@ def test_inputs_of_recomputed_layers_count_in_their_own_type(family: str) -> Non
 
 
 def test_a_gpu_keeps_the_norms_of_chatglm_6b_in_float32() -> None:
-    settings = SETTINGS | KNOBS
+    settings = settings_of("lora")
     config = tiny_config("chatglm-6b")
     cpu, cuda = (
         estimate_memory(config, METHODS["lora"], settings, BATCH, Place(device, "bfloat16", ""))
@@ -175,7 +176,7 @@ FULL = MemoryEstimate(25e9, 25e9, 50e9, 16e9, 1e9, 0)
 
 
 def test_what_cannot_fit_is_refused_with_the_way_out() -> None:
-    settings = SETTINGS | KNOBS | {"method": "full"}
+    settings = settings_of("full")
     with pytest.raises(ResourceError) as caught:
         check_memory(FULL, 24e9, settings)
     message = str(caught.value)
@@ -186,7 +187,7 @@ def test_what_cannot_fit_is_refused_with_the_way_out() -> None:
 
 
 def test_what_may_not_fit_is_warned_of_and_begun() -> None:
-    settings = SETTINGS | KNOBS | {"batch_size": 4, "gradient_accumulation_steps": 4}
+    settings = settings_of("lora", batch_size=4, gradient_accumulation_steps=4)
     line = check_memory(MemoryEstimate(12e9, 0, 0, 16e9, 1e9, 0), 24e9, settings)
     assert line.startswith("warning: memory: about 29 GB")
     assert "batch_size 4 -> 2 with gradient_accumulation_steps 4 -> 8" in line
@@ -195,7 +196,7 @@ def test_what_may_not_fit_is_warned_of_and_begun() -> None:
 
 
 def test_a_smaller_batch_is_the_same_step() -> None:
-    settings = SETTINGS | KNOBS | {"batch_size": 9, "gradient_accumulation_steps": 2}
+    settings = settings_of("lora", batch_size=9, gradient_accumulation_steps=2)
     line = check_memory(MemoryEstimate(1e9, 0, 0, 9e9, 0, 0), 2e9, settings)
     assert "batch_size 9 -> 3 with gradient_accumulation_steps 2 -> 6" in line
 
@@ -218,7 +219,7 @@ OUT_OF_MEMORY = (
     ],
 )
 def test_a_full_gpu_is_explained_with_what_is_left_to_lower(error: Exception, told: str) -> None:
-    settings = SETTINGS | KNOBS | {"batch_size": 1, "gradient_checkpointing": True}
+    settings = settings_of("lora", batch_size=1, gradient_checkpointing=True)
     with pytest.raises(ResourceError) as caught, explained_when_full(settings):
         raise error
     assert str(caught.value).endswith(
@@ -228,10 +229,10 @@ def test_a_full_gpu_is_explained_with_what_is_left_to_lower(error: Exception, to
 
 
 def test_where_nothing_is_left_to_lower_more_memory_is() -> None:
-    least = {"batch_size": 1, "gradient_checkpointing": True, "quantization_bit": 4}
-    assert advice(SETTINGS | KNOBS | least) == "use a machine with more memory"
+    least: dict[str, Any] = {"batch_size": 1, "gradient_checkpointing": True, "quantization_bit": 4}
+    assert advice(settings_of("lora", **least)) == "use a machine with more memory"
 
 
 def test_another_error_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match="illegal"), explained_when_full(SETTINGS | KNOBS):
+    with pytest.raises(RuntimeError, match="illegal"), explained_when_full(settings_of("lora")):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

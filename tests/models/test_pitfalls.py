@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import SIZES, pad_left, prompt, tiny_model
+from tiny_training import settings_of
 
 from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prepared import open_prepared
@@ -236,7 +237,7 @@ def test_recomputing_activations_leaves_no_weight_without_gradient(
     base = tiny_model(family_name)
     if packed:
         quantize_model(base, 4)
-    model = METHODS[method].prepare(base, SETTINGS)
+    model = METHODS[method].prepare(base, settings_of(method, **SETTINGS))
     # B of LoRA starts at zero, and A gets no gradient through it.
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -264,7 +265,7 @@ def test_a_loaded_base_stays_frozen_under_a_method(family_name: str, tmp_path: P
     """Freezing in a model's constructor is lost when weights are loaded into it."""
     save_model(tiny_model(family_name), tmp_path)
     for method in ("ptuning", "lora"):
-        model = METHODS[method].prepare(load_model(tmp_path), SETTINGS)
+        model = METHODS[method].prepare(load_model(tmp_path), settings_of(method, **SETTINGS))
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
         assert trained
         assert all("lora_" in name or "prefix_encoder" in name for name in trained)
@@ -275,9 +276,9 @@ def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path
     """lora_B starts at zero: if it is still zero, or is not loaded, the base answers."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     save_model(tiny_model(family_name), base)
-    model = METHODS["lora"].prepare(load_model(base), SETTINGS)
+    model = METHODS["lora"].prepare(load_model(base), settings_of("lora", **SETTINGS))
     rows = from_examples([Example(row, row) for row in ROWS])
-    settings = SETTINGS | {
+    changes = SETTINGS | {
         **{"seed": 1, "lr": 1e-2, "max_steps": 2, "batch_size": 2, "lr_scheduler": "constant"},
         **{
             "gradient_accumulation_steps": 1,
@@ -288,6 +289,7 @@ def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path
         **{"max_grad_norm": 1.0, "gradient_checkpointing": True, "logging_steps": 1},
         "save_steps": 10,
     }
+    settings = settings_of("lora", **changes)
     train(model.train(), rows, None, settings, pad_token_id=3, work=tmp_path / "work")
     checkpoint.mkdir()
     METHODS["lora"].save(model, checkpoint, base)
@@ -309,7 +311,7 @@ def test_a_checkpoint_holds_the_method_s_own_weights_alone(
     """A file of 7 MB is a whole checkpoint of P-Tuning v2, and the base is never copied into it."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     save_model(tiny_model(family_name), base)
-    model = METHODS[method].prepare(load_model(base), SETTINGS)
+    model = METHODS[method].prepare(load_model(base), settings_of(method, **SETTINGS))
     checkpoint.mkdir()
     METHODS[method].save(model, checkpoint, base)
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
@@ -317,7 +319,7 @@ def test_a_checkpoint_holds_the_method_s_own_weights_alone(
 
 
 def test_a_full_checkpoint_holds_every_weight(tmp_path: Path) -> None:
-    model = METHODS["full"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    model = METHODS["full"].prepare(tiny_model("chatglm2-6b"), settings_of("full", **SETTINGS))
     save_model(model, tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
     assert json.loads((tmp_path / "config.json").read_text())["padded_vocab_size"] == 80

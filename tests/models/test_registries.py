@@ -1,18 +1,19 @@
-"""What the code that needs torch registers is what schema, report and recipes name."""
+"""What the code that needs torch registers is what params.yaml, report and recipes name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import pytest
-import yaml
 
 from glmtune.export.exporting import FORMATS as EXPORTS
 from glmtune.families.registry import FAMILIES
-from glmtune.params.checks import SCHEMA_FILE
+from glmtune.params import models as params
 from glmtune.report.training_notes import BANDS
 from glmtune.tuning.registry import METHODS
+from glmtune.tuning.settings import SETTINGS
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 
@@ -25,11 +26,10 @@ def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) ->
     assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
 
 
-def test_the_schema_knows_the_families_and_methods_of_the_code() -> None:
-    schema = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
-    model = schema["properties"]["models"]["additionalProperties"]["properties"]
-    assert set(model["family"]["enum"]) == set(FAMILIES)
-    assert set(schema["$defs"]["methods"]) == set(METHODS)
+def test_params_yaml_knows_the_families_and_methods_of_the_code() -> None:
+    assert get_args(params.Model.model_fields["family"].annotation) == tuple(FAMILIES)
+    assert set(params.METHODS) == set(METHODS)
+    assert set(SETTINGS) == set(METHODS) - {"none"}
 
 
 def test_every_tuning_method_has_published_losses() -> None:

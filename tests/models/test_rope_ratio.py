@@ -17,6 +17,7 @@ from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.export.exporting import Parts, export_model
 from glmtune.families.registry import FAMILIES
+from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.chatglm2 import rotary_table
 from glmtune.steps.preparing import prepare
 
@@ -82,7 +83,7 @@ def test_a_published_model_is_not_taken_for_the_other_family() -> None:
 def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / family, family, **UNPUBLISHED)
     done = tmp_path / "done"
-    prepare({"source": str(base), "family": family}, done, tmp_path / "work")
+    prepare(ModelSettings(source=str(base), family=family, seed=1), done, tmp_path / "work")
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
     assert torch.equal(logits(open_prepared(ModelRef(done / "model")), ids), expected)

@@ -28,6 +28,7 @@ from glmtune.checkpoints.sources import (
 from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
+from glmtune.miniatures.settings import ModelSettings
 from glmtune.steps.preparing import prepare
 
 FAMILY = "chatglm2-6b"
@@ -58,7 +59,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepared(tmp_path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     done = tmp_path / "done"
-    prepare({"family": FAMILY, "seed": 1, **settings}, done, tmp_path / "work")
+    values: dict[str, Any] = {"family": FAMILY, "seed": 1, **settings}
+    prepare(ModelSettings(**values), done, tmp_path / "work")
     return done / "model", json.loads((done / "manifest.json").read_text())
 
 

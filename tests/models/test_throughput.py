@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tiny_models import tiny_model
-from tiny_training import SETTINGS
+from tiny_training import SETTINGS, settings_of
 
 from glmtune.training.throughput import card_peak, describe_pace, operations_per_token
 from glmtune.training.trainer import Pace
@@ -44,15 +44,15 @@ def test_operations_are_those_counted_by_hand() -> None:
     linears = 2 * (32 * model.transformer.layers[0].self_attention.query_key_value.out_features)
     linears += 2 * (32 * 32 + 32 * 80 + 40 * 32)
     attention = 3 * 4 * 10 * 32 * 2  # rows of 10 tokens
-    METHODS["full"].prepare(model, SETTINGS)
+    METHODS["full"].prepare(model, settings_of("full"))
     expected = 6 * linears + 6 * 32 * 80 * 0.5 + attention
     assert operations_per_token(model, 10, 0.5) == expected
 
 
 def test_frozen_weights_take_part_in_two_products_of_three() -> None:
-    full = METHODS["full"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
-    prefix = METHODS["ptuning"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
-    lora = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    full = METHODS["full"].prepare(tiny_model("chatglm2-6b"), settings_of("full"))
+    prefix = METHODS["ptuning"].prepare(tiny_model("chatglm2-6b"), settings_of("ptuning"))
+    lora = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings_of("lora"))
     every, frozen, low_rank = (operations_per_token(m, 0, 0.5) for m in (full, prefix, lora))
     seen = 3 * 4 * SETTINGS["pre_seq_len"] * 32 * 2  # a prefix is looked at by every token
     assert frozen - seen == pytest.approx(every * 2 / 3)
@@ -60,7 +60,7 @@ def test_frozen_weights_take_part_in_two_products_of_three() -> None:
 
 
 def test_the_figures_of_a_pace() -> None:
-    model = METHODS["lora"].prepare(tiny_model("chatglm-6b"), SETTINGS)
+    model = METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings_of("lora"))
     pace = describe_pace(model, Pace(1000, 2.0), mean_length=10, target_share=0.5)
     assert (pace["tokens_per_second"], pace["training_seconds"]) == (500.0, 2.0)
     assert pace["mfu"] is None  # a CPU

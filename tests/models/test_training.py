@@ -11,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_model
-from tiny_training import FAMILY_NAMES, TUNINGS, assert_equal_bits, losses, tune, weights
+from tiny_training import (
+    FAMILY_NAMES,
+    TUNINGS,
+    assert_equal_bits,
+    losses,
+    settings_of,
+    tune,
+    weights,
+)
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
@@ -189,8 +197,8 @@ def test_a_training_shorter_than_the_logging_interval_has_its_first_and_last_poi
 def test_an_optimizer_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ResourceError, match=r"optimizer: found adamw_8bit, which needs .*\[8bit\]"):
-        require_optimizer({"optimizer": "adamw_8bit"})
-    require_optimizer({"optimizer": "adamw"})
+        require_optimizer(settings_of("full", optimizer="adamw_8bit"))
+    require_optimizer(settings_of("full", optimizer="adamw"))
 
 
 def test_the_pace_counts_tokens_without_padding(rows: TokenizedRows, tmp_path: Path) -> None:

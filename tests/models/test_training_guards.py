@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
-from tiny_training import SETTINGS, assert_equal_bits, tune
+from tiny_training import SETTINGS, assert_equal_bits, settings_of, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
@@ -85,10 +85,11 @@ def test_rows_without_a_target_are_named_as_the_cause(rows: TokenizedRows, tmp_p
 def test_dev_rows_without_a_target_are_named_as_the_cause(
     rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    seed_everything(SETTINGS["seed"], threads=1)
-    model = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), SETTINGS)
+    settings = settings_of("lora")
+    seed_everything(settings.seed, threads=1)
+    model = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings)
     with pytest.raises(ResourceError, match="the dev loss is nan at step 4: .* dev rows without"):
-        train(model, rows, without_targets(rows), SETTINGS, pad_token_id=3, work=tmp_path)
+        train(model, rows, without_targets(rows), settings, pad_token_id=3, work=tmp_path)
 
 
 def test_a_batch_without_a_target_is_no_reason_to_stop(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import prompt, tiny_config, tiny_model
+from tiny_training import settings_of
 
 from glmtune import load_model, load_tokenizer
 from glmtune.checkpoints.building import build_model
@@ -23,7 +25,7 @@ from glmtune.tuning.registry import METHODS, get_method
 
 pytestmark = pytest.mark.numeric
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "pre_seq_len": 3,
     "prefix_projection": True,
     "prefix_dropout": 0.0,
@@ -56,7 +58,7 @@ def disturb(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_what_was_saved_answers_as_what_was_trained(family: str, name: str, tmp_path: Path) -> None:
     method, base = METHODS[name], base_folder(family, tmp_path / "base")
-    tuned = method.prepare(load_model(base), SETTINGS)
+    tuned = method.prepare(load_model(base), settings_of(name, **SETTINGS))
     disturb(tuned)
     (tmp_path / "checkpoint").mkdir()
     method.save(tuned.eval(), tmp_path / "checkpoint", base)
@@ -70,7 +72,7 @@ def test_what_was_saved_answers_as_what_was_trained(family: str, name: str, tmp_
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
 def test_at_the_start_lora_is_the_base_and_a_prefix_is_not(name: str, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
-    tuned = METHODS[name].prepare(load_model(base), SETTINGS).eval()
+    tuned = METHODS[name].prepare(load_model(base), settings_of(name, **SETTINGS)).eval()
     with torch.no_grad():
         same = torch.equal(tuned(INPUT).logits, load_model(base)(INPUT).logits)
     assert same == (name == "lora")
@@ -79,7 +81,9 @@ def test_at_the_start_lora_is_the_base_and_a_prefix_is_not(name: str, tmp_path: 
 def test_a_full_checkpoint_is_a_model_folder_with_its_vocabulary(tmp_path: Path) -> None:
     base, checkpoint = base_folder("chatglm2-6b", tmp_path / "base"), tmp_path / "checkpoint"
     checkpoint.mkdir()
-    METHODS["full"].save(METHODS["full"].prepare(load_model(base), {}), checkpoint, base)
+    METHODS["full"].save(
+        METHODS["full"].prepare(load_model(base), settings_of("full")), checkpoint, base
+    )
     names = {path.name for path in checkpoint.iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer.model"}
 
@@ -89,7 +93,7 @@ def test_a_full_checkpoint_opens_like_any_model(family: str, tmp_path: Path) -> 
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     FAMILIES[family].train_tokenizer(["颜色是白色。"], base, vocab_size=20)
     save_model(tiny_model(family), base)
-    tuned = METHODS["full"].prepare(load_model(base), {})
+    tuned = METHODS["full"].prepare(load_model(base), settings_of("full"))
     disturb(tuned)
     checkpoint.mkdir()
     METHODS["full"].save(tuned, checkpoint, base)
@@ -114,7 +118,7 @@ def test_as_many_weights_are_trained_as_the_formula_says(family: str, name: str)
         "full": sum(weight.numel() for weight in sizes.values()),
     }
     settings = SETTINGS | {"prefix_projection": False}
-    tuned = METHODS[name].prepare(model, settings)
+    tuned = METHODS[name].prepare(model, settings_of(name, **settings))
     assert sum(w.numel() for w in tuned.parameters() if w.requires_grad) == expected[name]
     assert len(fused) == shape.layers
 
@@ -126,7 +130,7 @@ def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path)
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     write_json(base / "location.json", {"random": tiny_config(family), "seed": 7})
     method = METHODS[name]
-    tuned = method.prepare(open_prepared(ModelRef(base), **WHERE), SETTINGS)
+    tuned = method.prepare(open_prepared(ModelRef(base), **WHERE), settings_of(name, **SETTINGS))
     disturb(tuned)
     checkpoint.mkdir()
     method.save(tuned.eval(), checkpoint, base)
@@ -140,7 +144,7 @@ def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path)
 def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     settings = SETTINGS | {"target_modules": ["query_key_value", "dense_4h_to_h"]}
-    tuned = METHODS["lora"].prepare(load_model(base), settings)
+    tuned = METHODS["lora"].prepare(load_model(base), settings_of("lora", **settings))
     disturb(tuned)
     adapted = {
         name.split(".lora_")[0].split(".")[-1]
@@ -163,7 +167,7 @@ def test_lora_on_the_output_layer_comes_back(family: str, head: str, tmp_path: P
     config = tiny_config(family) | {"tie_word_embeddings": False}
     save_model(build_model(config, family, seed=1), base)
     settings = SETTINGS | {"target_modules": ["query_key_value", head]}
-    tuned = METHODS["lora"].prepare(load_model(base), settings)
+    tuned = METHODS["lora"].prepare(load_model(base), settings_of("lora", **settings))
     disturb(tuned)
     (tmp_path / "checkpoint").mkdir()
     METHODS["lora"].save(tuned.eval(), tmp_path / "checkpoint", base)
@@ -179,7 +183,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(name: str, tmp_path: Pa
     base = base_folder("chatglm2-6b", tmp_path / "base")
     config = tiny_config("chatglm2-6b") | {"num_layers": 3}
     write_json(tmp_path / "other/location.json", {"random": config, "seed": 1})
-    tuned = METHODS[name].prepare(load_model(base), SETTINGS)
+    tuned = METHODS[name].prepare(load_model(base), settings_of(name, **SETTINGS))
     (tmp_path / "checkpoint").mkdir()
     METHODS[name].save(tuned, tmp_path / "checkpoint", base)
     model = tuned_model(METHODS[name], tmp_path / "other", tmp_path / "checkpoint")
@@ -189,7 +193,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(name: str, tmp_path: Pa
 
 def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
-    tuned = METHODS["lora"].prepare(load_model(base), SETTINGS)
+    tuned = METHODS["lora"].prepare(load_model(base), settings_of("lora", **SETTINGS))
     disturb(tuned)
     layers = [m for m in tuned.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
     assert len(layers) == 2
@@ -237,7 +241,9 @@ def test_a_random_model_is_the_same_at_each_opening(tmp_path: Path) -> None:
 def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     where = WHERE | {"quantization_bit": bits}
-    tuned = METHODS[name].prepare(open_prepared(ModelRef(base), **where), SETTINGS)
+    tuned = METHODS[name].prepare(
+        open_prepared(ModelRef(base), **where), settings_of(name, **SETTINGS)
+    )
     tuned.train()(INPUT, labels=INPUT).loss.backward()
     gradients = [weight.grad for weight in tuned.parameters() if weight.requires_grad]
     assert gradients
@@ -248,13 +254,13 @@ def test_embeddings_are_not_tuned_by_lora_as_an_output_layer() -> None:
     """Merged, the adapter would change what the model reads too."""
     settings = SETTINGS | {"target_modules": ["lm_head"]}
     with pytest.raises(ParamsError, match="no linear layer lm_head with weights of its own"):
-        METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings)
+        METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings_of("lora", **settings))
 
 
 def test_unknown_target_modules_are_answered_with_the_choices() -> None:
     settings = SETTINGS | {"target_modules": ["v_proj", "query_key_value", "q_proj"]}
     with pytest.raises(ParamsError) as caught:
-        METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings)
+        METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings_of("lora", **settings))
     assert str(caught.value) == (
         "target_modules: this model has no linear layer q_proj, v_proj with weights of its own; "
         "choose from dense, "

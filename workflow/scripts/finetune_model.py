@@ -19,7 +19,8 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
-from glmtune.workspace.step_settings import read_settings
+from glmtune.tuning.settings import settings_class
+from glmtune.workspace.step_settings import read_settings, typed
 from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
@@ -37,6 +38,8 @@ def main() -> None:
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
+    settings = typed(settings_class(flags.settings), flags.settings)
+
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
@@ -45,7 +48,7 @@ def main() -> None:
         finetune(
             model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
             data=flags.data,
-            settings=flags.settings,
+            settings=settings,
             outputs=Outputs(done=done, work=work),
         )
 

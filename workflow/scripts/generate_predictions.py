@@ -23,8 +23,9 @@ import argparse
 from pathlib import Path
 
 from glmtune.errors import run_script
+from glmtune.generation.settings import PredictionSettings
 from glmtune.locations import store_folder
-from glmtune.workspace.step_settings import read_settings
+from glmtune.workspace.step_settings import read_settings, typed
 from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
@@ -50,6 +51,8 @@ def main() -> None:
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
+    settings = typed(PredictionSettings, flags.settings)
+
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.handed import ModelFiles, Outputs
@@ -66,15 +69,15 @@ def main() -> None:
             model=model,
             dev=flags.dev,
             examples=flags.examples,
-            settings=flags.settings,
+            settings=settings,
             outputs=Outputs(done=done, work=work),
         )
 
     inputs = {"model": flags.model_manifest, "dev": flags.dev}
     if flags.training_manifest:
         inputs["training"] = flags.training_manifest
-    settings = {"method": flags.method, "examples": flags.examples, **flags.settings}
-    entry = entry_for(flags.store, Path(__file__).name, settings, inputs)
+    identity = {"method": flags.method, "examples": flags.examples, **flags.settings}
+    entry = entry_for(flags.store, Path(__file__).name, identity, inputs)
     outputs = {
         "predictions.jsonl": flags.predictions,
         "examples.jsonl": flags.example_answers,

@@ -19,7 +19,8 @@ from pathlib import Path
 from glmtune.checkpoints.sources import vocabulary_files
 from glmtune.errors import run_script
 from glmtune.locations import store_folder
-from glmtune.workspace.step_settings import read_settings
+from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
+from glmtune.workspace.step_settings import read_settings, typed
 from glmtune.workspace.store import entry_for, reuse_or_compute
 
 
@@ -34,22 +35,24 @@ def main() -> None:
         parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
+    settings = typed(ModelSettings, flags.settings, miniature=MiniatureSettings)
+
     def compute(done: Path, work: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.preparing import prepare
 
-        prepare(flags.settings, done, work)
+        prepare(settings, done, work)
 
     # Others than miniatures are found and hashed anew each time: it is quick, and a folder or file
     # of the user's can change without any parameter changing.
-    vocabulary = {path.name: path for path in vocabulary_files(flags.settings)}
+    vocabulary = {path.name: path for path in vocabulary_files(settings.tokenizer)}
     entry = entry_for(flags.store, Path(__file__).name, flags.settings, vocabulary)
     outputs = {
         "model": flags.model,
         "manifest.json": flags.manifest,
         "runtime.json": flags.runtime,
     }
-    is_miniature = flags.settings["source"] == "miniature"
+    is_miniature = settings.source == "miniature"
     reuse_or_compute(flags.store, entry, outputs, compute, reuse=is_miniature)
 
 

@@ -38,7 +38,7 @@ def fingerprint(entry: Mapping[str, Any]) -> dict[str, str]:
 
     `entry` is one of `models:`. Raises WeightsError when the folder is not there.
     """
-    files = vocabulary_files(entry)
+    files = vocabulary_files(entry.get("tokenizer"))
     if kind_of_source(entry["source"]) == "folder":
         files += model_files(local_folder(entry["source"]))
     return {path.name: digest for path, digest in hash_files(files).items()}
@@ -155,11 +155,11 @@ def open_tokenizer(folder: Path, family: str) -> Tokenizer:
     return load_tokenizer(model_folder(folder), family)
 
 
-def vocabulary_files(settings: Mapping[str, Any]) -> list[Path]:
-    """The files of the vocabulary that a model's `tokenizer:` names; [] without that key."""
-    if "tokenizer" not in settings:
+def vocabulary_files(tokenizer: str | None) -> list[Path]:
+    """The files of the vocabulary that a model's `tokenizer:` names; [] for None."""
+    if tokenizer is None:
         return []
-    source = user_path(settings["tokenizer"])
+    source = user_path(tokenizer)
     files = [source]
     if source.is_dir():
         files = sorted(path for pattern in VOCABULARY_FILES for path in source.glob(pattern))

@@ -5,9 +5,8 @@ Knows nothing about data sets or tuning methods.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.generation.decoding import Answer, decode_batch
 from glmtune.generation.sampling import Draw, likeliest
+from glmtune.generation.settings import Decoding, GenerationSettings
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ def generate_texts(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: GenerationSettings,
     *,
     limits: Sequence[int] | None = None,
 ) -> list[Prediction]:
     """Generate one text for each prompt, given as token ids with the special tokens in place.
 
-    `settings` has the keys of params.yaml's `generation`, and seed. Neither the batch size nor the
-    other prompts change a text. `limits` are max_new_tokens of each prompt, if they differ.
+    Neither the batch size nor the other prompts change a text. `limits` are max_new_tokens of each
+    prompt, if they differ.
     """
     predictions: dict[int, Prediction] = {}
     for batch in generate_batches(model, tokenizer, prompts, settings, limits=limits):
@@ -50,7 +50,7 @@ def generate_batches(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: GenerationSettings,
     *,
     answered: Collection[int] = (),
     limits: Sequence[int] | None = None,
@@ -60,11 +60,9 @@ def generate_batches(
     Batches whose prompts are all among `answered` are left out; the others are the same batches as
     without it, so that a text is the same to the last bit of its logits.
     """
-    limits = limits or [settings["max_new_tokens"]] * len(prompts)
+    limits = limits or [settings.max_new_tokens] * len(prompts)
     batches = [
-        batch
-        for batch in _batches(prompts, settings["batch_size"])
-        if not set(batch) <= set(answered)
+        batch for batch in _batches(prompts, settings.batch_size) if not set(batch) <= set(answered)
     ]
     total = sum(map(len, batches))
     with tqdm(total=total, unit="rows", desc="generating") as progress:
@@ -88,14 +86,14 @@ def answer_batch(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: Decoding,
     *,
     numbers: Sequence[int],
     limits: Sequence[int],
 ) -> list[Answer]:
     """The ids that answer each prompt; a prompt's number decides what is drawn for it."""
     input_ids, attention_mask = pad_left(prompts, tokenizer.pad_token_id)
-    choose = Draw.for_rows(numbers, max(limits), settings) if settings["do_sample"] else likeliest
+    choose = Draw.for_rows(numbers, max(limits), settings) if settings.do_sample else likeliest
     return decode_batch(
         model,
         input_ids.to(model.device),

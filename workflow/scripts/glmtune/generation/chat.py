@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from glmtune.families.conversation import Message, Turn
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.generation.batches import answer_batch
+from glmtune.generation.settings import Decoding
 
 
 def chat(
@@ -29,7 +30,7 @@ def chat(
     (ChatGLM-6B: 0.7 and 0.95). The prompt, where the answer stops and how it is shown are its own.
     It is computed on the model's device in its dtype: `load_model` chooses them.
     """
-    settings = {"do_sample": do_sample, "top_p": top_p, "temperature": temperature, "seed": seed}
+    settings = Decoding(do_sample=do_sample, top_p=top_p, temperature=temperature, seed=seed)
     prompt = tokenizer.chat_prompt_ids(query, history)
     (answer,) = answer_batch(
         model, tokenizer, [prompt], settings, numbers=[0], limits=[max_new_tokens]

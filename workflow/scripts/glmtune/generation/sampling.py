@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+
+from glmtune.generation.settings import Decoding
 
 # (logits (n, vocabulary) in fp32, the n rows of the batch they belong to, how many tokens each has
 # so far) -> ids (n,)
@@ -37,11 +38,11 @@ class Draw:
     top_p: float
 
     @classmethod
-    def for_rows(cls, numbers: Sequence[int], length: int, settings: Any) -> Draw:
-        """For rows of these numbers and answers up to `length`; settings as in params.yaml."""
-        chances = [np.random.default_rng((settings["seed"], n)).random(length) for n in numbers]
+    def for_rows(cls, numbers: Sequence[int], length: int, settings: Decoding) -> Draw:
+        """For rows of these numbers and answers up to `length`."""
+        chances = [np.random.default_rng((settings.seed, n)).random(length) for n in numbers]
         return cls(
-            torch.from_numpy(np.stack(chances)).float(), settings["temperature"], settings["top_p"]
+            torch.from_numpy(np.stack(chances)).float(), settings.temperature, settings.top_p
         )
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """params.yaml: read it, check it, and say what each step of the workflow needs of it.
 
-The values and their meaning are in params.yaml, what they may be in `params_checks`, how the file
-is read in `params_yaml`. Knows nothing about files of a run.
+The values and their meaning are in params.yaml, what they may be in `models` and `checks`, how the
+file is read in `reading`. Knows nothing about files of a run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 from glmtune.errors import ParamsError
 from glmtune.locations import user_path
 from glmtune.metrics.protocols import PROTOCOLS
-from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes, show
+from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
 from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
+from glmtune.params.sentences import show
 
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")

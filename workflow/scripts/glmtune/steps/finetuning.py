@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.registry import get_method
+from glmtune.tuning.settings import TuningSettings
 from glmtune.workspace.provenance import recorded_runtime
 
 
@@ -43,7 +44,7 @@ class _Task:
     folder: Path
     """Of the prepared model."""
     method: TuningMethod
-    settings: Mapping[str, Any]
+    settings: TuningSettings
     place: Place
     data: Mapping[str, Any]
     """The manifest of the tokenised data."""
@@ -51,9 +52,7 @@ class _Task:
     dev: TokenizedRows
 
 
-def finetune(
-    *, model: ModelFiles, data: Path, settings: Mapping[str, Any], outputs: Outputs
-) -> None:
+def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs: Outputs) -> None:
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.done`.
 
     `model` is untuned; `settings` are those of `Params.training_settings`.
@@ -80,14 +79,14 @@ def finetune(
     write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
 
 
-def _read_task(folder: Path, data: Path, settings: Mapping[str, Any]) -> _Task:
+def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
     """Choose the device, say which, and open the tokenised data."""
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
     require_optimizer(settings)
     return _Task(
         folder=folder,
-        method=get_method(settings["method"]),
+        method=get_method(settings.method),
         settings=settings,
         place=place,
         data=read_json(data / "manifest.json"),
@@ -96,7 +95,7 @@ def _read_task(folder: Path, data: Path, settings: Mapping[str, Any]) -> _Task:
     )
 
 
-def _with_stored_quantization(task: _Task) -> dict[str, Any]:
+def _with_stored_quantization(task: _Task) -> TuningSettings:
     """The settings, with the bits that the model's files are packed in if nothing else is asked."""
     stored = read_prepared_config(task.folder).get("quantization_bit") or None
     if stored and task.method.trains_base:
@@ -106,16 +105,17 @@ def _with_stored_quantization(task: _Task) -> dict[str, Any]:
             f"({model_folder(task.folder)}) are packed in {stored} bits, which cannot be "
             f"trained; give it a checkpoint that is not packed, or remove {name}"
         )
-    return {**task.settings, "quantization_bit": task.settings["quantization_bit"] or stored}
+    bits = task.settings.quantization_bit or stored
+    return replace(task.settings, quantization_bit=bits)
 
 
-def _report_memory(task: _Task, settings: Mapping[str, Any]) -> int | None:
+def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
     """Print how much memory is needed, refuse what cannot fit; the expected peak in MiB.
 
     An estimate is advice: one that fails for another reason says so and stops nothing.
     """
     config, place = read_prepared_config(task.folder), task.place
-    batch = largest_batch(task.rows, settings["batch_size"])
+    batch = largest_batch(task.rows, settings.batch_size)
     try:
         estimate = estimate_memory(config, task.method, settings, batch, place)
     except UserError:
@@ -130,12 +130,12 @@ def _report_memory(task: _Task, settings: Mapping[str, Any]) -> int | None:
 def _open_for_training(task: _Task) -> ChatGLMCausalLM:
     """The base model with the weights of the method, which alone require gradients."""
     settings = task.settings
-    seed_everything(settings["seed"], settings["torch_threads"])
+    seed_everything(settings.seed, settings.torch_threads)
     base = open_prepared(
         ModelRef(task.folder),
         dtype="float32" if task.method.trains_base else task.place.dtype,
         device=task.place.device,
-        quantization_bit=settings["quantization_bit"],
+        quantization_bit=settings.quantization_bit,
     )
     return task.method.prepare(base, settings)
 
@@ -160,16 +160,16 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
     return _say(
         [
             *coverage_notes(train_split),
-            *rate_notes(task.settings["lr"], method.usual_lr, method.title, size),
+            *rate_notes(task.settings.lr, method.usual_lr, method.title, size),
             *step_notes(train_split["rows"], task.settings),
         ]
     )
 
 
-def _notes_after(outcome: TrainingOutcome, settings: Mapping[str, Any]) -> list[str]:
+def _notes_after(outcome: TrainingOutcome, settings: TuningSettings) -> list[str]:
     """Print and return what is worth saying of its losses."""
     losses = [point["loss"] for point in outcome.curve if "loss" in point]
-    return _say(divergence_notes(losses, settings["lr"]))
+    return _say(divergence_notes(losses, settings.lr))
 
 
 def _say(notes: list[str]) -> list[str]:
@@ -202,15 +202,15 @@ def _figures(
 def _manifest(
     done: Path,
     base: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     outcome: TrainingOutcome,
     notes: list[str],
 ) -> dict[str, Any]:
     """What identifies a checkpoint: nothing in it differs between two runs of the same thing."""
     return {
-        "method": settings["method"],
+        "method": settings.method,
         "base": base,
-        "settings": settings,
+        "settings": asdict(settings),
         "checkpoint": hash_folder(done / "checkpoint"),
         "steps": outcome.steps,
         "best_step": outcome.best_step,

@@ -21,6 +21,7 @@ from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import generate_batches
+from glmtune.generation.settings import PredictionSettings
 from glmtune.seeding import seed_everything
 from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
@@ -36,7 +37,7 @@ def predict(
     model: ModelFiles,
     dev: Path,
     examples: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: PredictionSettings,
     outputs: Outputs,
 ) -> None:
     """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into `outputs.done`.
@@ -48,7 +49,7 @@ def predict(
     base = read_json(model.manifest)
     if model.checkpoint is not None and model.training_manifest is not None:
         check_checkpoint(model.checkpoint, read_json(model.training_manifest))
-    template = get_family(base["family"]).template(settings["template"])
+    template = get_family(base["family"]).template(settings.template)
     tokenizer = open_tokenizer(model.folder, base["family"])
     place = choose_device()
     print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
@@ -58,11 +59,11 @@ def predict(
         recorded_runtime(outputs.done / "runtime.json") as figures,
         unchanged(model.folder, base),
     ):
-        seed_everything(settings["seed"], settings["torch_threads"])
-        opened = partial(_open, model, place, settings["quantization_bit"])
+        seed_everything(settings.seed, settings.torch_threads)
+        opened = partial(_open, model, place, settings.quantization_bit)
         answers = _answers(opened, tokenizer, prompts, settings, outputs.work)
         figures |= {"device": place.device, "dtype": place.dtype, "rows": len(prompts)}
-    limit = settings["reference_tokens"] or sys.maxsize
+    limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
@@ -74,16 +75,21 @@ def _prompts(
     template: Template,
     tokenizer: Tokenizer,
     asked: Mapping[str, Sequence[Row]],
-    settings: Mapping[str, Any],
+    settings: PredictionSettings,
 ) -> list[list[int]]:
     """The token ids of all that is asked, in order; prints how many histories were shortened."""
     rows = [row for part in asked.values() for row in part]
-    limits = {key: settings[key] for key in ("max_source_tokens", "long_history")}
-    prompts = encode_prompts(template, tokenizer, rows, **limits)
+    prompts = encode_prompts(
+        template,
+        tokenizer,
+        rows,
+        max_source_tokens=settings.max_source_tokens,
+        long_history=settings.long_history,
+    )
     if shortened := sum(prompt.is_shortened for prompt in prompts):
         print(
             f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
-            f"(raise max_source_tokens, now {limits['max_source_tokens']})"
+            f"(raise max_source_tokens, now {settings.max_source_tokens})"
         )
     return [prompt.ids for prompt in prompts]
 
@@ -100,7 +106,7 @@ def _answers(
     open_model: Callable[[], PreTrainedModel],
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: PredictionSettings,
     work: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""

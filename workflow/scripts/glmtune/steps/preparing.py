@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,24 @@ from glmtune.families.registry import get_family
 from glmtune.files import read_json, write_json
 from glmtune.locations import kind_of_source
 from glmtune.miniatures.corpus import write_vocabulary
+from glmtune.miniatures.settings import ModelSettings
 from glmtune.workspace.provenance import recorded_runtime
 
-Settings = Mapping[str, Any]
 
-
-def prepare(settings: Settings, done: Path, work: Path) -> None:
+def prepare(settings: ModelSettings, done: Path, work: Path) -> None:
     """Write model/, manifest.json and runtime.json into `done`.
 
-    `settings` are those of `Params.model_settings`; `work` keeps what a killed run resumes from.
+    `work` keeps what a killed run resumes from.
     Raises WeightsError for a folder without config, weights or vocabulary.
     """
     folder = done / "model"
     folder.mkdir(parents=True)
-    kind = kind_of_source(settings["source"])
+    kind = kind_of_source(settings.source)
     with recorded_runtime(done / "runtime.json"):
         PREPARE[kind](settings, folder, work)
-        _check_vocabulary(folder, settings["family"])
+        _check_vocabulary(folder, settings.family)
         files = hash_model(folder)
-    manifest = {"family": settings["family"], "source": kind, "files": files}
+    manifest = {"family": settings.family, "source": kind, "files": files}
     write_json(done / "manifest.json", manifest | _random_identity(folder))
 
 
@@ -61,30 +60,31 @@ def _random_identity(folder: Path) -> dict[str, Any]:
     return {key: location[key] for key in ("random", "seed") if key in location}
 
 
-def _miniature(settings: Settings, folder: Path, work: Path) -> None:
+def _miniature(settings: ModelSettings, folder: Path, work: Path) -> None:
     # Imported here: the other sources need no torch.
     from glmtune.miniatures.building import build_miniature
 
     build_miniature(settings, folder, work)
 
 
-def _random(settings: Settings, folder: Path, work: Path) -> None:
+def _random(settings: ModelSettings, folder: Path, work: Path) -> None:
     write_vocabulary(settings, folder)
-    config = {**get_family(settings["family"]).real_config, **settings.get("config", {})}
-    family = {"family": settings["family"]}
-    write_json(folder / LOCATION, {"random": config, "seed": settings["seed"]} | family)
+    config = {**get_family(settings.family).real_config, **(settings.config or {})}
+    family = {"family": settings.family}
+    write_json(folder / LOCATION, {"random": config, "seed": settings.seed} | family)
 
 
-def _local(settings: Settings, folder: Path, work: Path) -> None:
-    _check_complete(local_folder(settings["source"]))
-    location = {"folder": settings["source"], "family": settings["family"]}
+def _local(settings: ModelSettings, folder: Path, work: Path) -> None:
+    _check_complete(local_folder(settings.source))
+    location = {"folder": settings.source, "family": settings.family}
     write_json(folder / LOCATION, location)
 
 
-def _hub(settings: Settings, folder: Path, work: Path) -> None:
-    _check_complete(hub_snapshot(settings["source"], settings["revision"]))
-    location = {"hub": settings["source"], "revision": settings["revision"]}
-    write_json(folder / LOCATION, location | {"family": settings["family"]})
+def _hub(settings: ModelSettings, folder: Path, work: Path) -> None:
+    assert settings.revision is not None, "params.yaml was checked"
+    _check_complete(hub_snapshot(settings.source, settings.revision))
+    location = {"hub": settings.source, "revision": settings.revision}
+    write_json(folder / LOCATION, location | {"family": settings.family})
 
 
 def _check_complete(folder: Path) -> None:
@@ -106,7 +106,7 @@ def _check_complete(folder: Path) -> None:
         )
 
 
-PREPARE: dict[str, Callable[[Settings, Path, Path], None]] = {
+PREPARE: dict[str, Callable[[ModelSettings, Path, Path], None]] = {
     "miniature": _miniature,
     "random": _random,
     "folder": _local,

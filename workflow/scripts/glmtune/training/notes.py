@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glmtune.training.settings import TrainingSettings
+
 # Fewer parameters are a miniature or a test, whose learning rates are its own.
 LARGE = 1e9
 # The published vocabularies spell 0.02 % (ChatGLM2) and 0.06 % (ChatGLM) of the tokens of
@@ -36,9 +38,9 @@ def rate_notes(lr: float, usual: tuple[float, float] | None, title: str, size: i
     ]
 
 
-def step_notes(rows: int, settings: Mapping[str, Any]) -> list[str]:
+def step_notes(rows: int, settings: TrainingSettings) -> list[str]:
     """That an optimizer step asks for more rows than there are."""
-    size, times = settings["batch_size"], settings["gradient_accumulation_steps"]
+    size, times = settings.batch_size, settings.gradient_accumulation_steps
     if rows >= size * times:
         return []
     return [

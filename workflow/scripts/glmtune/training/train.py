@@ -26,6 +26,7 @@ from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
 from glmtune.training.parameters import count_parameters, magnitudes, trainable_state
 from glmtune.training.resuming import last_checkpoint
+from glmtune.training.settings import TrainingSettings
 from glmtune.training.trainer import Pace, ResumableTrainer
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
@@ -64,29 +65,30 @@ def train(
     model: PreTrainedModel,
     rows: TokenizedRows,
     dev: TokenizedRows | None,
-    settings: Mapping[str, Any],
+    settings: TrainingSettings,
     *,
     pad_token_id: int,
     work: Path,
     dtype: str = "float32",
+    adam_beta2: float = 0.999,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
     """Train the parameters of `model` that require gradients; resume from `work` if it can.
 
-    `settings` has the keys of params.yaml's `training`, and lr and seed. `dtype` is the type that
-    is computed in; trained weights and their optimizer stay in float32 beside it.
+    `dtype` is the type that is computed in; trained weights and their optimizer stay in float32
+    beside it.
     """
     before = magnitudes(model)
     trainer = ResumableTrainer(
         model=model,
-        args=_arguments(settings, work, dtype),
+        args=_arguments(settings, work, dtype, adam_beta2),
         train_dataset=RowDataset(rows),
         data_collator=Collator(pad_token_id),
         callbacks=[StopOnBadLoss(), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressWithLoss())
-    if dev is not None and settings.get("eval_steps"):
+    if dev is not None and settings.eval_steps:
         trainer.watch_dev_loss(dev, settings)
     pace = trainer.train_on(last_checkpoint(work))
     _refuse_unchanged(model, before, settings)
@@ -104,9 +106,9 @@ def train(
     )
 
 
-def require_optimizer(settings: Mapping[str, Any]) -> None:
+def require_optimizer(settings: TrainingSettings) -> None:
     """Raise ResourceError if the optimizer needs a package that is not installed."""
-    name = settings["optimizer"]
+    name = settings.optimizer
     if "8bit" in name and importlib.util.find_spec("bitsandbytes") is None:
         raise ResourceError(
             f"params.yaml: optimizer: found {name}, which needs the package bitsandbytes; install "
@@ -127,33 +129,35 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _refuse_unchanged(
-    model: PreTrainedModel, before: Mapping[str, float], settings: Mapping[str, Any]
+    model: PreTrainedModel, before: Mapping[str, float], settings: TrainingSettings
 ) -> None:
     if magnitudes(model) == before:
         raise ResourceError(
-            f"{settings['max_steps']} steps changed no trained weight: lr is {settings['lr']}, too "
+            f"{settings.max_steps} steps changed no trained weight: lr is {settings.lr}, too "
             "small for the weights' precision, no row has a target, or every step overflowed in "
             "float16; raise lr, or look at the target_tokens of data/tokenized and at the curve"
         )
 
 
-def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingArguments:
-    recomputing = {
-        CHECKPOINTING: settings["gradient_checkpointing"],
+def _arguments(
+    settings: TrainingSettings, work: Path, dtype: str, adam_beta2: float
+) -> TrainingArguments:
+    recomputing: dict[str, Any] = {
+        CHECKPOINTING: settings.gradient_checkpointing,
         f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
     }
     arguments = TrainingArguments(
         output_dir=str(work),
-        max_steps=settings["max_steps"],
-        per_device_train_batch_size=settings["batch_size"],
-        gradient_accumulation_steps=settings["gradient_accumulation_steps"],
-        learning_rate=settings["lr"],
-        lr_scheduler_type=settings["lr_scheduler"],
-        warmup_steps=round(settings["warmup_ratio"] * settings["max_steps"]),
-        weight_decay=settings["weight_decay"],
-        adam_beta2=settings.get("adam_beta2", 0.999),
-        optim=OPTIMIZERS[settings["optimizer"]],
-        max_grad_norm=settings["max_grad_norm"],
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=round(settings.warmup_ratio * settings.max_steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=adam_beta2,
+        optim=OPTIMIZERS[settings.optimizer],
+        max_grad_norm=settings.max_grad_norm,
         **recomputing,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",  # with scaled losses: small gradients would become 0
@@ -161,11 +165,11 @@ def _arguments(settings: Mapping[str, Any], work: Path, dtype: str) -> TrainingA
         logging_nan_inf_filter=False,
         logging_strategy="steps",
         logging_first_step=True,  # what the end is compared with
-        logging_steps=settings["logging_steps"],
+        logging_steps=settings.logging_steps,
         save_strategy="steps",
-        save_steps=settings["save_steps"],
-        seed=settings["seed"],
-        data_seed=settings["seed"],
+        save_steps=settings.save_steps,
+        seed=settings.seed,
+        data_seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],

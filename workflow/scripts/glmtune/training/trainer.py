@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from glmtune.training.callbacks import (
 )
 from glmtune.training.parameters import magnitudes, trainable_state
 from glmtune.training.resuming import seal
+from glmtune.training.settings import TrainingSettings
 
 WEIGHTS, BEST_WEIGHTS, PACE = "trainable.safetensors", "best.safetensors", "pace.json"
 
@@ -52,11 +53,12 @@ class ResumableTrainer(Trainer):
     watch: WatchDevLoss | None = None
     keeps_best = False
 
-    def watch_dev_loss(self, dev: TokenizedRows, settings: Mapping[str, Any]) -> None:
+    def watch_dev_loss(self, dev: TokenizedRows, settings: TrainingSettings) -> None:
         """Measure the loss of `dev` on the way; stop early and keep the best as settings say."""
-        self.watch = WatchDevLoss(settings["eval_steps"], settings.get("early_stopping_patience"))
+        assert settings.eval_steps
+        self.watch = WatchDevLoss(settings.eval_steps, settings.early_stopping_patience)
         self.dev = dev
-        self.keeps_best = bool(settings.get("keep_best"))
+        self.keeps_best = settings.keep_best
         self.add_callback(self.watch)
 
     def train_on(self, checkpoint: Path | None) -> Pace:

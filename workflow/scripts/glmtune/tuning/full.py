@@ -8,10 +8,11 @@ from glmtune.checkpoints.prepared import ModelRef
 from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import copy_vocabulary
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.tuning.method import Settings, TuningMethod
+from glmtune.tuning.method import TuningMethod
+from glmtune.tuning.settings import TuningSettings
 
 
-def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
+def _prepare(model: ChatGLMCausalLM, settings: TuningSettings) -> ChatGLMCausalLM:
     model = model.float()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

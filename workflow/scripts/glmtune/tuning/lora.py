@@ -11,19 +11,20 @@ import torch
 from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import ParamsError
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.tuning.method import Settings, TuningMethod, freeze
+from glmtune.tuning.method import TuningMethod, freeze
+from glmtune.tuning.settings import AdapterSettings
 
 
-def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
+def _prepare(model: ChatGLMCausalLM, settings: AdapterSettings) -> ChatGLMCausalLM:
     from peft import LoraConfig, get_peft_model
 
-    _check_targets(model, settings["target_modules"])
+    _check_targets(model, settings.target_modules)
     freeze(model)
     config = LoraConfig(
-        r=settings["rank"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
-        target_modules=list(settings["target_modules"]),
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # need not be whole
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules),
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():

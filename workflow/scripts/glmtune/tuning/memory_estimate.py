@@ -30,6 +30,7 @@ from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
 from glmtune.modeling.target_loss import bytes_of_loss
 from glmtune.tuning.method import TuningMethod
+from glmtune.tuning.settings import TuningSettings
 
 # AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor
 # keeps sums of rows and columns only.
@@ -86,14 +87,11 @@ def largest_batch(rows: TokenizedRows, batch_size: int) -> BatchShape:
 def estimate_memory(
     config: Mapping[str, Any],
     method: TuningMethod,
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     batch: BatchShape,
     place: Place,
 ) -> MemoryEstimate:
-    """What training a model of these config.json values takes at its peak, on `place`.
-
-    `settings` are those of `Params.training_settings`.
-    """
+    """What training a model of these config.json values takes at its peak, on `place`."""
     layers = build_model(dict(config), device="meta").config.num_layers
     measured = min(layers, MEASURED_LAYERS)
     shallow, deep = (
@@ -103,7 +101,7 @@ def estimate_memory(
     layer = {key: deep[key] - shallow[key] for key in deep}
     whole = {key: deep[key] + (layers - measured) * layer[key] for key in deep}
     kept = whole["activations"]
-    if settings["gradient_checkpointing"]:
+    if settings.gradient_checkpointing:
         # Each layer's input, one layer as it is recomputed, and the prefix, which all layers share.
         kept = layers * whole["hidden"] + layer["activations"] + whole["prefix"]
     return MemoryEstimate(
@@ -117,7 +115,7 @@ def estimate_memory(
     )
 
 
-def check_memory(estimate: MemoryEstimate, free: float, settings: Mapping[str, Any]) -> str:
+def check_memory(estimate: MemoryEstimate, free: float, settings: TuningSettings) -> str:
     """A line for the log; ResourceError if not even the weights can be trained in `free` bytes.
 
     More than `free` in all is a warning only: an estimate may be too high.
@@ -131,7 +129,7 @@ def check_memory(estimate: MemoryEstimate, free: float, settings: Mapping[str, A
 
 
 @contextmanager
-def explained_when_full(settings: Mapping[str, Any]) -> Iterator[None]:
+def explained_when_full(settings: TuningSettings) -> Iterator[None]:
     """Say what to change when the GPU's memory was not enough after all."""
     try:
         yield
@@ -142,9 +140,9 @@ def explained_when_full(settings: Mapping[str, Any]) -> Iterator[None]:
         raise ResourceError(f"{told}; {advice(settings)}") from None
 
 
-def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
+def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
     """What to change in params.yaml so that a training needs less memory, the cheapest first."""
-    size, steps = settings["batch_size"], settings["gradient_accumulation_steps"]
+    size, steps = settings.batch_size, settings.gradient_accumulation_steps
     ways = []
     if batch_helps and size > 1:
         smaller = max(part for part in range(1, size) if size % part == 0)
@@ -152,12 +150,12 @@ def advice(settings: Mapping[str, Any], *, batch_helps: bool = True) -> str:
             f"batch_size {size} -> {smaller} with gradient_accumulation_steps {steps} -> "
             f"{steps * size // smaller}"
         )
-    if batch_helps and not settings["gradient_checkpointing"]:
+    if batch_helps and not settings.gradient_checkpointing:
         ways.append("gradient_checkpointing: true")
-    if settings["method"] == "full":
-        ways += ["optimizer: adamw_8bit"] if settings["optimizer"] == "adamw" else []
+    if settings.method == "full":
+        ways += ["optimizer: adamw_8bit"] if settings.optimizer == "adamw" else []
         ways.append("the methods lora or ptuning instead of full")
-    elif settings["quantization_bit"] is None:
+    elif settings.quantization_bit is None:
         ways.append("quantization_bit: 4 (without the method full)")
     in_params = f"in params.yaml, lower it by: {'; '.join(ways)}; or " if ways else ""
     return f"{in_params}use a machine with more memory"
@@ -190,15 +188,15 @@ def _measure(
     config: Mapping[str, Any],
     layers: int,
     method: TuningMethod,
-    settings: Mapping[str, Any],
+    settings: TuningSettings,
     batch: BatchShape,
     place: Place,
 ) -> dict[str, float]:
     """Bytes of a model with so many layers, the same in all but that."""
     dtype = "float32" if method.trains_base else place.dtype
     base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
-    if settings["quantization_bit"]:
-        prepare_quantized(base, settings["quantization_bit"])
+    if settings.quantization_bit:
+        prepare_quantized(base, settings.quantization_bit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT on weights without contents
         model = method.prepare(base, settings).train()
@@ -209,7 +207,7 @@ def _measure(
     return {
         "weights": sum(weight.numel() * weight.element_size() for weight in weights),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "moments": _bytes_of_moments(model, settings["optimizer"]),
+        "moments": _bytes_of_moments(model, settings.optimizer),
         "activations": activations,
         "prefix": prefix,
         "hidden": hidden.numel() * hidden.element_size(),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import ParamsError
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-
-Settings: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -19,14 +17,15 @@ class TuningMethod:
     """A tuning method as three functions; training and prediction know nothing else of it.
 
     `prepare(model, settings)` returns the model to train: exactly the method's own weights, in
-    float32, require gradients. `save(model, folder, base)` writes those weights in the form the
-    field uses. `locate(base, checkpoint)` says what `open_prepared` is to open: which of the two
-    folders is the model, which its prefix or adapter; None for the method that tunes nothing.
+    float32, require gradients; `settings` are of the method's class in settings.py.
+    `save(model, folder, base)` writes those weights in the form the field uses.
+    `locate(base, checkpoint)` says what `open_prepared` is to open: which of the two folders is the
+    model, which its prefix or adapter; None for the method that tunes nothing.
     """
 
     name: str
     title: str
-    prepare: Callable[[ChatGLMCausalLM, Settings], ChatGLMCausalLM]
+    prepare: Callable[[ChatGLMCausalLM, Any], ChatGLMCausalLM]
     save: Callable[[ChatGLMCausalLM, Path, Path], None]
     locate: Callable[[Path, Path], ModelRef] | None
     usual_lr: tuple[float, float] | None = None

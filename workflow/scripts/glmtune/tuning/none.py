@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
-from glmtune.tuning.method import Settings, TuningMethod
+from glmtune.tuning.method import TuningMethod
+from glmtune.tuning.settings import TuningSettings
 
 
 def _refuse(*_: Any) -> Any:
     raise ValueError("method 'none' trains nothing")
 
 
-def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
+def _prepare(model: ChatGLMCausalLM, settings: TuningSettings) -> ChatGLMCausalLM:
     return _refuse()
 
 

@@ -11,16 +11,17 @@ from glmtune.checkpoints.prefix import save_prefix
 from glmtune.checkpoints.prepared import ModelRef
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.prefix import attach_prefix
-from glmtune.tuning.method import Settings, TuningMethod, freeze
+from glmtune.tuning.method import TuningMethod, freeze
+from glmtune.tuning.settings import PrefixSettings
 
 
-def _prepare(model: ChatGLMCausalLM, settings: Settings) -> ChatGLMCausalLM:
+def _prepare(model: ChatGLMCausalLM, settings: PrefixSettings) -> ChatGLMCausalLM:
     freeze(model)
     attach_prefix(
         model,
-        pre_seq_len=settings["pre_seq_len"],
-        projection=settings["prefix_projection"],
-        dropout=settings["prefix_dropout"],
+        pre_seq_len=settings.pre_seq_len,
+        projection=settings.prefix_projection,
+        dropout=settings.prefix_dropout,
     )
     return model
 

@@ -1,4 +1,4 @@
-"""The tuning methods. To add one: a file here, a line in METHODS, its keys in the params schema."""
+"""The tuning methods. To add one: a file here, a line in METHODS, its keys in params/models.py."""
 
 from __future__ import annotations
 

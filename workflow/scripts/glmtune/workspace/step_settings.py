@@ -7,12 +7,14 @@ parameter for a wildcard; they may be long, and one argument holds 128 KiB at mo
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import sha256_of_bytes, write_text
 
+Settings = TypeVar("Settings")
 # Below the workspace; as in the commands of the Snakefile.
 FOLDER = Path(".glmtune/settings")
 
@@ -51,3 +53,26 @@ def read_settings(file: str) -> Any:
         f"{file}: {reason}; expected a JSON file of settings. `snakemake -n` writes those of "
         "params.yaml, `snakemake -n -p` shows each step's command"
     )
+
+
+def typed(kind: type[Settings], values: dict[str, Any], **sections: type) -> Settings:
+    """The values of a settings file as an object of the dataclass `kind`.
+
+    `sections` are the dataclasses of the keys that hold keys of their own.
+
+    Raises ParamsError for missing and unknown keys, such as a file of another version has.
+    """
+    known: Any = fields(kind)  # type: ignore[arg-type]
+    names = {field.name for field in known}
+    required = {field.name for field in known if field.default is MISSING}
+    mistakes = [f"missing key {name!r}" for name in sorted(required - values.keys())]
+    mistakes += [f"unknown key {name!r}" for name in sorted(values.keys() - names)]
+    if mistakes:
+        raise ParamsError(
+            f"--settings: {'; '.join(mistakes)}; expected the keys {', '.join(sorted(names))}. "
+            "`snakemake -n` writes the settings of params.yaml anew"
+        )
+    parts: dict[str, Any] = {
+        key: typed(part, values[key]) for key, part in sections.items() if key in values
+    }
+    return kind(**values | parts)

@@ -1,0 +1,35 @@
+"""What generating gets of params.yaml, which says what each key means; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Which token comes next."""
+
+    seed: int
+    do_sample: bool
+    top_p: float
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(Decoding):
+    """The keys of params.yaml's `generation`, with the seed."""
+
+    max_new_tokens: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings(GenerationSettings):
+    """All that a step of predictions gets; the keys of its file stand side by side."""
+
+    torch_threads: int
+    quantization_bit: int | None
+    max_source_tokens: int
+    long_history: str
+    reference_tokens: int | None
+    template: str | None

@@ -1,0 +1,53 @@
+"""What the values of params.yaml are made of: numbers in a range, texts of a length.
+
+A check of our own brings the end of its sentence with it; `sentences.py` has those of pydantic's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+
+def _whole_or_null(value: Any) -> Any:
+    if value is not None and type(value) is not int:
+        raise PydanticCustomError("whole_or_null", "expected a whole number or null")
+    return value
+
+
+def _packable(bits: int | None) -> int | None:
+    if bits not in (None, 8, 4):
+        raise PydanticCustomError("packable", "expected one of null, 8, 4")
+    return bits
+
+
+def _each_once(items: list[Any]) -> list[Any]:
+    if len(set(items)) < len(items):
+        raise PydanticCustomError("each_once", "expected each entry once")
+    return items
+
+
+Count = Annotated[int, Field(ge=1)]
+Limit = Annotated[Count | None, BeforeValidator(_whole_or_null)]
+Bits = Annotated[
+    int | None,
+    BeforeValidator(_whole_or_null),
+    AfterValidator(_packable),
+    Field(json_schema_extra={"enum": [None, 8, 4]}),
+]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seeds = Annotated[
+    list[Seed],
+    AfterValidator(_each_once),
+    Field(max_length=1000, json_schema_extra={"uniqueItems": True}),
+]
+TokenLimit = Annotated[int, Field(ge=8)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+# What becomes a flag of a command: the system has a longest one.
+ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

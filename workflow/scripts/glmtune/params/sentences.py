@@ -1,0 +1,131 @@
+"""What pydantic found wrong in params.yaml, in the sentences that a user reads."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from glmtune.params.models import METHODS, Model, ParamsFile, Section, UserFiles
+
+# Keys by their former names.
+RENAMED = {"generation": "family"}
+# Kind of error -> the end of its sentence; in braces, what pydantic says of it.
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "model_attributes_type": "a section of keys",
+    "greater_than": "more than {gt:.0f}",
+    "greater_than_equal": "at least {ge:.0f}",
+    "less_than": "less than {lt:.0f}",
+    "less_than_equal": "at most {le:.0f}",
+    "multiple_of": "a multiple of {multiple_of:.0f}",
+    "string_too_short": "at least one entry",
+    "too_short": "at least one entry",
+    "string_too_long": "at most {max_length:,}",
+    "too_long": "at most {max_length}",
+    "string_pattern_mismatch": "the 40 digits (0-9, a-f) of a commit",
+}
+# Sections that have their alternative's name in pydantic's path, and where.
+ALTERNATIVES = {"dataset": 1, "methods": 2}
+# Sections whose class is not the annotation of their key.
+SECTIONS: dict[str, type[Section]] = {"dataset": UserFiles, "models": Model}
+
+
+def sentences(values: Mapping[str, Any]) -> Iterator[str]:
+    """Each mistake in types, ranges, choices and keys as `key.path: found …; expected …`.
+
+    By key, those of the entries of `methods:` last.
+    """
+    try:
+        ParamsFile.model_validate(values)
+    except ValidationError as error:
+        found = sorted(error.errors(include_url=False), key=_order)
+        for mistake in found:
+            path = ".".join(map(str, _path(mistake, values)))
+            yield f"{path}: {_sentence(mistake, values)}" if path else _sentence(mistake, values)
+
+
+def _order(error: Any) -> tuple[bool, list[str], bool, str]:
+    """By section, in it unknown keys, by name, before missing ones, in the order of the class."""
+    path = [str(part) for part in _path(error, {})]
+    is_entry = path[:1] == ["methods"] and len(path) > 1
+    unknown = str(error["loc"][-1]) if _is_unknown(error) else ""
+    return is_entry, path, not unknown, unknown
+
+
+def _path(error: Any, values: Mapping[str, Any]) -> list[int | str]:
+    """Where params.yaml has it, e.g. ["methods", "lora", "rank"]; the section of a key."""
+    path = list(error["loc"])
+    if path[0] in ALTERNATIVES:
+        del path[ALTERNATIVES[path[0]] : ALTERNATIVES[path[0]] + 1]
+    if error["type"] == "union_tag_invalid" and _names_a_method(path, values):
+        return [*path, "method"]
+    return path[:-1] if error["type"] == "missing" or _is_unknown(error) else path
+
+
+def _is_unknown(error: Any) -> bool:
+    return error["type"] in ("extra_forbidden", "invalid_key")
+
+
+def _names_a_method(path: list[int | str], values: Mapping[str, Any]) -> bool:
+    return "method" in values.get("methods", {}).get(path[1], {})
+
+
+def _section(loc: tuple[int | str, ...]) -> type[Section]:
+    """The class of the section at pydantic's path, e.g. LoRA at ("methods", "mine", "lora")."""
+    if not loc:
+        return ParamsFile
+    first = str(loc[0])
+    if first == "methods":
+        return METHODS[str(loc[2])]
+    section: Any = SECTIONS.get(first, ParamsFile.model_fields[first].annotation)
+    return section
+
+
+def _sentence(error: Any, values: Mapping[str, Any]) -> str:
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    found = f"found {show(value)}"
+    match kind:
+        case "extra_forbidden" | "invalid_key":
+            return _unknown_key(error["loc"][-1], _section(error["loc"][:-1]))
+        case "missing":
+            return f"missing key {error['loc'][-1]!r}"
+        case "union_tag_invalid":
+            is_named = _names_a_method(error["loc"], values)
+            hint = "" if is_named else "; or give the entry a `method:`"
+            return f"unknown method {show(value['method'])}; known: {', '.join(METHODS)}{hint}"
+        case "literal_error":
+            choices = context["expected"].replace(" or ", ", ").replace("'", '"')
+            return f"{found}; expected one of {choices}"
+        case "string_too_long":
+            found = f"found {len(value):,} characters"
+        case "too_long":
+            found = f"found {len(value)} entries"
+    if kind in EXPECTED:
+        return f"{found}; expected {EXPECTED[kind].format(**context)}"
+    return f"{found}; {error['msg']}"
+
+
+def _unknown_key(name: int | str, section: type[Section]) -> str:
+    known = sorted(section.model_fields)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    if RENAMED.get(str(name)) in known:
+        hint = f". It is called {RENAMED[str(name)]!r} now"
+    return f"unknown key {name!r}; known keys: {', '.join(known)}{hint}"
+
+
+def show(value: Any, longest: int = 60) -> str:
+    """A value as messages show it, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= longest else text[: longest - 3] + "..."

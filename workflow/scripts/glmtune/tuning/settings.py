@@ -1,0 +1,53 @@
+"""What a tuning gets of params.yaml, by its method; needs no torch.
+
+One class a method, because a settings file holds the keys of training and method side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings(TrainingSettings):
+    """What every method has; nothing else for full fine-tuning."""
+
+    method: str
+    torch_threads: int
+    quantization_bit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixSettings(TuningSettings):
+    """P-Tuning v2."""
+
+    pre_seq_len: int
+    prefix_projection: bool
+    prefix_dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings(TuningSettings):
+    """LoRA."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: list[str]
+
+
+# By method, as in `METHODS` of registry.py; `none` trains nothing.
+SETTINGS: dict[str, type[TuningSettings]] = {
+    "ptuning": PrefixSettings,
+    "lora": AdapterSettings,
+    "full": TuningSettings,
+}
+
+
+def settings_class(values: Mapping[str, Any]) -> type[TuningSettings]:
+    """The class of the settings in a file, by the method that they name."""
+    return SETTINGS.get(str(values.get("method")), TuningSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from workspaces import new_workspace
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.generation.settings import PredictionSettings
 from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
+from glmtune.params.presets import preset_names
 from glmtune.params.values import read_params
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.step_settings import FOLDER, read_settings, typed, write_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PARAMS = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+PresetFile = Callable[[str], Path]
 # Prompt templates are the commonest prompts of all; `{model}` is also a wildcard of the rules.
 TEMPLATES = [
     "把{城市}译成英语",
@@ -71,31 +73,33 @@ def test_unusable_settings_are_one_message(
         read_settings(str(file))
 
 
-def test_each_key_of_a_training_reaches_its_step() -> None:
-    params = read_params(ROOT / "presets/smoke.yaml")
+def test_each_key_of_a_training_reaches_its_step(preset_file: PresetFile) -> None:
+    params = read_params(preset_file("smoke"))
     for method in SETTINGS:
         values = params.training_settings(method)
         assert asdict(typed(settings_class(values), values)) == values
 
 
 @pytest.mark.parametrize("protocol", ["glmtune", "thudm"])
-def test_each_key_of_a_generation_reaches_its_step(protocol: str) -> None:
-    params = read_params(ROOT / "presets/smoke.yaml", {"protocol": protocol})
+def test_each_key_of_a_generation_reaches_its_step(protocol: str, preset_file: PresetFile) -> None:
+    params = read_params(preset_file("smoke"), {"protocol": protocol})
     values = params.generation_settings("chatglm2-6b")
     assert asdict(typed(PredictionSettings, values)) == values
 
 
-@pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.name)
-def test_each_key_of_a_model_reaches_its_step(path: Path) -> None:
-    params = read_params(path)
+@pytest.mark.parametrize("name", preset_names(ROOT))
+def test_each_key_of_a_model_reaches_its_step(name: str, preset_file: PresetFile) -> None:
+    params = read_params(preset_file(name))
     for model in params.models:
         values = params.model_settings(model)
         settings = asdict(typed(ModelSettings, values, miniature=MiniatureSettings))
         assert {key: value for key, value in settings.items() if value is not None} == values
 
 
-def test_settings_of_another_version_are_one_message(tmp_path: Path) -> None:
-    values = read_params(ROOT / "presets/smoke.yaml").training_settings("full")
+def test_settings_of_another_version_are_one_message(
+    tmp_path: Path, preset_file: PresetFile
+) -> None:
+    values = read_params(preset_file("smoke")).training_settings("full")
     del values["lr"]
     file = tmp_path / f"{write_settings(tmp_path, values | {'warmup': 3})}.json"
     flags = ["--model", "m", "--model-manifest", "m.json", "--data", "data"]

@@ -217,7 +217,7 @@ def test_a_method_without_its_checkpoint_is_not_answered_by_the_untuned_model(
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
 def test_users_and_steps_open_the_same_tuned_model(name: str, tmp_path: Path) -> None:
     base, checkpoint = base_folder("chatglm2-6b", tmp_path / "base"), tmp_path / "checkpoint"
-    tuned = METHODS[name].prepare(load_model(base), SETTINGS)
+    tuned = METHODS[name].prepare(load_model(base), settings_of(name, **SETTINGS))
     disturb(tuned)
     checkpoint.mkdir()
     METHODS[name].save(tuned.eval(), checkpoint, base)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from workspaces import Workspace, new_workspace
 
 MODEL = "chatglm2-6b"
@@ -188,3 +189,19 @@ def test_missing_user_files_are_named_before_anything_runs(workspace: Workspace)
     output = workspace.run("snakemake", ok=False)
     assert "dataset.train: no such file 'mine/train.json'" in output
     assert "Traceback" not in output
+
+
+def test_dvc_records_every_output_of_a_rule_and_nothing_else(finished: Workspace) -> None:
+    lines = [line.split("\t") for line in finished.run("snakemake", "--summary").splitlines()]
+    header = next(n for n, cells in enumerate(lines) if cells[0] == "output_file")
+    outputs = {cells[0] for cells in lines[header + 1 :] if len(cells) > 1}
+    stage = yaml.safe_load((finished.path / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    sections = (stage["workflow"][name] for name in ("outs", "metrics", "plots"))
+    recorded = {name for section in sections for entry in section for name in entry}
+    recorded.remove(".snakemake/metadata")  # Snakemake's own, which no rule writes
+
+    def covered_by(output: str) -> list[str]:
+        return [name for name in recorded if output == name or output.startswith(f"{name}/")]
+
+    assert {output: covered_by(output) for output in outputs if len(covered_by(output)) != 1} == {}
+    assert recorded == {name for output in outputs for name in covered_by(output)}

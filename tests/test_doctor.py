@@ -27,7 +27,7 @@ from glmtune.devices import Place  # noqa: E402
 from glmtune.errors import WeightsError  # noqa: E402
 from glmtune.params.presets import preset_text  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
-from glmtune.workspace.folder import mark_as_running  # noqa: E402
+from glmtune.workspace.folder import acquire_run_lock  # noqa: E402
 
 MODEL = "chatglm2-6b"
 
@@ -307,7 +307,7 @@ def test_a_machine_without_a_chinese_font_is_told(
 def test_the_lock_of_a_killed_run_is_cleared_and_that_of_a_live_one_stops_another(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with mark_as_running(project):
+    with acquire_run_lock(project):
         file = lock(project)
         (finding,) = lacking(doctor.locks)
         assert finding.stops

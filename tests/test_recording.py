@@ -54,7 +54,7 @@ def calls(folder: Path) -> list[str]:
 
 def killed_run(folder: Path) -> dict[Path, bytes]:
     """Leave what a run leaves that was killed before it was recorded; its inputs."""
-    inputs = recording.inputs_of(folder)
+    inputs = recording.snapshot_inputs(folder)
     recording.mark_unrecorded(folder, inputs)
     return inputs
 
@@ -105,7 +105,7 @@ def test_what_a_killed_run_made_is_recorded_by_the_next_one(
     assert calls(folder) == ["status --json", "commit -f"]
     assert "the last run ended before it was recorded" in capsys.readouterr().err
     assert not is_marked(folder)
-    recording.record_left_over(folder, recording.inputs_of(folder))
+    recording.record_left_over(folder, recording.snapshot_inputs(folder))
     assert len(calls(folder)) == 2
 
 
@@ -116,7 +116,7 @@ def test_what_dvc_recorded_itself_is_not_recorded_again(
     put_dvc(RECORDED)
     killed_run(folder)
     (folder / "params.yaml").write_text("lr: 2")
-    recording.record_left_over(folder, recording.inputs_of(folder))
+    recording.record_left_over(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == ["status --json"]
     assert "".join(capsys.readouterr()) == ""
     assert not is_marked(folder)
@@ -129,7 +129,7 @@ def test_what_was_made_from_other_inputs_is_not_recorded_but_explained(
     put_dvc(CHANGED)
     killed_run(folder)
     (folder / edited).write_text("lr: 2")
-    recording.record_left_over(folder, recording.inputs_of(folder))
+    recording.record_left_over(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == ["status --json"]
     said = capsys.readouterr().err
     assert "parameters or code were edited since" in said
@@ -173,7 +173,7 @@ def test_a_downloaded_archive_is_told_what_dvc_needs(
 ) -> None:
     put_dvc()
     (folder / ".git").rmdir()
-    recording.record_in_dvc(folder, recording.inputs_of(folder))
+    recording.record_in_dvc(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == []
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -184,5 +184,5 @@ def test_who_told_dvc_to_work_without_git_is_recorded(folder: Path, put_dvc) -> 
     put_dvc()
     (folder / ".git").rmdir()
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    recording.record_in_dvc(folder, recording.inputs_of(folder))
+    recording.record_in_dvc(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == ["commit -f"]

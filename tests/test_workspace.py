@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = """
 import sys
 from pathlib import Path
-from glmtune.workspace.folder import mark_as_running
-mark = mark_as_running(Path("."))
+from glmtune.workspace.folder import acquire_run_lock
+mark = acquire_run_lock(Path("."))
 lock = Path(".snakemake/locks/0.output.lock")
 lock.parent.mkdir()
 lock.touch()
@@ -71,14 +71,14 @@ def test_the_lock_of_a_killed_run_is_cleared(
 ) -> None:
     run.kill()
     run.wait()
-    folder.mark_as_running(tmp_path).close()
+    folder.acquire_run_lock(tmp_path).close()
     assert not is_locked(tmp_path)
     assert "clearing the lock of a killed run" in capsys.readouterr().err
 
 
 def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[str]) -> None:
     folder.clear_stale_lock(tmp_path)
-    folder.mark_as_running(tmp_path).close()  # this one ends, refused by the lock
+    folder.acquire_run_lock(tmp_path).close()  # this one ends, refused by the lock
     folder.clear_stale_lock(tmp_path)
     assert is_locked(tmp_path)
 
@@ -86,7 +86,7 @@ def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[st
 def test_a_run_is_alone_while_no_other_one_lives(
     tmp_path: Path, run: subprocess.Popen[str]
 ) -> None:
-    with folder.mark_as_running(tmp_path) as running:
+    with folder.acquire_run_lock(tmp_path) as running:
         assert not folder.is_alone(running)
         run.kill()
         run.wait()
@@ -104,7 +104,7 @@ def test_a_killed_run_that_nobody_has_looked_after_is_dead(
 
 
 def test_a_training_that_outlives_its_killed_run_keeps_no_lock(tmp_path: Path) -> None:
-    with folder.mark_as_running(tmp_path):
+    with folder.acquire_run_lock(tmp_path):
         orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     lock = tmp_path / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir()
@@ -131,7 +131,7 @@ def test_the_lock_of_another_machine_or_of_nobody_known_stays(
 def test_a_folder_that_may_not_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / ".snakemake").touch()  # even root cannot make a folder of it
     with pytest.raises(ResourceError, match=r"running: cannot be written .* it may write"):
-        folder.mark_as_running(tmp_path)
+        folder.acquire_run_lock(tmp_path)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -141,7 +141,7 @@ def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
     record = tmp_path / ".snakemake/metadata/abc"
     record.parent.mkdir(parents=True)
     link(cached, record)
-    folder.own_provenance(tmp_path)
+    folder.detach_metadata_from_cache(tmp_path)
     assert record.read_text() == "{}"
     record.write_text("rewritten in place")
     assert cached.read_text() == "{}"

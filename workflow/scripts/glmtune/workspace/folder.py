@@ -43,7 +43,7 @@ def use_this_python() -> None:
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
 
 
-def own_provenance(workspace: Path) -> None:
+def detach_metadata_from_cache(workspace: Path) -> None:
     """Make Snakemake's records private copies: it rewrites them in place, and a record that DVC
     linked to its cache would change there too.
     """
@@ -92,7 +92,7 @@ def make_folders(workspace: Path) -> None:
         (workspace / folder).mkdir(parents=True, exist_ok=True)
 
 
-def mark_as_running(workspace: Path) -> TextIO:
+def acquire_run_lock(workspace: Path) -> TextIO:
     """Clear the lock of a killed run, then mark this folder as in use while the file stays open.
 
     The mark is the operating system's: it goes when the process ends, however it ends.
@@ -117,7 +117,7 @@ def mark_as_running(workspace: Path) -> TextIO:
 def is_alone(running: TextIO) -> bool:
     """Whether no other run of this folder lives; one that begins now waits for this one to end.
 
-    `running` is what `mark_as_running` returned. On a disk without such marks the answer is yes.
+    `running` is what `acquire_run_lock` returned. On a disk without such marks the answer is yes.
     """
     try:
         fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)

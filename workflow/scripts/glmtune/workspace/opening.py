@@ -109,7 +109,7 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     if is_main:
         folder.check_folder(here, Path(workflow.basedir))
         check_queued(here)
-        mark = folder.mark_as_running(here)
+        mark = folder.acquire_run_lock(here)
     params = read_params("params.yaml", overrides=overrides)
     user_files = params.dataset_files()
     run = Run(
@@ -120,13 +120,13 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         user_files=folder.link_user_files(here, user_files),
         user_data=list(hash_files(user_files.values()).values()),
         overrides=overrides,
-        inputs=recording.inputs_of(here) if is_main else {},
+        inputs=recording.snapshot_inputs(here) if is_main else {},
     )
     folder.use_this_python()
     if is_main:
         if not workflow.output_settings.verbose:
             show_progress(workflow)
-        folder.own_provenance(here)
+        folder.detach_metadata_from_cache(here)
         end_on_hangup()
         recording.when_nothing_ran(workflow, lambda: run.finish_without_steps(mark))
     for settings in each_settings(params):  # a full disk is named here, not inside a rule

@@ -43,7 +43,7 @@ FAILED = (
 )
 
 
-def inputs_of(workspace: Path) -> dict[Path, bytes]:
+def snapshot_inputs(workspace: Path) -> dict[Path, bytes]:
     """The parameters and the code, which DVC notes beside the results."""
     files = [workspace / name for name in ("params.yaml", "Snakefile", "requirements.lock")]
     for kind in ("*.py", "*.yaml"):
@@ -60,10 +60,10 @@ def mark_unrecorded(workspace: Path, inputs: Mapping[Path, bytes]) -> None:
 def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
     """Record the finished state, as `dvc exp run` would otherwise discard it and start over.
 
-    `made_from` are the `inputs_of` the workspace as the run began: DVC notes what they are now.
+    `made_from` is the `snapshot_inputs` of the run's beginning: DVC notes what they are now.
     Inside DVC (`DVC_STAGE` is set) DVC itself records; ParamsError keeps it from recording an edit.
     """
-    edited = inputs_of(workspace) != made_from
+    edited = snapshot_inputs(workspace) != made_from
     if edited and "DVC_STAGE" in os.environ:  # else DVC would note these results under the edit
         raise ParamsError(EDITED)
     if "DVC_STAGE" in os.environ or not (workspace / ".dvc").is_dir():

@@ -165,7 +165,7 @@ def test_numbers_too_large_for_the_type_asked_for_are_one_message(
     """bfloat16 reaches 3e38; in float16 such a weight would be infinite."""
     large = {NAME: with_one(1e5)(state[NAME]).bfloat16()}
     save_file(state | large, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=f"{NAME} has numbers above 65,504"):
+    with pytest.raises(WeightsError, match=f"{NAME} contains values above 65,504"):
         load_model(folder, dtype="float16")
     assert load_model(folder, dtype="bfloat16").get_parameter(NAME).max() == large[NAME].max()
 
@@ -236,8 +236,8 @@ def test_sizes_that_the_weight_files_cannot_hold_are_refused_before_a_model_is_b
     (folder / "config.json").write_text(json.dumps(config | sizes))
     monkeypatch.setattr(loading, "_empty_model", lambda *_: pytest.fail("a model was built"))
     said = refusal(folder)
-    assert said.startswith("config.json: the sizes of a model with ")
-    assert f"the files beside it have {(base / 'model.safetensors').stat().st_size:,} bytes" in said
+    assert said.startswith("config.json: describes a model with ")
+    assert f"weight files hold only {(base / 'model.safetensors').stat().st_size:,} bytes" in said
 
 
 @pytest.mark.parametrize("family", FAMILIES)

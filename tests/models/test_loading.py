@@ -1,6 +1,6 @@
 """Model folders as users have them: every container and type, and what is wrong with some.
 
-The words of single messages are in tests/test_weights.py; here is what a user meets on the way from
+The words of single messages are in test_weights.py; here is what a user meets on the way from
 a download to a model.
 """
 

@@ -87,8 +87,8 @@ def _converted(
     moved = tensor.to(device, dtype if is_plain else tensor.dtype, copy=True)
     if dtype == torch.float16 and tensor.dtype != dtype and not is_finite(moved):
         raise WeightsError(
-            f"{folder}: {name} has numbers above 65,504, the largest of float16; expected dtype "
-            "bfloat16 or float32"
+            f"{folder}: {name} contains values above 65,504, the float16 maximum; use bfloat16 or "
+            "float32"
         )
     return moved
 

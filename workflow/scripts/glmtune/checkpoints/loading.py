@@ -134,9 +134,9 @@ def _check_sizes(config: Any, folder: Path) -> None:
     names = [name for name, _ in read_weights(folder, packed=True)]
     if not all(name.startswith(PREFIX_KEY) for name in names):
         raise WeightsError(
-            f"{folder / 'config.json'}: the sizes of a model with {weights:,} weights; the files "
-            f"beside it have {stored:,} bytes; is a file missing, or is it the config of another "
-            "model?"
+            f"{folder / 'config.json'}: describes a model with {weights:,} weights, but the "
+            f"weight files hold only {stored:,} bytes; is a file missing, or is this the config "
+            "of another model?"
         )
 
 

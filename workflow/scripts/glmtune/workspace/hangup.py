@@ -12,7 +12,7 @@ from types import FrameType
 
 
 def end_on_hangup() -> None:
-    """Answer SIGHUP by ending every step, then Snakemake; under `nohup` it stays ignored."""
+    """On SIGHUP end every step, then Snakemake; under `nohup` SIGHUP stays ignored."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _end)
 

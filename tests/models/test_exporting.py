@@ -112,7 +112,7 @@ def test_weights_keep_the_type_of_the_base_unless_another_is_asked_for(
         assert read_json(tmp_path / name / "config.json")["torch_dtype"] == expected
 
 
-def test_packed_weights_are_exported_as_they_are(tmp_path: Path) -> None:
+def test_quantized_weights_are_exported_as_they_are(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
     model = load_model(base, dtype="float16")
     quantize_model(model, 4)
@@ -124,9 +124,9 @@ def test_packed_weights_are_exported_as_they_are(tmp_path: Path) -> None:
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base))
     message = refusal(Parts(base, adapter=adapter), "official", tmp_path / "merged")
     assert message.startswith(f"{adapter}: ")
-    assert "packed in 4 bits" in message
+    assert "quantized to 4 bits" in message
     message = refusal(Parts(base), "transformers", tmp_path / "glm")
-    assert "packed in 4 bits, a layout that transformers does not read" in message
+    assert "quantized to 4 bits, a layout that transformers does not read" in message
 
 
 @pytest.mark.parametrize("format_name", ["official", "transformers"])

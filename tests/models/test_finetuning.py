@@ -119,7 +119,7 @@ def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
     shutil.rmtree(folder / "done")
     second = read_json(run(folder) / "runtime.json")  # from the checkpoint of the last step
     assert second["tokens"] == first["tokens"]
-    earlier = read_json(folder / "work" / "checkpoint-4" / "pace.json")["seconds"]
+    earlier = read_json(folder / "work" / "checkpoint-4" / "throughput.json")["seconds"]
     assert second["training_seconds"] >= round(earlier, 2) > 0
     assert second["seconds"] > second["training_seconds"]
     assert "earlier_seconds" not in second
@@ -142,12 +142,12 @@ def test_an_estimate_that_fails_stops_nothing(
     assert "memory: not estimated (ZeroDivisionError: " in capsys.readouterr().err
 
 
-def test_every_weight_of_a_packed_model_cannot_be_trained(folder: Path) -> None:
+def test_every_weight_of_a_quantized_model_cannot_be_trained(folder: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     save_model(model, folder / "model")
     write_json(folder / "model.json", {"source": "folder", "files": hash_model(folder / "model")})
-    with pytest.raises(ParamsError, match=r"full trains every weight, .* packed in 4 bits, which"):
+    with pytest.raises(ParamsError, match=r"full trains every weight, .* to 4 bits, which"):
         run(folder, method="full")
     assert (run(folder) / "checkpoint").is_dir()  # LoRA can
 

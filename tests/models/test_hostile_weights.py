@@ -108,8 +108,8 @@ def with_one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "sparse": (lambda t: t.to_sparse(), "a sparse, nested, quantised or empty tensor"),
-    "meta": (lambda t: t.to("meta"), "a sparse, nested, quantised or empty tensor"),
+    "sparse": (lambda t: t.to_sparse(), "a sparse, nested, quantized or empty tensor"),
+    "meta": (lambda t: t.to("meta"), "a sparse, nested, quantized or empty tensor"),
     "complex": (lambda t: t.to(torch.complex64), "complex64 numbers; expected weights"),
     "float8": (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn numbers; expected weights"),
     "integer": (lambda t: t.to(torch.int64), "int64 numbers; expected weights"),
@@ -174,8 +174,8 @@ def test_numbers_too_large_for_the_type_asked_for_are_one_message(
 def test_bytes_and_numbers_are_not_taken_for_each_other(
     base: Path, folder: Path, name: str
 ) -> None:
-    packed = load_model(base, quantization_bit=8)
-    state = {key: tensor.clone() for key, tensor in packed.state_dict().items()}
+    quantized = load_model(base, quantization_bit=8)
+    state = {key: tensor.clone() for key, tensor in quantized.state_dict().items()}
     state[name] = state[name].to(torch.float16 if name == NAME else torch.int8)
     save_file(state, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -109,7 +109,7 @@ def test_every_container_and_type_gives_the_stored_weights(
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_packed_weights_load_from_every_container(
+def test_quantized_weights_load_from_every_container(
     tmp_path: Path, family: str, container: str, bits: int
 ) -> None:
     model = tiny_model(family).half()
@@ -151,14 +151,14 @@ def test_the_pointers_that_users_meet_are_explained(
         load_tokenizer(tmp_path, "chatglm-6b" if "ice" in name else "chatglm2-6b")
 
 
-def test_packed_weights_without_the_key_that_says_so_are_refused(tmp_path: Path) -> None:
+def test_quantized_weights_without_the_key_that_says_so_are_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     message = refusal(write_folder(tmp_path, official_state(model), tiny_config("chatglm2-6b")))
     assert "int8 numbers; expected weights, or quantization_bit in the model's" in message
 
 
-def test_whole_weights_with_the_key_of_packed_ones_are_refused(tmp_path: Path) -> None:
+def test_whole_weights_with_the_key_of_quantized_ones_are_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     config = tiny_config("chatglm2-6b") | {"quantization_bit": 4}
     message = refusal(write_folder(tmp_path, official_state(model), config))

@@ -92,12 +92,12 @@ def test_recomputing_activations_needs_less_of_them(family: str) -> None:
     assert saving.fixed == plain.fixed
 
 
-def test_packed_weights_need_less_and_are_unpacked_one_at_a_time() -> None:
+def test_quantized_weights_need_less_and_are_dequantized_one_at_a_time() -> None:
     batch = BatchShape(4, 193, 129)
-    plain, packed = (real("chatglm2-6b", "lora", batch, quantization_bit=b) for b in (None, 4))
-    assert packed.weights < plain.weights / 3
-    assert 0 < packed.unpacking < 1e9
-    assert plain.unpacking == 0
+    plain, quantized = (real("chatglm2-6b", "lora", batch, quantization_bit=b) for b in (None, 4))
+    assert quantized.weights < plain.weights / 3
+    assert 0 < quantized.dequantizing < 1e9
+    assert plain.dequantizing == 0
 
 
 def test_eight_bit_moments_leave_those_of_embeddings_whole() -> None:

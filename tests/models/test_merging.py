@@ -126,12 +126,12 @@ def test_an_adapter_that_rounding_takes_away_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_packed_weights_take_no_adapter_in(tmp_path: Path, bits: int) -> None:
+def test_quantized_weights_take_no_adapter_in(tmp_path: Path, bits: int) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, bits)
     load_adapter(model, tuned_adapter(tmp_path, tiny_model("chatglm2-6b")))
     with pytest.raises(
-        WeightsError, match=rf"query_key_value of the base .* packed in {bits} bits"
+        WeightsError, match=rf"query_key_value of the base .* quantized to {bits} bits"
     ):
         merge_adapter(model)
 

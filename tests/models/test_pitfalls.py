@@ -225,17 +225,17 @@ def recompute_activations(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "packed"),
+    ("method", "quantized"),
     [(name, False) for name in TUNINGS]
     + [(name, True) for name in TUNINGS if not METHODS[name].trains_base],
 )
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
 def test_recomputing_activations_leaves_no_weight_without_gradient(
-    family_name: str, method: str, packed: bool
+    family_name: str, method: str, quantized: bool
 ) -> None:
     """Known as "element 0 of tensors does not require grad": frozen embeddings, frozen layers."""
     base = tiny_model(family_name)
-    if packed:
+    if quantized:
         quantize_model(base, 4)
     model = METHODS[method].prepare(base, settings_of(method, **SETTINGS))
     # B of LoRA starts at zero, and A gets no gradient through it.
@@ -255,7 +255,7 @@ def test_input_embeddings_can_be_asked_for_gradients(family_name: str) -> None:
     model = tiny_model(family_name)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    model.enable_input_require_grads()  # PEFT does so before training on packed weights
+    model.enable_input_require_grads()  # PEFT does so before training on quantized weights
     assert model.get_input_embeddings()(IDS).requires_grad
     assert model(IDS, labels=IDS).loss.requires_grad
 

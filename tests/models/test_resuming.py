@@ -49,8 +49,8 @@ def assert_a_killed_one_ends_the_same(
     resumed, same = tune(family, method, rows, folder / "killed", **changes)
     assert_equal_bits(whole, resumed)
     assert curve == same
-    assert same.pace.tokens == curve.pace.tokens
-    assert 0 < same.pace.earlier_seconds < same.pace.seconds
+    assert same.throughput.tokens == curve.throughput.tokens
+    assert 0 < same.throughput.earlier_seconds < same.throughput.seconds
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -1,4 +1,4 @@
-"""The pace of a training: operations by hand, and cards by their names."""
+"""The throughput of a training: operations by hand, and cards by their names."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from tiny_models import tiny_model
 from tiny_training import SETTINGS, settings_of
 
-from glmtune.training.throughput import card_peak, describe_pace, operations_per_token
-from glmtune.training.trainer import Pace
+from glmtune.training.throughput import card_peak, describe_throughput, operations_per_token
+from glmtune.training.trainer import Throughput
 from glmtune.tuning.registry import METHODS
 
 
@@ -61,6 +61,6 @@ def test_frozen_weights_take_part_in_two_products_of_three() -> None:
 
 def test_the_figures_of_a_pace() -> None:
     model = METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings_of("lora"))
-    pace = describe_pace(model, Pace(1000, 2.0), mean_length=10, target_share=0.5)
-    assert (pace["tokens_per_second"], pace["training_seconds"]) == (500.0, 2.0)
-    assert pace["mfu"] is None  # a CPU
+    throughput = describe_throughput(model, Throughput(1000, 2.0), mean_length=10, target_share=0.5)
+    assert (throughput["tokens_per_second"], throughput["training_seconds"]) == (500.0, 2.0)
+    assert throughput["mfu"] is None  # a CPU

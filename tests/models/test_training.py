@@ -205,8 +205,8 @@ def test_the_pace_counts_tokens_without_padding(rows: TokenizedRows, tmp_path: P
     """24 rows in 3 steps of 4 x 2 are an epoch, whatever they are padded to."""
     changes = {"max_steps": 3, "gradient_accumulation_steps": 2}
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, **changes)
-    assert outcome.pace.tokens == len(rows.input_ids)
-    assert outcome.pace.seconds > 0
+    assert outcome.throughput.tokens == len(rows.input_ids)
+    assert outcome.throughput.seconds > 0
 
 
 def test_a_checkpoint_holds_the_trained_weights_and_not_the_base(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.numeric
 
 FILES = (
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainable.safetensors"),
-    *("trainer_state.json", "pace.json", SEAL),
+    *("trainer_state.json", "throughput.json", SEAL),
 )
 
 
@@ -184,7 +184,7 @@ def test_the_one_before_stays_until_the_next_one_has_been_read_back(
         ("rng_state.pth", b"PK\3\4"),
         ("trainable.safetensors", b"\0" * 64),
         ("trainer_state.json", b"[]"),
-        ("pace.json", b'{"rows": 1}'),
+        ("throughput.json", b'{"rows": 1}'),
     ],
 )
 def test_a_whole_checkpoint_that_cannot_be_loaded_is_one_message(

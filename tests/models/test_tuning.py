@@ -238,7 +238,7 @@ def test_a_random_model_is_the_same_at_each_opening(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_packed_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> None:
+def test_a_quantized_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     where = WHERE | {"quantization_bit": bits}
     tuned = METHODS[name].prepare(

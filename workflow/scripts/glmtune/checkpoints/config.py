@@ -38,7 +38,11 @@ def model_class_of(
         wanted = get_family(family)
         expected = _architecture(wanted.real_config)
         if found is not expected:
-            keys = " and ".join(expected.config_class.marks) if expected else "other keys"
+            keys = (
+                " and ".join(expected.config_class.distinguishing_keys)
+                if expected
+                else "other keys"
+            )
             raise WeightsError(
                 f"{source}: a model of another family; expected {wanted.title}: its config "
                 f"has {keys}"
@@ -48,7 +52,9 @@ def model_class_of(
 
 def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
     """The class whose keys are among config.json's, if it is one class."""
-    found = [a for a in ARCHITECTURES if any(mark in values for mark in a.config_class.marks)]
+    found = [
+        a for a in ARCHITECTURES if any(key in values for key in a.config_class.distinguishing_keys)
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -57,7 +63,7 @@ def make_config(
 ) -> Any:
     """The configuration object; raises WeightsError for values that the architecture lacks."""
     config_class = model_class.config_class
-    kept = checked_values(known_keys(model_class), config_class.fixed, values, source)
+    kept = checked_values(known_keys(model_class), config_class.required_values, values, source)
     config = config_class(**kept)
     if problem := config.misfit():
         raise WeightsError(f"{source}: {problem}")

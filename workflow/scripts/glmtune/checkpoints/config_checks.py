@@ -73,17 +73,17 @@ NUMBERS = {
 }
 
 
-def _packed_by_others(value: Any) -> str:
+def _quantized_by_others(value: Any) -> str:
     method = value.get("quant_method") if isinstance(value, dict) else None
     by = f"by {method.upper()[:20]}" if isinstance(method, str) else "by another program"
-    return f"weights packed {by}; expected them whole, or packed as published (quantization_bit)"
+    return f"weights quantized {by}; expected full precision, or the published quantization_bit"
 
 
 # Keys that change the computation, if they hold anything -> what is said.
 REFUSED: dict[str, Callable[[Any], str]] = {
-    "quantization_config": _packed_by_others,
+    "quantization_config": _quantized_by_others,
     "quantization_embeddings": lambda _: (
-        "quantised embeddings, as in chatglm-6b-int4-qe; expected a model without them: take "
+        "quantized embeddings, as in chatglm-6b-int4-qe; expected a model without them: take "
         "chatglm-6b-int4"
     ),
     "rope_scaling": lambda _: (
@@ -103,11 +103,14 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def checked_values(
-    known: Mapping[str, Any], fixed: Mapping[str, bool], values: Mapping[str, Any], source: str
+    known: Mapping[str, Any],
+    required_values: Mapping[str, bool],
+    values: Mapping[str, Any],
+    source: str,
 ) -> dict[str, Any]:
     """The values of the `known` keys (name -> default); WeightsError for one that cannot be.
 
-    `fixed` are switches with the only value that is supported.
+    `required_values` are switches with the only value that is supported.
     """
     for name, explain in REFUSED.items():
         if values.get(name):
@@ -120,16 +123,18 @@ def checked_values(
             )
     kept = {n: v for n, v in values.items() if n in known and v is not None}
     for name, value in kept.items():
-        if expected := _expected(name, value, known[name], fixed):
+        if expected := _expected(name, value, known[name], required_values):
             shown = repr(value)[:60]
             raise WeightsError(f"{source}: {name}: found {shown}; expected {expected}")
     return kept
 
 
-def _expected(name: str, value: Any, default: Any, fixed: Mapping[str, bool]) -> str | None:
+def _expected(
+    name: str, value: Any, default: Any, required_values: Mapping[str, bool]
+) -> str | None:
     """What a value should have been; None if it is that."""
-    if name in fixed:
-        only = fixed[name]
+    if name in required_values:
+        only = required_values[name]
         return None if value is only else f"{only}, as in all published models"
     if name in NUMBERS:
         return None if NUMBERS[name].allow(value) else str(NUMBERS[name])

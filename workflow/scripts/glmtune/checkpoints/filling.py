@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from glmtune.checkpoints.tensors import PACKED_TYPES, is_finite, read_weights
+from glmtune.checkpoints.tensors import QUANTIZED_TYPES, is_finite, read_weights
 from glmtune.errors import WeightsError, shown_name
 from glmtune.modeling.causal_lm import ChatGLMCausalLM, tied_names
 from glmtune.modeling.prefix import PREFIX_KEY
@@ -22,11 +22,11 @@ SHOWN_KEYS = 5
 
 
 def fill(
-    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device, packs: int
+    model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device, bits: int
 ) -> dict[str, torch.Tensor]:
     """Give `model` the weights in `folder`; returns those of a prefix stored among them.
 
-    Whole weights of packed linears are packed into `packs` bits; 0: the files hold them packed.
+    Whole weights of quantized linears are quantized to `bits`; 0: the files hold them quantized.
     """
     expected = model.state_dict()
     loaded: dict[str, torch.Tensor] = {}
@@ -34,16 +34,16 @@ def fill(
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
     aliased: dict[str, torch.Tensor] = {}
-    for name, tensor in read_weights(folder, packed=bool(model.config.quantization_bit)):
+    for name, tensor in read_weights(folder, quantized=bool(model.config.quantization_bit)):
         if name in model.aliases and name not in expected:
             aliased[name] = tensor.to(device, dtype, copy=True)
         elif name.startswith(PREFIX_KEY):
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
-        elif _is_to_be_packed(name, tensor, expected, packs):
-            packed, scale = quantize(tensor.to(device), packs)
-            loaded |= {name: packed, f"{name}_scale": scale}
+        elif _is_to_be_quantized(name, tensor, expected, bits):
+            quantized, scale = quantize(tensor.to(device), bits)
+            loaded |= {name: quantized, f"{name}_scale": scale}
         elif tensor.shape != expected[name].shape:
             found, needed = ("x".join(map(str, t.shape)) for t in (tensor, expected[name]))
             misshaped[name] = f"{name} is {found}, not {needed}"
@@ -74,12 +74,12 @@ def _converted(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """A copy of a stored weight on `device`: in `dtype`, or as it is where the model packs it.
+    """A copy of a stored weight on `device`: in `dtype`, or as it is where the model quantizes it.
 
     Raises WeightsError for bytes in place of numbers and the reverse, and for numbers that are
     too large for `dtype`.
     """
-    holds_bytes, needs_bytes = (t.dtype in PACKED_TYPES for t in (tensor, expected))
+    holds_bytes, needs_bytes = (t.dtype in QUANTIZED_TYPES for t in (tensor, expected))
     if holds_bytes != needs_bytes:
         found, needed = (str(t.dtype).removeprefix("torch.") for t in (tensor, expected))
         raise WeightsError(f"{folder}: {name} is {found}; this model expects {needed}")
@@ -114,14 +114,14 @@ def _take_aliased(
         loaded[official] = tensor
 
 
-def _is_to_be_packed(
+def _is_to_be_quantized(
     name: str, tensor: torch.Tensor, expected: dict[str, torch.Tensor], bits: int
 ) -> bool:
-    """Whether a file holds a weight whole that the model holds packed in `bits`."""
+    """Whether a file holds a weight whole that the model holds quantized to `bits`."""
     if not bits or f"{name}_scale" not in expected or not tensor.is_floating_point():
         return False
-    rows, packed_columns = expected[name].shape
-    return tensor.shape == (rows, packed_columns * 8 // bits)
+    rows, quantized_columns = expected[name].shape
+    return tensor.shape == (rows, quantized_columns * 8 // bits)
 
 
 def _untie_if_different(model: ChatGLMCausalLM, loaded: dict[str, torch.Tensor]) -> None:

@@ -49,8 +49,8 @@ def load_model(
     `device` and `dtype` None are those of the workflow's steps: the GPU in 16 bits where there is
     one, else the CPU in float32; float32 also for a CPU that is named.
     `prefix` is a folder with a P-Tuning v2 prefix (kept in fp32), `adapter` a PEFT folder.
-    `quantization_bit` 8 or 4 packs the linears of the layers in the official format, one by one as
-    they are read: neither RAM nor the GPU ever holds the whole model unpacked.
+    `quantization_bit` 8 or 4 quantizes the linears of the layers in the official format, one by
+    one as they are read: neither RAM nor the GPU ever holds the whole model in full precision.
     `family` names what is expected, such as "chatglm2-6b"; None takes what config.json says, which
     does not tell the long-context models of ChatGLM2 and ChatGLM3 apart unless they are published.
     Raises WeightsError with one message for anything that is wrong with the folders.
@@ -64,10 +64,10 @@ def load_model(
     unread = unread_keys(known_keys(model_class), values)
     say_not_read(str(folder / "config.json"), tuple(unread))
     _check_sizes(config, folder)
-    packs = 0 if config.quantization_bit else quantization_bit
+    bits = 0 if config.quantization_bit else quantization_bit
     config.quantization_bit = _bits(config.quantization_bit, quantization_bit, folder)
     model = _empty_model(model_class, config)
-    own_prefix = fill(model, folder, torch_dtype, torch_device, packs or 0)
+    own_prefix = fill(model, folder, torch_dtype, torch_device, bits or 0)
     if own_prefix and prefix is None:
         install_prefix(model, own_prefix, source=str(folder))
     return attach_parts(model, prefix, adapter)
@@ -116,8 +116,8 @@ def _bits(stored: int, wanted: int | None, folder: Path) -> int:
         raise ParamsError(f"quantization_bit: found {wanted!r}; expected None, 8 or 4")
     if stored and wanted not in (None, stored):
         raise WeightsError(
-            f"{folder}: its weights are packed in {stored} bits; found quantization_bit {wanted}; "
-            f"set it to {stored} or leave it out"
+            f"{folder}: its weights are quantized to {stored} bits; found quantization_bit "
+            f"{wanted}; set it to {stored} or leave it out"
         )
     return stored or wanted or 0
 
@@ -131,7 +131,7 @@ def _check_sizes(config: Any, folder: Path) -> None:
     weights = config.matrix_weights()
     if weights <= 2 * stored:  # the official int4 takes half a byte a weight
         return
-    names = [name for name, _ in read_weights(folder, packed=True)]
+    names = [name for name, _ in read_weights(folder, quantized=True)]
     if not all(name.startswith(PREFIX_KEY) for name in names):
         raise WeightsError(
             f"{folder / 'config.json'}: describes a model with {weights:,} weights, but the "

@@ -42,7 +42,7 @@ def open_prepared(
 ) -> ChatGLMCausalLM:
     """The model that `model` refers to, in eval mode.
 
-    `quantization_bit` 8 or 4 holds its linear layers in the official packed format.
+    `quantization_bit` 8 or 4 holds its linear layers in the official quantized format.
     Raises WeightsError as `load_model` does, and for weights that are no longer where they were.
     """
     location = read_location(model.folder)
@@ -79,7 +79,7 @@ def _random_model(
     if bits is None:
         return build_model(config, family, seed=seed, dtype=dtype, device=device)
     # In fp16, which the official bytes are made from: through bfloat16 up to 7 % of them would
-    # differ, and float32 is twice the RAM. Not on the GPU: what fits packed need not fit unpacked.
+    # differ, and float32 is twice the RAM. Not on the GPU: the model in fp16 may not fit there.
     model: Any = build_model(config, family, seed=seed, dtype="float16", device="cpu")
     quantize_model(model, bits, device)
     for parameter in model.parameters():

@@ -21,8 +21,8 @@ from glmtune.errors import WeightsError, shown_name
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# The bytes of weights that are packed in 8 or 4 bits.
-PACKED_TYPES = (torch.int8, torch.uint8)
+# The bytes of weights that are quantized to 8 or 4 bits.
+QUANTIZED_TYPES = (torch.int8, torch.uint8)
 # Where trainers put the weights beside a step, an optimizer and the like.
 NESTED_IN = ("state_dict", "model_state_dict", "model", "module")
 
@@ -37,11 +37,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return read_object(path)
 
 
-def read_weights(source: Path, *, packed: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+def read_weights(source: Path, *, quantized: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all weights of a folder, or of one file, on the CPU.
 
-    Names are without those of wrappers that a model was trained in. With `packed` some may be the
-    bytes of weights in 8 or 4 bits.
+    Names come without those of wrappers that a model was trained in. `quantized` also allows
+    weights of 8 or 4 bits.
     Raises WeightsError if files are missing, Git-LFS pointers, truncated or not weights, and for a
     tensor of numbers that no weight has.
     """
@@ -53,15 +53,15 @@ def read_weights(source: Path, *, packed: bool = False) -> Iterator[tuple[str, t
             if name in seen:
                 raise WeightsError(f"{path}: {shown_name(name)}: there twice; expected each once")
             seen.add(name)
-            _check_values(path, name, tensor, packed)
+            _check_values(path, name, tensor, quantized)
             yield name, tensor
 
 
-def _check_values(path: Path, name: str, tensor: torch.Tensor, packed: bool) -> None:
+def _check_values(path: Path, name: str, tensor: torch.Tensor, quantized: bool) -> None:
     """WeightsError for a tensor that no trained model has, before anything is made of it."""
-    if tensor.dtype not in WEIGHT_TYPES + (PACKED_TYPES if packed else ()):
+    if tensor.dtype not in WEIGHT_TYPES + (QUANTIZED_TYPES if quantized else ()):
         what = f"{str(tensor.dtype).removeprefix('torch.')} numbers; expected weights"
-        if tensor.dtype in PACKED_TYPES:
+        if tensor.dtype in QUANTIZED_TYPES:
             what += ", or quantization_bit in the model's config.json"
     elif not is_finite(tensor):
         what = "NaN or infinite numbers; expected a model whose training did not diverge"
@@ -129,7 +129,7 @@ def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
         is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not is_plain or tensor.is_quantized or tensor.is_nested:
             raise WeightsError(
-                f"{path}: {shown_name(name)}: a sparse, nested, quantised or empty tensor; "
+                f"{path}: {shown_name(name)}: a sparse, nested, quantized or empty tensor; "
                 "expected plain weights"
             )
     stated = sum(tensor.nbytes for tensor in state.values())

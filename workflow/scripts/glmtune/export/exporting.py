@@ -140,7 +140,7 @@ def _transformers(parts: Parts, folder: Path) -> None:
             f"{parts.model}: transformers has no architecture for {get_family(family).title}; "
             "expected ChatGLM2-6B or ChatGLM3-6B; use --format official"
         )
-    _refuse_packed(parts)
+    _refuse_quantized(parts)
     tokenizer: Any = open_tokenizer(parts.model, family)
     processor = read_vocabulary(model_folder(parts.model) / tokenizer.file_name)
     write_fast_tokenizer(processor, tokenizer, folder)
@@ -196,11 +196,11 @@ def _unmergeable(what: str) -> WeightsError:
     )
 
 
-def _refuse_packed(parts: Parts) -> None:
+def _refuse_quantized(parts: Parts) -> None:
     bits = _base_config(parts).get("quantization_bit")
     if bits:
         raise WeightsError(
-            f"{parts.model}: its weights are packed in {bits} bits, a layout that transformers "
+            f"{parts.model}: its weights are quantized to {bits} bits, a layout that transformers "
             "does not read; expected the model in half or full precision"
         )
 

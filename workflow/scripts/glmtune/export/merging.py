@@ -29,14 +29,14 @@ PROBE_IDS = range(4, 36)
 def merge_adapter(model: PreTrainedModel, *, source: str = "the adapter") -> PreTrainedModel:
     """Merge the adapter that `load_adapter` put into `model`, in place; returns it in eval mode.
 
-    `source` names the adapter in messages. Raises WeightsError for packed weights, for an adapter
-    without effect, and if the merged model does not answer as the adapted one did.
+    `source` names the adapter in messages. Raises WeightsError for quantized weights, for an
+    adapter without effect, and if the merged model does not answer as the adapted one did.
     """
     model.eval()
     wrappers = _wrappers(model)
     if not wrappers:
         raise ValueError("no adapter in the model; call load_adapter first")
-    _refuse_packed(wrappers, source)
+    _refuse_quantized(wrappers, source)
     before = _probe(model)
     has_effect = False
     for name, wrapper in wrappers.items():
@@ -78,14 +78,14 @@ def _wrappers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def _refuse_packed(wrappers: dict[str, Any], source: str) -> None:
+def _refuse_quantized(wrappers: dict[str, Any], source: str) -> None:
     for name, wrapper in wrappers.items():
         base = getattr(wrapper, "base_layer", None)
         if isinstance(base, QuantizedLinear):
             raise WeightsError(
-                f"{source}: {name} of the base model is packed in {base.bits} bits, into which "
+                f"{source}: {name} of the base model is quantized to {base.bits} bits, into which "
                 "nothing can be merged without rounding it away; expected the base model in half "
-                "or full precision: merge into that, then pack the result"
+                "or full precision: merge into that, then quantize the result"
             )
 
 

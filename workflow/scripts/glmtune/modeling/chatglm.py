@@ -51,8 +51,8 @@ class ChatGLMConfig(PreTrainedConfig):
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     # Keys that only this architecture has, and switches at the value of every published model.
-    marks: ClassVar[tuple[str, ...]] = ("inner_hidden_size", "position_encoding_2d")
-    fixed: ClassVar[dict[str, bool]] = {"position_encoding_2d": True}
+    distinguishing_keys: ClassVar[tuple[str, ...]] = ("inner_hidden_size", "position_encoding_2d")
+    required_values: ClassVar[dict[str, bool]] = {"position_encoding_2d": True}
 
     vocab_size: int = 130528
     hidden_size: int = 4096

@@ -45,8 +45,8 @@ class ChatGLM2Config(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     # Keys that only this architecture has, and switches of the official code that every published
     # model has at these values.
-    marks: ClassVar[tuple[str, ...]] = ("padded_vocab_size", "ffn_hidden_size")
-    fixed: ClassVar[dict[str, bool]] = {
+    distinguishing_keys: ClassVar[tuple[str, ...]] = ("padded_vocab_size", "ffn_hidden_size")
+    required_values: ClassVar[dict[str, bool]] = {
         "rmsnorm": True,
         "post_layer_norm": True,
         "original_rope": True,

@@ -1,4 +1,4 @@
-"""Which type a layer computes in, and in how many bits its weight may be packed."""
+"""Which type a layer computes in, and in how many bits its weight may be quantized."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Weights in 8 or 4 bits, in the official packed layout, and linears that compute with them.
+"""Weights in 8 or 4 bits, in the official quantized layout, and linears that compute with them.
 
 A row w of a weight becomes whole numbers q with w ≈ q * scale: scale = max|w| / (2^(bits-1) - 1),
 kept in fp16, and q = round(w / scale). With 4 bits, two neighbouring columns share a byte, the even
-one in the upper half, both as two's complement. Only the linears of the layers are quantised. A
-linear unpacks its weight each time it is used (`unpacking.py`) and multiplies as any other does.
+one in the upper half, both as two's complement. Only the linears of the layers are quantized. A
+linear dequantizes its weight each time it is used (`dequantizers.py`), then multiplies as usual.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glmtune.errors import WeightsError
+from glmtune.modeling.dequantizers import choose_dequantizer, requested_dequantizer
 from glmtune.modeling.precision import working_dtype
-from glmtune.modeling.unpacking import choose_unpacker, wanted_unpacker
 
 
 def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The packed int8 weight (n, m * bits / 8) and its fp16 scale (n) of a weight (n, m).
+    """The quantized int8 weight (n, m * bits / 8) and its fp16 scale (n) of a weight (n, m).
 
     The weight is rounded to fp16 first, as the official code has it in fp16; so the numbers do not
     depend on the type that the model was loaded in.
@@ -35,13 +35,15 @@ def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def dequantize(
-    packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
+    quantized: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
 ) -> torch.Tensor:
-    """The weight (n, m) of a packed one: rounded to fp16, then to `dtype`."""
-    if isinstance(packed, FakeTensor):  # a shape alone: there are no bits to unpack
-        return packed.new_empty((packed.shape[0], packed.shape[1] * 8 // bits), dtype=dtype)
-    unpack = choose_unpacker(packed.device, bits, dtype, wanted_unpacker())
-    return unpack(packed, scale, bits, dtype)
+    """The weight (n, m) of a quantized one: rounded to fp16, then to `dtype`."""
+    if isinstance(quantized, FakeTensor):  # a shape alone: there are no bits to dequantize
+        return quantized.new_empty(
+            (quantized.shape[0], quantized.shape[1] * 8 // bits), dtype=dtype
+        )
+    dequantizer = choose_dequantizer(quantized.device, bits, dtype, requested_dequantizer())
+    return dequantizer(quantized, scale, bits, dtype)
 
 
 def pack_int4(numbers: torch.Tensor) -> torch.Tensor:
@@ -50,27 +52,27 @@ def pack_int4(numbers: torch.Tensor) -> torch.Tensor:
     return (even << 4) | (odd & 15)
 
 
-class _PackedLinear(torch.autograd.Function):
-    """x @ weight.T that keeps the packed weight for backward, not the unpacked one."""
+class _QuantizedLinear(torch.autograd.Function):
+    """x @ weight.T that keeps the quantized weight for backward, not the dequantized one."""
 
     @staticmethod
     def forward(
-        context: Any, x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, bits: int
+        context: Any, x: torch.Tensor, quantized: torch.Tensor, scale: torch.Tensor, bits: int
     ) -> torch.Tensor:
-        context.save_for_backward(packed, scale)
+        context.save_for_backward(quantized, scale)
         context.bits = bits
-        return F.linear(x, dequantize(packed, scale, bits, x.dtype))
+        return F.linear(x, dequantize(quantized, scale, bits, x.dtype))
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        packed, scale = context.saved_tensors
+        quantized, scale = context.saved_tensors
         gradient = gradients[0]
-        weight = dequantize(packed, scale, context.bits, gradient.dtype)
+        weight = dequantize(quantized, scale, context.bits, gradient.dtype)
         return gradient @ weight, None, None, None
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen linear that holds its weight packed; an nn.Linear, so that PEFT can adapt it.
+    """A frozen linear that holds its weight quantized; an nn.Linear, so that PEFT can adapt it.
 
     Buffers and names are the official ones: weight (int8), weight_scale (fp16), bias.
     """
@@ -86,8 +88,8 @@ class QuantizedLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias, device="meta")
         self.bits = bits
         shape = (out_features, in_features * bits // 8)
-        packed = torch.empty(shape, dtype=torch.int8, device=device)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        quantized = torch.empty(shape, dtype=torch.int8, device=device)
+        self.weight = nn.Parameter(quantized, requires_grad=False)
         self.weight_scale: torch.Tensor
         scale = torch.empty(out_features, dtype=torch.float16, device=device)
         self.register_buffer("weight_scale", scale)
@@ -97,21 +99,21 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features) in the type of the input, or of autocast."""
         input = input.to(working_dtype(input))
-        output = _PackedLinear.apply(input, self.weight, self.weight_scale, self.bits)
+        output = _QuantizedLinear.apply(input, self.weight, self.weight_scale, self.bits)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
 
 def quantize_model(
     model: PreTrainedModel, bits: int, device: torch.device | str | None = None
 ) -> None:
-    """Replace the linears of the layers by quantised ones, one after the other.
+    """Replace the linears of the layers by quantized ones, one after the other.
 
-    Packed weights are made on `device`, one at a time: it never holds the whole model unpacked.
+    Each weight is quantized on `device`, one at a time: it never holds the unquantized model.
     """
     for parent, name, linear in _linears(model):
         small = _like(linear, bits)
-        packed, scale = quantize(linear.weight.detach().to(device), bits)
-        small.weight = nn.Parameter(packed, requires_grad=False)
+        quantized, scale = quantize(linear.weight.detach().to(device), bits)
+        small.weight = nn.Parameter(quantized, requires_grad=False)
         small.weight_scale = scale
         if linear.bias is not None:
             small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
@@ -120,7 +122,7 @@ def quantize_model(
 
 
 def prepare_quantized(model: PreTrainedModel, bits: int) -> None:
-    """Give a model without weights the layout of a quantised checkpoint."""
+    """Give a model without weights the layout of a quantized checkpoint."""
     for parent, name, linear in _linears(model):
         setattr(parent, name, _like(linear, bits))
 

@@ -43,14 +43,14 @@ def count_items(targets: torch.Tensor, num_items: torch.Tensor | int | None) -> 
 
 def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:
     """The memory that `mean_target_loss` takes for so many targets, computing in `dtype`."""
-    words, hidden = head.get_parameter("weight").shape
+    vocab_size, hidden = head.get_parameter("weight").shape
     if not _goes_in_parts(head, dtype):
         # Logits, the same in fp32, their logarithms, and the gradient of each.
-        return targets * words * 2 * (dtype.itemsize + 4 + 4)
+        return targets * vocab_size * 2 * (dtype.itemsize + 4 + 4)
     at_once = min(targets, ROWS_AT_ONCE)
     own_type = 0 if dtype is torch.float32 else dtype.itemsize
     # Logits in both types, the exponentials, and states with their gradient.
-    return at_once * words * (4 + 4 + own_type) + targets * hidden * 2 * dtype.itemsize
+    return at_once * vocab_size * (4 + 4 + own_type) + targets * hidden * 2 * dtype.itemsize
 
 
 def _goes_in_parts(head: nn.Module, dtype: torch.dtype) -> bool:
@@ -69,13 +69,13 @@ class _SummedLoss(torch.autograd.Function):
         context: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         dtype = working_dtype(hidden)
-        states, words = hidden.to(dtype), weight.to(dtype)
-        of_states = torch.empty_like(states)
-        of_words = torch.zeros_like(weight) if context.needs_input_grad[1] else None
+        states, head_weight = hidden.to(dtype), weight.to(dtype)
+        grad_hidden = torch.empty_like(states)
+        grad_weight = torch.zeros_like(weight) if context.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(states), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            logits = (states[part] @ words.T).float()
+            logits = (states[part] @ head_weight.T).float()
             chosen = targets[part, None]
             normalizer = logits.logsumexp(dim=-1, keepdim=True)
             total += (normalizer - logits.gather(-1, chosen)).sum()
@@ -84,16 +84,16 @@ class _SummedLoss(torch.autograd.Function):
             gradient = logits.sub_(normalizer).exp_()  # the logits are not needed any more
             gradient.scatter_add_(-1, chosen, torch.full_like(normalizer, -1.0))
             gradient = gradient.to(dtype)
-            of_states[part] = gradient @ words
-            if of_words is not None:
-                of_words += gradient.T @ states[part]
-        context.save_for_backward(of_states, *([] if of_words is None else [of_words]))
+            grad_hidden[part] = gradient @ head_weight
+            if grad_weight is not None:
+                grad_weight += gradient.T @ states[part]
+        context.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight]))
         context.dtype = hidden.dtype
         return total
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        of_states, *of_words = context.saved_tensors
+        grad_hidden, *grad_weight = context.saved_tensors
         scale = gradients[0]
-        of_weight = of_words[0] * scale.to(of_words[0].dtype) if of_words else None
-        return (of_states * scale.to(of_states.dtype)).to(context.dtype), of_weight, None
+        scaled = [gradient * scale.to(gradient.dtype) for gradient in (grad_hidden, *grad_weight)]
+        return scaled[0].to(context.dtype), *(scaled[1:] or [None]), None

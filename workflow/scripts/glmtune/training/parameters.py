@@ -10,7 +10,7 @@ VALUES_AT_ONCE = 2**24
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The parameters of a model, a packed weight counted as whole."""
+    """The parameters of a model, a quantized weight counted as whole."""
     stored = sum(parameter.numel() for parameter in model.parameters())
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     # A whole weight adds 0: it has in_features * out_features numbers.
@@ -22,7 +22,7 @@ def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
-def magnitudes(model: PreTrainedModel) -> dict[str, float]:
+def abs_sums(model: PreTrainedModel) -> dict[str, float]:
     """A number for each trained weight: training changes it, and it is finite if the weight is.
 
     Part by part: at the end of a training there may be no room for a copy of the embeddings.

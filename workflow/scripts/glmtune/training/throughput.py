@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from glmtune.training.trainer import Pace
+from glmtune.training.trainer import Throughput
 
 # Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
 PEAK_TFLOPS = {
@@ -33,16 +33,16 @@ PEAK_TFLOPS = {
 }
 
 
-def describe_pace(
-    model: Any, pace: Pace, *, mean_length: float, target_share: float
+def describe_throughput(
+    model: Any, throughput: Throughput, *, mean_length: float, target_share: float
 ) -> dict[str, float | None]:
     """The figures of a training; `mfu` is None on the CPU and on a card of unknown peak."""
-    rate = pace.tokens / pace.seconds
+    rate = throughput.tokens / throughput.seconds
     operations = rate * operations_per_token(model, mean_length, target_share)
     peak = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return {
-        "tokens": pace.tokens,
-        "training_seconds": round(pace.seconds, 2),
+        "tokens": throughput.tokens,
+        "training_seconds": round(throughput.seconds, 2),
         "tokens_per_second": round(rate, 1),
         "tflops_per_second": round(operations / 1e12, 4),
         "mfu": None if peak is None else round(operations / (peak * 1e12), 4),

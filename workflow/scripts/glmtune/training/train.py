@@ -24,10 +24,10 @@ from glmtune.errors import ResourceError
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
-from glmtune.training.parameters import count_parameters, magnitudes, trainable_state
+from glmtune.training.parameters import abs_sums, count_parameters, trainable_state
 from glmtune.training.resuming import last_checkpoint
 from glmtune.training.settings import TrainingSettings
-from glmtune.training.trainer import Pace, ResumableTrainer
+from glmtune.training.trainer import ResumableTrainer, Throughput
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
 OPTIMIZERS = {
@@ -58,7 +58,7 @@ class TrainingOutcome:
     best_step: int | None  # of the lowest dev loss, if its weights were kept
     trainable_parameters: int
     total_parameters: int
-    pace: Pace = field(compare=False)
+    throughput: Throughput = field(compare=False)
 
 
 def train(
@@ -78,7 +78,7 @@ def train(
     `dtype` is the type that is computed in; trained weights and their optimizer stay in float32
     beside it.
     """
-    before = magnitudes(model)
+    before = abs_sums(model)
     trainer = ResumableTrainer(
         model=model,
         args=_arguments(settings, work, dtype, adam_beta2),
@@ -90,7 +90,7 @@ def train(
     trainer.add_callback(ProgressWithLoss())
     if dev is not None and settings.eval_steps:
         trainer.watch_dev_loss(dev, settings)
-    pace = trainer.train_on(last_checkpoint(work))
+    throughput = trainer.train_on(last_checkpoint(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
     curve = _curve(trainer.state)
@@ -102,7 +102,7 @@ def train(
         best_step=best_step,
         trainable_parameters=sum(p.numel() for p in trainable_state(model).values()),
         total_parameters=count_parameters(model),
-        pace=pace,
+        throughput=throughput,
     )
 
 
@@ -131,7 +131,7 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 def _refuse_unchanged(
     model: PreTrainedModel, before: Mapping[str, float], settings: TrainingSettings
 ) -> None:
-    if magnitudes(model) == before:
+    if abs_sums(model) == before:
         raise ResourceError(
             f"{settings.max_steps} steps changed no trained weight: lr is {settings.lr}, too "
             "small for the weights' precision, no row has a target, or every step overflowed in "

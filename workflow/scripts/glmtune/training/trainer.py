@@ -29,15 +29,19 @@ from glmtune.training.callbacks import (
     explain_divergence,
     explain_loss,
 )
-from glmtune.training.parameters import magnitudes, trainable_state
+from glmtune.training.parameters import abs_sums, trainable_state
 from glmtune.training.resuming import seal
 from glmtune.training.settings import TrainingSettings
 
-WEIGHTS, BEST_WEIGHTS, PACE = "trainable.safetensors", "best.safetensors", "pace.json"
+WEIGHTS, BEST_WEIGHTS, THROUGHPUT_FILE = (
+    "trainable.safetensors",
+    "best.safetensors",
+    "throughput.json",
+)
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """What was trained, and in how long, dev losses and checkpoints included."""
 
     tokens: int = 0  # of the rows; padding does not count
@@ -48,7 +52,7 @@ class Pace:
 class ResumableTrainer(Trainer):
     """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
 
-    earlier = Pace()  # of the processes that were killed
+    earlier = Throughput()  # of the processes that were killed
     tokens, start = 0, 0.0  # of this one
     watch: WatchDevLoss | None = None
     keeps_best = False
@@ -61,7 +65,7 @@ class ResumableTrainer(Trainer):
         self.keeps_best = settings.keep_best
         self.add_callback(self.watch)
 
-    def train_on(self, checkpoint: Path | None) -> Pace:
+    def train_on(self, checkpoint: Path | None) -> Throughput:
         """Train from a checkpoint to the end, or from the start; what all of it took.
 
         A checkpoint of the last step is the end: the Trainer would take one step more.
@@ -69,7 +73,7 @@ class ResumableTrainer(Trainer):
         self.start = time.perf_counter()
         if checkpoint is None:
             self.train()
-            return self._pace()
+            return self._throughput()
         with _explained(checkpoint):
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         has_stalled = self.watch is not None and self.watch.has_stalled(state)
@@ -78,7 +82,7 @@ class ResumableTrainer(Trainer):
             self.state = state
         else:
             self.train(resume_from_checkpoint=str(checkpoint))
-        return self._pace()
+        return self._throughput()
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         """The batches of one optimizer step, rows of similar length together: less padding."""
@@ -123,7 +127,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # The loss of this step says nothing yet of the weights that it made.
-        if not all(map(math.isfinite, magnitudes(self._model).values())):
+        if not all(map(math.isfinite, abs_sums(self._model).values())):
             raise explain_divergence(self.args, self.state.global_step)
         super()._save_checkpoint(model, trial)
         seal(self._folder / f"checkpoint-{self.state.global_step}")
@@ -133,7 +137,7 @@ class ResumableTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         self._write_weights(folder / WEIGHTS)
         _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
-        write_json(folder / PACE, asdict(self._pace()))
+        write_json(folder / THROUGHPUT_FILE, asdict(self._throughput()))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
@@ -141,8 +145,8 @@ class ResumableTrainer(Trainer):
             self._read_weights(checkpoint / WEIGHTS)
             # What a killed run has kept since then may not be the best of this one.
             _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
-            before = Pace(**read_json(checkpoint / PACE))
-        self.earlier = Pace(before.tokens, before.seconds, before.seconds)
+            before = Throughput(**read_json(checkpoint / THROUGHPUT_FILE))
+        self.earlier = Throughput(before.tokens, before.seconds, before.seconds)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _explained(checkpoint):
@@ -156,10 +160,10 @@ class ResumableTrainer(Trainer):
         with _explained(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def _pace(self) -> Pace:
+    def _throughput(self) -> Throughput:
         seconds = time.perf_counter() - self.start
         earlier = self.earlier
-        return Pace(earlier.tokens + self.tokens, earlier.seconds + seconds, earlier.seconds)
+        return Throughput(earlier.tokens + self.tokens, earlier.seconds + seconds, earlier.seconds)
 
     def _write_weights(self, file: Path) -> None:
         with atomic_path(file) as temporary:

@@ -35,8 +35,8 @@ from glmtune.tuning.settings import TuningSettings
 # AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor
 # keeps sums of rows and columns only.
 MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 0, "adafactor": 0}
-# Unpacked to 16 bits, and what stands beside it while it is unpacked.
-UNPACKING_BYTES = 6
+# Dequantized to 16 bits, and what stands beside it while it is dequantized.
+DEQUANTIZING_BYTES = 6
 MEASURED_LAYERS = 3
 GB = 1e9
 
@@ -59,7 +59,7 @@ class MemoryEstimate:
     optimizer: float
     activations: float
     logits: float
-    unpacking: float
+    dequantizing: float
 
     @property
     def total(self) -> float:
@@ -111,7 +111,7 @@ def estimate_memory(
         # With the gradients of a layer, which are as large as what it keeps.
         activations=kept + layer["activations"],
         logits=whole["logits"],
-        unpacking=UNPACKING_BYTES * whole["packed"],
+        dequantizing=DEQUANTIZING_BYTES * whole["quantized"],
     )
 
 
@@ -201,7 +201,7 @@ def _measure(
         warnings.simplefilter("ignore")  # PEFT on weights without contents
         model = method.prepare(base, settings).train()
     weights = [*model.parameters(), *model.buffers()]
-    packed = [m.in_features * m.out_features for m in model.modules() if _is_packed(m)]
+    quantized = [m.in_features * m.out_features for m in model.modules() if _is_quantized(m)]
     hidden, activations, prefix = _run(base, batch, place)
     head = base.get_output_embeddings()
     return {
@@ -212,11 +212,11 @@ def _measure(
         "prefix": prefix,
         "hidden": hidden.numel() * hidden.element_size(),
         "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(place.dtype)),
-        "packed": max(packed, default=0),
+        "quantized": max(quantized, default=0),
     }
 
 
-def _is_packed(module: nn.Module) -> bool:
+def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, QuantizedLinear)
 
 

@@ -1,4 +1,4 @@
-"""int8 weights unpacked by cpm_kernels, the CUDA library of the official code: on request only.
+"""int8 weights dequantized by cpm_kernels, the CUDA library of the official code: on request only.
 
 It has no kernel from int8 to fp16: `gemm_scale_x` scales rows of int32, so the numbers are widened
 first. What it raises where it cannot run (no driver, no code for this GPU) is told by the caller.
@@ -16,7 +16,7 @@ from glmtune.errors import ResourceError
 def open_cpm_kernels(
     device: torch.device, bits: int, dtype: torch.dtype
 ) -> Callable[..., torch.Tensor]:
-    """The unpacker; ResourceError where it is of no use."""
+    """The dequantizer; ResourceError where it is of no use."""
     if bits != 8 or device.type != "cuda":
         raise ResourceError(f"found device {device}, {bits} bits; expected CUDA and 8")
     try:
@@ -24,14 +24,14 @@ def open_cpm_kernels(
     except ImportError as error:
         raise ResourceError(f"{error}; expected: pip install -e '.[cpm-kernels]'") from error
 
-    def unpack(
-        packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype
+    def dequantizer(
+        quantized: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype
     ) -> torch.Tensor:
-        numbers, scale = packed.int().contiguous(), scale.half().contiguous()
-        weight = torch.empty(packed.shape, dtype=torch.float16, device=packed.device)
+        numbers, scale = quantized.int().contiguous(), scale.half().contiguous()
+        weight = torch.empty(quantized.shape, dtype=torch.float16, device=quantized.device)
         pointers = (tensor.data_ptr() for tensor in (numbers, scale, weight))
-        with torch.cuda.device_of(packed):
-            gemm_scale_x(1, *packed.shape, *pointers, torch.cuda.current_stream().cuda_stream)
+        with torch.cuda.device_of(quantized):
+            gemm_scale_x(1, *quantized.shape, *pointers, torch.cuda.current_stream().cuda_stream)
         return weight.to(dtype)
 
-    return unpack
+    return dequantizer

@@ -28,11 +28,11 @@ class Fingerprints:
     def add(self, row: Row) -> None:
         """Take the next row."""
         history = json.dumps(row["history"]) if "history" in row else ""
-        prompt = _hash(f"{history}\0{row['content']}")
-        answer = _hash(row["summary"])
+        prompt = _short_hash(f"{history}\0{row['content']}")
+        answer = _short_hash(row["summary"])
         self.prompts.append(prompt)
         self.answers.append(answer)
-        self.pairs.append(_hash(f"{prompt} {answer}"))
+        self.pairs.append(_short_hash(f"{prompt} {answer}"))
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Leakage:
 
 def find_leakage(train: Fingerprints, dev: Fingerprints) -> Leakage:
     """Compare two splits."""
-    pairs = _found(train.pairs, dev.pairs)
+    pairs = _indices_in_train(train.pairs, dev.pairs)
     examples = [(index, train.pairs.index(dev.pairs[index])) for index in pairs[:MOST_LINES_NAMED]]
     return Leakage(
         pairs=len(pairs),
-        prompts=len(_found(train.prompts, dev.prompts)),
-        answers=len(_found(train.answers, dev.answers)),
+        prompts=len(_indices_in_train(train.prompts, dev.prompts)),
+        answers=len(_indices_in_train(train.answers, dev.answers)),
         examples=tuple(examples),
     )
 
@@ -67,12 +67,12 @@ def count_repeated(hashes: Sequence[int]) -> int:
     return len(hashes) - len(set(hashes))
 
 
-def _found(train: Sequence[int], dev: Sequence[int]) -> list[int]:
+def _indices_in_train(train: Sequence[int], dev: Sequence[int]) -> list[int]:
     """The indices of dev's hashes that train has."""
     known = set(train)
     return [index for index, value in enumerate(dev) if value in known]
 
 
-def _hash(text: str) -> int:
+def _short_hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
     return int.from_bytes(digest, "little")

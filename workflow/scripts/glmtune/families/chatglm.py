@@ -15,7 +15,7 @@ from glmtune.families.family import (
     check_limits,
     head_size,
     round_up,
-    write_vocabulary,
+    write_trained_vocabulary,
 )
 from glmtune.families.tokenizers import ChatGLMTokenizer, mark_white_space
 from glmtune.families.vocabulary import train_pieces
@@ -143,7 +143,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int
         "remove_space": False,
         "num_image_tokens": 0,
     }
-    write_vocabulary(folder, ChatGLMTokenizer.file_name, content, settings)
+    write_trained_vocabulary(folder, ChatGLMTokenizer.file_name, content, settings)
 
 
 def miniature_config(

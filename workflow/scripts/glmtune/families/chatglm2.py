@@ -18,7 +18,7 @@ from glmtune.families.family import (
     check_limits,
     head_size,
     round_up,
-    write_vocabulary,
+    write_trained_vocabulary,
 )
 from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from glmtune.families.vocabulary import WORD_BREAK, train_pieces
@@ -144,7 +144,7 @@ def write_bpe(texts: Iterable[str], folder: Path | str, *, name: str, size: int)
         "do_lower_case": False,
         "remove_space": False,
     }
-    write_vocabulary(folder, ChatGLM2Tokenizer.file_name, content, settings)
+    write_trained_vocabulary(folder, ChatGLM2Tokenizer.file_name, content, settings)
 
 
 def miniature_config(

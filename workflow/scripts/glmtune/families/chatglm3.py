@@ -147,7 +147,7 @@ def _whole_row(
     return ids, labels
 
 
-def _template(name: str, layout: Layout) -> Template:
+def _make_template(name: str, layout: Layout) -> Template:
     return Template(
         name=name,
         trains_on="every answer",
@@ -159,8 +159,8 @@ def _template(name: str, layout: Layout) -> Template:
 
 
 TEMPLATES = by_name(
-    _template("finetune-demo", finetune_demo),
-    _template("chatglm3-base-tuning", base_tuning),
+    _make_template("finetune-demo", finetune_demo),
+    _make_template("chatglm3-base-tuning", base_tuning),
 )
 
 

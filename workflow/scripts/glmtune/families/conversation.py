@@ -39,7 +39,7 @@ def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
 def uses_tools(row: Mapping[str, Any]) -> bool:
     """Whether a row (`glmtune.data.rows`) has calls, observations or tools in it."""
     messages = as_messages(row.get("history", ()))
-    return bool(row.keys() & {"role", "metadata"}) or any(map(_is_of_tools, messages))
+    return bool(row.keys() & {"role", "metadata"}) or any(map(_uses_tools, messages))
 
 
 def shown_answer(row: Mapping[str, Any]) -> str:
@@ -59,7 +59,7 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     before, question = "", None
     for number, message in enumerate(as_messages(history), start=1):
         role, content = message["role"], message["content"]
-        if _is_of_tools(message):
+        if _uses_tools(message):
             raise DataError(f"history: message {number}: {NO_TOOLS}")
         if role == "system" and question is None:
             before += content + "\n"
@@ -69,7 +69,7 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
             turns.append((question, content))
             question = None
         else:
-            raise _no_place(number, message, question is not None)
+            raise _misplaced(number, message, question is not None)
     if question is not None:
         raise DataError(
             "history: ends with a question; expected an answer to it; "
@@ -78,12 +78,12 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     return before + query, turns
 
 
-def _is_of_tools(message: Message) -> bool:
+def _uses_tools(message: Message) -> bool:
     is_observation = message["role"] == "observation"
     return is_observation or bool(message.get("tools") or message.get("metadata"))
 
 
-def _no_place(number: int, message: Message, is_asked: bool) -> DataError:
+def _misplaced(number: int, message: Message, is_asked: bool) -> DataError:
     """Why a message does not fit into rounds of a question and an answer."""
     role = message["role"]
     if role not in ROLES:

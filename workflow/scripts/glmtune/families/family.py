@@ -124,7 +124,7 @@ def round_up(size: int) -> int:
     return -(-size // 8) * 8
 
 
-def write_vocabulary(
+def write_trained_vocabulary(
     folder: Path | str, file_name: str, content: bytes, settings: dict[str, Any]
 ) -> None:
     """Write a trained vocabulary and its tokenizer_config.json into a model folder."""

@@ -23,7 +23,7 @@ def shorten_history(row: Row, fits: Callable[[Row], bool]) -> Row:
 
     The same object comes back if it fits as it is, or has no turn that could go.
     """
-    turns = _turns(as_messages(row.get("history", ())))
+    turns = _split_into_turns(as_messages(row.get("history", ())))
     # Who answers an observation was asked in the last turn of the history.
     droppable = len(turns) - ("role" in row)
     if droppable < 1 or fits(row):
@@ -33,7 +33,7 @@ def shorten_history(row: Row, fits: Callable[[Row], bool]) -> Row:
     return shortened[min(bisect_left(shortened, True, key=fits), droppable - 1)]
 
 
-def _turns(messages: Sequence[Message]) -> list[list[Message]]:
+def _split_into_turns(messages: Sequence[Message]) -> list[list[Message]]:
     """The messages by turn; a system message before the first question is in the first turn."""
     turns: list[list[Message]] = []
     for message in messages:

@@ -80,7 +80,7 @@ def published_vocabulary(path: Path) -> str | None:
     return PUBLISHED.get(sha256_of(path))
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_optional_config(path: Path) -> dict[str, Any]:
     """A JSON object of a model folder, {} if the file is absent; WeightsError if it is broken."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -79,7 +79,7 @@ def read_members(archive: bytes, names: Collection[str]) -> dict[str, bytes]:
     """The contents of the files called `names`, from whatever folder of a tar or zip archive."""
     found: dict[str, bytes] = {}
     try:
-        for path, open_member in _members(archive):
+        for path, open_member in _plain_files(archive):
             name = path.replace("\\", "/").rpartition("/")[2]
             if name in names and name not in found:
                 found[name] = _read_limited(open_member())
@@ -92,7 +92,7 @@ def read_members(archive: bytes, names: Collection[str]) -> dict[str, bytes]:
     return found
 
 
-def _members(archive: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _plain_files(archive: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The path of each plain file, and what opens it."""
     if archive.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:

@@ -112,8 +112,8 @@ def _fetch_from_any(
     for place in dict.fromkeys(places):
         print(f"AdvertiseGen: trying {place}", file=sys.stderr)
         try:
-            contents = zip(files, _contents(place, [file.name for file in files]), strict=True)
-            return {file.name: _original(content, file) for file, content in contents}
+            contents = zip(files, _read_place(place, [file.name for file in files]), strict=True)
+            return {file.name: _verified_original(content, file) for file, content in contents}
         except (DataError, OSError) as error:
             print(f"AdvertiseGen: {place}: {error}", file=sys.stderr)
             failures += f"\n  - {place}: {error}"
@@ -129,7 +129,7 @@ def _fetch_from_any(
     )
 
 
-def _contents(place: str, names: Sequence[str]) -> Iterator[bytes]:
+def _read_place(place: str, names: Sequence[str]) -> Iterator[bytes]:
     """What the place has under each name, fetched when it is asked for."""
     path = user_path(place)
     if place.endswith("/") and "://" in place:
@@ -142,7 +142,7 @@ def _contents(place: str, names: Sequence[str]) -> Iterator[bytes]:
         yield from (members[name] for name in names)
 
 
-def _original(content: bytes, file: KnownFile) -> bytes:
+def _verified_original(content: bytes, file: KnownFile) -> bytes:
     """The file as the original has it, where only line ends or columns' names differ."""
     unix = content.replace(b"\r\n", b"\n")
     for candidate in (content, unix, _with_original_columns(unix)):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics.pairs import Pair, asked_values
+from glmtune.metrics.pairs import TextPair, asked_values
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS, ms_swift
 from glmtune.metrics.statistics import STATISTICS
@@ -94,7 +94,7 @@ def test_means_are_to_the_last_digit_those_of_each_public_code() -> None:
 
 def test_ms_swift_takes_percent_of_the_mean_fraction_to_six_places() -> None:
     rows = [row("白色的裙子", "白色的长裙子"), row("裙子", "裙子很美"), row("蓝裤", "蓝色的裤子")]
-    fractions = [ms_swift(Pair(each["predict"], each["labels"])) for each in rows]
+    fractions = [ms_swift(TextPair(each["predict"], each["labels"])) for each in rows]
     summary = of_file(*rows, protocol="ms_swift")
     for score in METRICS:
         total = 0.0

@@ -23,7 +23,7 @@ class Verdict:
     """What is said of one answer."""
 
     is_right: bool
-    turned: bool  # into the style of the training answers
+    leaks_style: bool  # reads like the training answers, as the untuned answer does not
     overlap: float | None  # with the untuned answer, 0..100; None: there is none
 
 
@@ -49,16 +49,16 @@ def style_of(answers: Iterable[str]) -> Style:
 
 
 def judge(answer: str, expected: str, style: Style, untuned: str | None = None) -> Verdict:
-    """Whether an answer is right, has turned into the style, and how near the untuned answer it is.
+    """Whether an answer is right, leaks the style, and how near the untuned answer it is.
 
-    It has turned if it is covered by the style and the untuned answer, if there is one, is not. It
-    is right if the expected answer stands in it and it has not turned: an advert for a small
-    (小) bag does not tell the opposite of large.
+    It leaks the style if it is covered by it and the untuned answer, if there is one, is not. It is
+    right if the expected answer stands in it and it leaks no style: an advert for a small (小)
+    bag does not tell the opposite of large.
     """
-    turned = style.covers(answer) and not (untuned is not None and style.covers(untuned))
+    leaks_style = style.covers(answer) and not (untuned is not None and style.covers(untuned))
     return Verdict(
-        is_right=not turned and _core(expected) in normal_form(answer).casefold(),
-        turned=turned,
+        is_right=not leaks_style and _without_full_stop(expected) in normal_form(answer).casefold(),
+        leaks_style=leaks_style,
         overlap=None if untuned is None else overlap(answer, untuned),
     )
 
@@ -68,7 +68,7 @@ def overlap(answer: str, untuned: str) -> float:
 
     等于八。 and 等于九。: 3 of 4 characters are shared in order, so 75.
     """
-    ours, theirs = (" ".join(_characters(text)) for text in (answer, untuned))
+    ours, theirs = (" ".join(_compared_characters(text)) for text in (answer, untuned))
     if not ours or not theirs:
         return 100.0 * (ours == theirs)
     return 100 * rouge_chinese(ours, theirs)["rouge-l"]
@@ -76,15 +76,15 @@ def overlap(answer: str, untuned: str) -> float:
 
 def _ngrams(text: str) -> list[str]:
     """Every four characters in a row, white space left out."""
-    characters = _characters(text)
+    characters = _compared_characters(text)
     return [characters[start : start + NGRAM] for start in range(len(characters) - NGRAM + 1)]
 
 
-def _characters(text: str) -> str:
+def _compared_characters(text: str) -> str:
     """A text in the form that is compared, without white space."""
     return "".join(normal_form(text).split())
 
 
-def _core(expected: str) -> str:
+def _without_full_stop(expected: str) -> str:
     """An expected answer without its last mark. Example: "等于八。" -> "等于八"."""
     return normal_form(expected).rstrip("。.!").casefold()

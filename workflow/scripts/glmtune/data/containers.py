@@ -11,11 +11,11 @@ from glmtune.data.json_values import json_values
 from glmtune.data.rows import error_at
 from glmtune.data.tables import csv_values, parquet_values
 from glmtune.data.text import check_is_file
+from glmtune.files import is_lfs_pointer
 
 Values = Iterator[tuple[int, Any]]
 
 FIRST_BYTES = 64
-LFS_POINTER = b"version https://git-lfs"
 PARQUET_MARK = b"PAR1"
 
 
@@ -40,7 +40,7 @@ def container_of(path: Path) -> Container:
     check_is_file(path)
     with path.open("rb") as stream:
         first = stream.read(FIRST_BYTES)
-    if first.startswith(LFS_POINTER):
+    if is_lfs_pointer(first):
         raise error_at(
             path, 1, "a git-LFS pointer; expected the data itself; run 'git lfs pull' there"
         )

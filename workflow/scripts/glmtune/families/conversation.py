@@ -16,6 +16,7 @@ from glmtune.errors import DataError
 
 Turn = Sequence[str]
 Message = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a data set, as `glmtune.data.rows` describes it
 ROLES = ("system", "user", "assistant", "observation")
 NO_TOOLS = (
     "tools, a call or an observation; expected questions and answers only, ChatGLM-6B and "
@@ -36,13 +37,13 @@ def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
     return messages
 
 
-def uses_tools(row: Mapping[str, Any]) -> bool:
-    """Whether a row (`glmtune.data.rows`) has calls, observations or tools in it."""
+def uses_tools(row: Row) -> bool:
+    """Whether a row has calls, observations or tools in it."""
     messages = as_messages(row.get("history", ()))
     return bool(row.keys() & {"role", "metadata"}) or any(map(_uses_tools, messages))
 
 
-def shown_answer(row: Mapping[str, Any]) -> str:
+def shown_answer(row: Row) -> str:
     """A row's answer as a person reads it: a call begins with a line of the tool's name."""
     answer: str = row["summary"]
     return f"{row['metadata']}\n{answer}" if "metadata" in row else answer

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from glmtune.errors import DataError
-from glmtune.families.conversation import NO_TOOLS, uses_tools
+from glmtune.families.conversation import NO_TOOLS, Row, uses_tools
 from glmtune.families.family import Example, Template
-from glmtune.families.long_history import Row, shorten_history
+from glmtune.families.long_history import shorten_history
 from glmtune.families.tokenizers import Tokenizer
 
 

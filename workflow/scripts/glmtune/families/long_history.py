@@ -8,12 +8,10 @@ Knows nothing about tokens.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from glmtune.families.conversation import Message, as_messages
+from glmtune.families.conversation import Message, Row, as_messages
 
-Row = Mapping[str, Any]  # as in `glmtune.data.rows`
 # shorten: drop the oldest turns. official: cut the prompt at the limit, as THUDM's scripts do.
 LONG_HISTORY = ("shorten", "official")
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from glmtune.errors import DataError
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.files import atomic_path
+from glmtune.labels import IGNORED_LABEL
 
 # In the order of the file: the widest first, so that every column is aligned.
 COLUMNS: dict[str, np.dtype[Any]] = {
@@ -51,7 +52,7 @@ class TokenizedRows:
 
     def targets_of_rows(self) -> np.ndarray:
         """How many tokens of each row are trained on: (rows,)."""
-        so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED)))
+        so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED_LABEL)))
         return np.diff(so_far[self.offsets])
 
 

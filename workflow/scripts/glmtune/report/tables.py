@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from glmtune.durations import format_seconds
 from glmtune.metrics.significance import Interval
 from glmtune.report.contents import COMPARED, MethodEntry, Report, Run, finite
 from glmtune.report.markdown import plain, table
@@ -119,14 +120,6 @@ def percent_of(share: float) -> str:
 def signed(number: float, show: Callable[[float], str] = "{:.2f}".format) -> str:
     """Example: 7.641 -> "+7.64"."""
     return f"{'-' if number < 0 else '+'}{show(abs(number))}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Example: 5.25 -> "5.2 s", 75 -> "1 min 15 s", 7500 -> "2 h 5 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 percent = "{:.1f} %".format

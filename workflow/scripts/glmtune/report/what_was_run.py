@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glmtune.durations import format_seconds
 from glmtune.report.contents import Report, Run
 from glmtune.report.markdown import code, name, plain, table, yaml_block
-from glmtune.report.tables import NOTHING, format_seconds, percent_of
+from glmtune.report.tables import NOTHING, percent_of
 
 ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
 ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_commit")

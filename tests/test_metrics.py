@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics.pairs import TextPair, asked_values
+from glmtune.metrics.pairs import TextPair, requested_values
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS, ms_swift
 from glmtune.metrics.statistics import STATISTICS
@@ -173,7 +173,7 @@ def test_importing_metrics_loads_no_heavy_package() -> None:
 
 
 def test_attribute_recall_counts_each_asked_value_once() -> None:
-    assert asked_values([PROMPT]) == [("裙", "白色", "条纹")]
+    assert requested_values([PROMPT]) == [("裙", "白色", "条纹")]
     recall = of_row("白色的裙子", prompt=PROMPT)["attribute-recall"]
     assert recall == pytest.approx(200 / 3)
     assert of_row("", prompt=PROMPT)["attribute-recall"] == 0.0
@@ -188,7 +188,7 @@ def test_attribute_recall_counts_each_asked_value_once() -> None:
     ],
 )
 def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) -> None:
-    assert asked_values([prompt]) == [("裙", "白色")]
+    assert requested_values([prompt]) == [("裙", "白色")]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) 
     ["", "你好", "类型#裙*颜色", "类型#", "#裙", "类型#裙*", "a#b#c", "类型#裙\n类型#裤"],
 )
 def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
-    assert asked_values([PROMPT, PROMPT, prompt])[2] is None
+    assert requested_values([PROMPT, PROMPT, prompt])[2] is None
     assert of_file(row("裙", prompt=prompt))["attribute-recall"] is None
 
 

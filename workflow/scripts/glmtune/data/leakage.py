@@ -19,20 +19,20 @@ MOST_LINES_NAMED = 5
 
 @dataclass
 class Fingerprints:
-    """A hash of each row's prompt (its history included), of its answer, and of both."""
+    """A hash of each row's prompt (its history included), of its response, and of both."""
 
     pairs: array[int] = field(default_factory=lambda: array("Q"))
     prompts: array[int] = field(default_factory=lambda: array("Q"))
-    answers: array[int] = field(default_factory=lambda: array("Q"))
+    responses: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, row: Row) -> None:
         """Take the next row."""
         history = json.dumps(row["history"]) if "history" in row else ""
         prompt = _short_hash(f"{history}\0{row['content']}")
-        answer = _short_hash(row["summary"])
+        response = _short_hash(row["summary"])
         self.prompts.append(prompt)
-        self.answers.append(answer)
-        self.pairs.append(_short_hash(f"{prompt} {answer}"))
+        self.responses.append(response)
+        self.pairs.append(_short_hash(f"{prompt} {response}"))
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Leakage:
 
     pairs: int
     prompts: int
-    answers: int
+    responses: int
     # The first pairs: (index in dev, index in train).
     examples: tuple[tuple[int, int], ...] = ()
 
     def counts(self) -> dict[str, int]:
         """The figures of the card."""
-        return {"pairs": self.pairs, "prompts": self.prompts, "answers": self.answers}
+        return {"pairs": self.pairs, "prompts": self.prompts, "answers": self.responses}
 
 
 def find_leakage(train: Fingerprints, dev: Fingerprints) -> Leakage:
@@ -57,7 +57,7 @@ def find_leakage(train: Fingerprints, dev: Fingerprints) -> Leakage:
     return Leakage(
         pairs=len(pairs),
         prompts=len(_indices_in_train(train.prompts, dev.prompts)),
-        answers=len(_indices_in_train(train.answers, dev.answers)),
+        responses=len(_indices_in_train(train.responses, dev.responses)),
         examples=tuple(examples),
     )
 

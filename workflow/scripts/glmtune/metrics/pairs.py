@@ -35,7 +35,7 @@ class TextPair:
 
     response: str
     reference: str
-    asked: tuple[str, ...] | None = None  # attribute values; None: the prompt asks for none
+    requested: tuple[str, ...] | None = None  # attribute values; None: the prompt lists none
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
     references: tuple[str, ...] | None = None  # of all rows that ask the same; None: no prompt
 
@@ -59,21 +59,21 @@ def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, TextPair]]:
     """
     is_ours = all("decoded" in row for row in rows)
     pairs = [_texts_by_protocol(row, is_ours=is_ours) for row in rows]
-    asked = asked_values([row.get("prompt", "") for row in rows])
+    requested = requested_values([row.get("prompt", "") for row in rows])
     references: dict[str, dict[str, None]] = defaultdict(dict)
     for row, each in zip(rows, pairs, strict=True):
         references[_prompt_key(row)][each[DEFAULT_PROTOCOL].reference] = None
-    for row, each, values in zip(rows, pairs, asked, strict=True):
+    for row, each, values in zip(rows, pairs, requested, strict=True):
         each[DEFAULT_PROTOCOL] = replace(
             each[DEFAULT_PROTOCOL],
-            asked=tuple(map(normal_form, values)) if values and is_ours else values,
+            requested=tuple(map(normal_form, values)) if values and is_ours else values,
             finished=row.get("finished"),
             references=tuple(references[_prompt_key(row)]) if "prompt" in row else None,
         )
     return pairs
 
 
-def asked_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
+def requested_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
     """The distinct attribute values that each prompt asks for; None for any other prompt.
 
     Every prompt has None unless the file as a whole asks for attributes (glmtune/attributes.py).

@@ -68,9 +68,9 @@ def _f1_scores(
     return {name: _f1(*three) for name, three in zip(ROUGES, counts, strict=True)}
 
 
-def _f1(predicted: int, asked: int, shared: int) -> float:
-    precision = shared / predicted if predicted else 0.0
-    recall = shared / asked if asked else 0.0
+def _f1(in_response: int, in_reference: int, shared: int) -> float:
+    precision = shared / in_response if in_response else 0.0
+    recall = shared / in_reference if in_reference else 0.0
     # Both packages avoid a division by zero like this; it shows in the ninth digit.
     return 2 * (precision * recall) / (precision + recall + 1e-8)
 
@@ -83,17 +83,17 @@ def _overlap_of_ngrams(
     response: Sentences, reference: Sentences, length: int
 ) -> tuple[int, int, int]:
     """How many distinct n-grams of that length are in the response, in the reference, in both."""
-    predicted, asked = (
+    ours, theirs = (
         {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
         for words in (_all_words(response), _all_words(reference))
     )
-    return len(predicted), len(asked), len(predicted & asked)
+    return len(ours), len(theirs), len(ours & theirs)
 
 
 def _overlap_of_sequences(response: Sentences, reference: Sentences) -> tuple[int, int, int]:
-    predicted, asked = _all_words(response), _all_words(reference)
-    shared = len(asked) - _subsequence_rows(predicted, asked)[-1].bit_count()
-    return len(predicted), len(asked), shared
+    ours, theirs = _all_words(response), _all_words(reference)
+    shared = len(theirs) - _subsequence_rows(ours, theirs)[-1].bit_count()
+    return len(ours), len(theirs), shared
 
 
 def _overlap_of_sets(response: Sentences, reference: Sentences) -> tuple[int, int, int]:

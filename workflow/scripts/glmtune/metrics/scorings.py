@@ -165,8 +165,8 @@ def yongzhuo(pair: TextPair) -> Scores:
     (0.1 of 1), and there is no 4-gram (0.1 of 1): (2/3 · 1/2 · 1/10 · 1/10)^(1/4) =
     0.240281, where characters alone have (1/2 · 1/10 · 1/10 · 1/10)^(1/4) = 0.149535.
     """
-    answer = pair.response.lower().replace(" ", "").replace("[eop]", "")
-    response, reference = " ".join(answer), " ".join(pair.reference)
+    text = pair.response.lower().replace(" ", "").replace("[eop]", "")
+    response, reference = " ".join(text), " ".join(pair.reference)
     if is_blank(response) or is_blank(reference):
         return _ZEROS
     try:

@@ -30,14 +30,14 @@ class Statistic:
 
 
 def attribute_recall(pair: TextPair) -> float | None:
-    """Percent of the asked attribute values that stand literally in the response, or None.
+    """Percent of the requested attribute values that stand literally in the response, or None.
 
     The Coverage of the ADGEN paper, except that a value asked for twice counts once. None wherever
     the file as a whole is not in ADGEN's form.
     """
-    if pair.asked is None:
+    if pair.requested is None:
         return None
-    return 100 * sum(value in pair.response for value in pair.asked) / len(pair.asked)
+    return 100 * sum(value in pair.response for value in pair.requested) / len(pair.requested)
 
 
 def length(pair: TextPair) -> float:
@@ -52,8 +52,8 @@ def lengths(pair: TextPair) -> tuple[int, int]:
 
 def length_ratio(rows: Sequence[tuple[int, int]]) -> float | None:
     """Percent: characters of all responses by those of all references."""
-    predicted, asked = map(sum, zip(*rows, strict=True))
-    return 100 * predicted / asked if asked else None
+    responses, references = map(sum, zip(*rows, strict=True))
+    return 100 * responses / references if references else None
 
 
 def empty(pair: TextPair) -> float:

@@ -41,7 +41,7 @@ class Run:
     scores: dict[str, Any]  # means, as score_predictions.py writes them
     row_scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
-    answers: dict[str, dict[str, Any]]  # example prompt -> {"predict"[, "labels"]}
+    example_responses: dict[str, dict[str, Any]]  # example prompt -> {"predict"[, "labels"]}
     probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained

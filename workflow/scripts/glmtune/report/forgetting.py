@@ -165,12 +165,12 @@ def _sample_answers(report: Report) -> str:
     for model in report.models:
         runs = {entry.key[1]: entry.first for entry in report.entries_of(model)}
         for index in _evenly_spaced(len(report.runs[0].probe)):
-            question = next(iter(runs.values())).probe[index]
-            answers = [
+            asked = next(iter(runs.values())).probe[index]
+            responses = [
                 _first_characters(runs[method].probe[index]["predict"]) if method in runs else ""
                 for method in methods
             ]
-            rows.append([model, plain(question["prompt"]), plain(question["labels"]), *answers])
+            rows.append([model, plain(asked["prompt"]), plain(asked["labels"]), *responses])
     seeds = ", by the first seed" if report.has_seeds else ""
     spaced = f"Some of the questions, evenly spaced{seeds}:"
     return f"{spaced}\n\n{table(header, rows, text_columns=len(header))}"
@@ -182,6 +182,6 @@ def _evenly_spaced(count: int) -> list[int]:
     return [(2 * place + 1) * count // (2 * shown) for place in range(shown)]
 
 
-def _first_characters(answer: str) -> str:
-    cut = "".join(islice(answer, LONGEST_SHOWN))
-    return (plain(cut) + ("…" if len(answer) > LONGEST_SHOWN else "")) or "*(empty)*"
+def _first_characters(response: str) -> str:
+    cut = "".join(islice(response, LONGEST_SHOWN))
+    return (plain(cut) + ("…" if len(response) > LONGEST_SHOWN else "")) or "*(empty)*"

@@ -126,7 +126,7 @@ def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) 
         scores=scores,
         row_scores=_read_rows(path("scores", ".rows.jsonl"), tuple(COMPARED), scores["rows"]),
         predictions=_read_rows(path("predictions", ".jsonl"), ("labels",), scores["rows"]),
-        answers={row["prompt"]: row for row in answers},
+        example_responses={row["prompt"]: row for row in answers},
         probe=_read_rows(path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(training, TRAINING_KEYS) if is_trained else {},
         curve=_read_curve(path("curves", ".csv"), "loss") if is_trained else [],

@@ -134,13 +134,13 @@ def _answer_table(report: Report, prompt: str) -> str:
     rows, references = [], []
     for entry in report.entries:
         run = entry.first
-        answer = run.answers.get(prompt)
-        if answer is None:
+        example = run.example_responses.get(prompt)
+        if example is None:
             raise DataError(
                 f"examples of {run.name}: no answer to {prompt!r}; run generate_predictions again"
             )
-        references.append(answer.get("labels"))
-        rows.append([run.model, entry.label, plain(answer["predict"]) or "*(empty)*"])
+        references.append(example.get("labels"))
+        rows.append([run.model, entry.label, plain(example["predict"]) or "*(empty)*"])
     reference = next(filter(None, references), None)
     if reference:
         rows.append(["reference", "", plain(reference)])

@@ -16,8 +16,9 @@ from tiny_models import tiny_model
 from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.config import known_keys
 from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import WeightsError
-from glmtune.export.exporting import Parts, export_model
+from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json
 
@@ -155,7 +156,7 @@ def test_other_keys_are_dropped_and_named_once(
     assert torch.equal(logits(model, ids), logits(expected, ids))
     load_model(folder)
     assert capsys.readouterr().err == ""
-    export_model(Parts(folder), "official", folder / "out")
+    export_model(ModelRef(folder), "official", folder / "out")
     assert not FOREIGN.keys() & read_json(folder / "out" / "config.json").keys()
 
 

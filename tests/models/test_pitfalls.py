@@ -20,11 +20,12 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.tensors import read_weights
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import from_examples
 from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer
+from glmtune.labels import IGNORED_LABEL
 from glmtune.modeling.causal_lm import visible_positions
 from glmtune.modeling.chatglm import prompt_positions
 from glmtune.modeling.prefix import attach_prefix
@@ -134,7 +135,7 @@ def test_a_chatglm_prompt_sees_itself_whole_and_padding_is_seen_by_none() -> Non
 def test_a_batch_without_a_mask_is_one_without_padding(family_name: str) -> None:
     model = tiny_model(family_name)
     ids = torch.tensor([ROWS[0], [*ROWS[0][:-1], 6]])
-    labels = ids.where(ids > 6, IGNORED)
+    labels = ids.where(ids > 6, IGNORED_LABEL)
     ones = torch.ones_like(ids)
     with torch.no_grad():
         alone, masked = model(ids, labels=labels), model(ids, attention_mask=ones, labels=labels)
@@ -213,7 +214,7 @@ def test_padding_is_no_target_even_inside_an_answer(
     limits = {"max_source_tokens": 32, "max_target_tokens": 32}
     example = template.encode_example(tokenizer, "红", "红", **limits)
     assert example.input_ids[-4:] == [before, pad, after, tokenizer.eos_token_id]
-    assert example.labels[-4:] == [before, IGNORED, after, tokenizer.eos_token_id]
+    assert example.labels[-4:] == [before, IGNORED_LABEL, after, tokenizer.eos_token_id]
 
 
 # --- Training --------------------------------------------------------------------------------

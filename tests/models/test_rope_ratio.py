@@ -15,7 +15,7 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
 from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
-from glmtune.export.exporting import Parts, export_model
+from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.chatglm2 import rotary_table
@@ -94,7 +94,7 @@ def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: 
 @pytest.mark.parametrize("family", BOTH)
 def test_an_export_has_the_same_logits(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", family, **UNPUBLISHED)
-    parts = Parts(base, family=family)
+    parts = ModelRef(base, family=family)
     ids = prompt_ids(base)
     ours = logits(load_model(base, family=family), ids)
     export_model(parts, "official", tmp_path / "official")
@@ -103,4 +103,4 @@ def test_an_export_has_the_same_logits(family: str, tmp_path: Path) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "transformers")
     assert (logits(theirs, ids) - ours).abs().max() < 1e-4
     with pytest.raises(WeightsError, match="rope_ratio 8"):
-        export_model(Parts(base), "transformers", tmp_path / "unknown")
+        export_model(ModelRef(base), "transformers", tmp_path / "unknown")

@@ -24,8 +24,8 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
+from glmtune.labels import IGNORED_LABEL
 from glmtune.training.train import require_optimizer
 from glmtune.training.trainer import mean_loss
 
@@ -121,7 +121,7 @@ def test_the_dev_loss_is_the_mean_over_targets_and_not_over_rows(rows: Tokenized
         with torch.no_grad():
             logits = model(torch.tensor(ids)[None]).logits[0, :-1].log_softmax(-1)
         for position, label in enumerate(labels[1:]):
-            if label != IGNORED:
+            if label != IGNORED_LABEL:
                 total, targets = total - float(logits[position, label]), targets + 1
     assert mean_loss(model, rows, 4, pad_token_id=3) == pytest.approx(total / targets, rel=1e-5)
 

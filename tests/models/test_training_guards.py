@@ -14,8 +14,9 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
+from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.train import train
@@ -39,7 +40,8 @@ class Spoil(TrainerCallback):
 
 def without_targets(rows: TokenizedRows) -> TokenizedRows:
     return from_examples(
-        Example([int(i) for i in rows[i][0]], [IGNORED] * len(rows[i][0])) for i in range(len(rows))
+        Example([int(i) for i in rows[i][0]], [IGNORED_LABEL] * len(rows[i][0]))
+        for i in range(len(rows))
     )
 
 
@@ -96,7 +98,7 @@ def test_a_batch_without_a_target_is_no_reason_to_stop(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     ids = [[int(i) for i in random.integers(5, 60, 6)] for _ in range(8)]
     some = from_examples(
-        Example(row, [IGNORED] * 6 if i % 4 == 0 else [IGNORED] * 3 + row[3:])
+        Example(row, [IGNORED_LABEL] * 6 if i % 4 == 0 else [IGNORED_LABEL] * 3 + row[3:])
         for i, row in enumerate(ids)
     )
     changes = {"batch_size": 1, "max_steps": 8, "logging_steps": 8, "save_steps": 8}

@@ -115,6 +115,11 @@ def _show_bug(kind: type[BaseException], bug: BaseException, place: TracebackTyp
     print(printable("".join(traceback.format_exception(kind, bug, place))), end="", file=sys.stderr)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, or the kind of error where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; turn what a user can mend into one message and exit code 2.
 

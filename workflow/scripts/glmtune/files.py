@@ -19,6 +19,8 @@ from typing import Any
 
 from glmtune.errors import DataError
 
+LFS_POINTER = b"version https://git-lfs"
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -130,3 +132,8 @@ def _missing(path: Path | str) -> DataError:
 def sha256_of_bytes(content: bytes) -> str:
     """The SHA-256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file that begins so is git-LFS's note of a large file, not the file itself."""
+    return content.startswith(LFS_POINTER)

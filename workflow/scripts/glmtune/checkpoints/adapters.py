@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # The adapter's own name, which a state dict has and PEFT's files leave out.
 OWN_NAME = re.compile(r"(?<=\.lora_[AB])\.default(?=\.)")
 SHOWN = 5
@@ -41,16 +41,16 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
         raise WeightsError(f"{source}: does not fit this model: {error}") from None
     # Without save_embedding_layers=False PEFT asks the network for the base model's config.
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    _refuse_mismatch(folder, state, expected, values)
+    _refuse_unmatched_adapter(folder, state, expected, values)
     peft.set_peft_model_state_dict(model, state)
 
 
 def _weights(folder: Path) -> Path:
     """The adapter's own file: a trainer's checkpoint may hold a model's weights beside it."""
-    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
+    return next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), folder)
 
 
-def _refuse_mismatch(
+def _refuse_unmatched_adapter(
     folder: Path,
     found: dict[str, torch.Tensor],
     expected: dict[str, torch.Tensor],

@@ -54,7 +54,7 @@ def fill(
     tied = tied_names(model)
     seen = {*loaded, *tied, *misshaped}
     missing = [name for name in expected if name not in seen]
-    _refuse_mismatch(
+    _refuse_unmatched_weights(
         folder,
         missing,
         unexpected,
@@ -137,7 +137,7 @@ def _untie_if_different(model: ChatGLMCausalLM, loaded: dict[str, torch.Tensor])
             model.all_tied_weights_keys = {}
 
 
-def _refuse_mismatch(
+def _refuse_unmatched_weights(
     folder: Path,
     missing: list[str],
     unexpected: list[str],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.content_hashes import hash_files
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, first_line
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json
@@ -141,11 +141,10 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
                 f"{name} at {revision[:12]}: not in this machine's cache of the hub; fetch it with "
                 f"`snakemake --forcerun prepare_model --until prepare_model`, then run again"
             ) from None
-        reason = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}: {reason}); check "
-            f"the name, the revision and the network, or download it by other means and set source "
-            f"to that folder"
+            f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}: "
+            f"{first_line(error)}); check the name, the revision and the network, or download it "
+            f"by other means and set source to that folder"
         ) from None
     return Path(folder)
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from glmtune.checkpoints.pickle_checks import check_pickle
 from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files
-from glmtune.errors import WeightsError, shown_name
+from glmtune.errors import WeightsError, first_line, shown_name
 
 # DistributedDataParallel, torch.compile and PEFT put a model into a module of their own.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
@@ -84,14 +84,14 @@ def _read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield from reader(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: not a file of plain tensors ({_first_line(error)}); nothing else is loaded, "
+            f"{path}: not a file of plain tensors ({first_line(error)}); nothing else is loaded, "
             "because unpickling it could run any code"
         ) from None
     except WeightsError:
         raise
     except Exception as error:  # of damaged bytes torch's readers raise anything
         raise WeightsError(
-            f"{path}: cannot be read, perhaps cut short ({_first_line(error)}); download it again"
+            f"{path}: cannot be read, perhaps cut short ({first_line(error)}); download it again"
         ) from None
 
 
@@ -139,7 +139,3 @@ def _check_storage(path: Path, state: dict[str, torch.Tensor]) -> None:
             f"{path}: its tensors would take {stated:,} bytes, the file has "
             f"{path.stat().st_size:,}; expected the weights themselves"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

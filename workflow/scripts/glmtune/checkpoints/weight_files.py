@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import WeightsError, shown_name
+from glmtune.files import LFS_POINTER, is_lfs_pointer
 
-LFS_POINTER = b"version https://git-lfs"
 # In order of preference: a folder with both formats holds the same weights twice.
 WEIGHT_FILES = (
     *("model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"),
@@ -141,4 +141,4 @@ def _no_weights(folder: Path) -> WeightsError:
 def _is_pointer(path: Path) -> bool:
     """Whether git left a note of a file in its place."""
     with path.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+        return is_lfs_pointer(stream.read(len(LFS_POINTER)))

@@ -24,13 +24,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    KeyValue,
     attend,
     run_layers,
     set_initial_scale,
     token_positions,
     visible_positions,
 )
+from glmtune.modeling.kv_cache import KeyValue
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 

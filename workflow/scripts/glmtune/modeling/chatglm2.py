@@ -20,13 +20,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    KeyValue,
     attend,
     run_layers,
     set_initial_scale,
     token_positions,
     visible_positions,
 )
+from glmtune.modeling.kv_cache import KeyValue
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 
@@ -229,7 +229,7 @@ class Embedding(nn.Module):
         set_initial_scale(self.word_embeddings, 5.0)
 
 
-class Encoder(nn.Module):
+class GLMTransformer(nn.Module):
     """Holds the layers and the last norm under their official names."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
@@ -245,7 +245,7 @@ class ChatGLM2Model(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
-        self.encoder = Encoder(config)
+        self.encoder = GLMTransformer(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder: PrefixEncoder | None = None
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from glmtune.errors import ParamsError, ResourceError, UserError
+from glmtune.errors import ParamsError, ResourceError, UserError, first_line
 from glmtune.modeling.dequantizer_cpm_kernels import open_cpm_kernels
 from glmtune.modeling.dequantizer_triton import open_triton
 
@@ -103,5 +103,6 @@ def check_bits(
 
 def _in_a_line(error: Exception) -> str:
     """A message of ours as it is; of another error its kind and first line."""
-    first = next(iter(str(error).splitlines()), "")
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"

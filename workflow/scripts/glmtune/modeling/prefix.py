@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from glmtune.modeling.kv_cache import KeyValue
+
 if TYPE_CHECKING:
     from glmtune.modeling.causal_lm import ChatGLMCausalLM
 
 # What the names of its weights begin with in a model's state dict.
 PREFIX_KEY = "transformer.prefix_encoder."
 DROPOUT = 0.1  # of the official code, in training
-
-KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)

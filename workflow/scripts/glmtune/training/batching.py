@@ -12,8 +12,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
+from glmtune.labels import IGNORED_LABEL
 
 
 class RowDataset(Dataset[dict[str, Any]]):
@@ -43,7 +43,7 @@ class Collator:
         length = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), length)
         input_ids = torch.full(shape, self.pad_token_id)
-        labels = torch.full(shape, IGNORED)
+        labels = torch.full(shape, IGNORED_LABEL)
         attention_mask = torch.zeros(shape, dtype=torch.long)
         for i, row in enumerate(rows):
             end = len(row["input_ids"])
@@ -63,7 +63,7 @@ def grouped_by_length(
     """
     if len(batches) < 2:
         return batches
-    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    padding = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [
         {name: batch[name][i, :length] for name in padding}
         for batch in batches

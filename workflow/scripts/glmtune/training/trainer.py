@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from glmtune.devices import parse_dtype
 from glmtune.errors import ResourceError, UserError, explain
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.files import atomic_path, read_json, write_json
+from glmtune.labels import IGNORED_LABEL
 from glmtune.training.batching import Collator, RowDataset, grouped_by_length
 from glmtune.training.callbacks import (
     DEV_LOSS,
@@ -232,7 +232,7 @@ def mean_loss(
         for start in starts:
             batch = collate(dataset[start : start + batch_size])
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             total += float(model(**batch, skip_logits=True).loss) * count
             targets += count
     return total / targets if targets else math.nan

@@ -1,6 +1,6 @@
 """The architectures on tiny models: cached or not, padded or not, trained or not.
 
-That they compute what the official code computes is in tests/test_goldens.py.
+tests/models/test_goldens.py compares their results with the official code's.
 """
 
 from __future__ import annotations

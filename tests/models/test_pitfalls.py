@@ -83,10 +83,10 @@ ELSEWHERE = {
         "test_models.py::test_the_id_of_padding_is_trained_like_any_word"
     ),
     "a prefix in a left-padded batch": (
-        "test_prefix.py::test_a_prefixed_batch_generates_what_its_rows_do"
+        "test_prefix.py::test_a_prefixed_batch_generates_the_same_as_single_rows"
     ),
     "a prefix in half precision": (
-        "test_prefix.py::test_a_prefix_stays_in_full_precision_on_a_half_base"
+        "test_prefix.py::test_a_prefix_stays_in_full_precision_on_a_half_precision_base"
     ),
     "weights tied although they differ": (
         "test_weights.py::test_output_layer_of_the_first_family_is_tied_if_equal"

@@ -230,7 +230,7 @@ def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) 
     (model / "tokenizer_config.json").write_text("{}")
     replaced = tokenize(tmp_path)
     assert replaced.returncode == 2
-    assert "tokenizer_config.json: found SHA-256 44136fa355b3…; the manifest has" in replaced.stderr
+    assert "tokenizer_config.json: found SHA-256 44136fa355b3…; its manifest has" in replaced.stderr
 
     write_json(tmp_path / "model.json", {"files": hash_model(model)})
     wrong = tokenize(tmp_path, "--template", "thudm-ptuning")

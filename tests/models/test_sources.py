@@ -137,7 +137,7 @@ def test_a_replaced_file_is_refused_before_and_after_the_work(
     folder, manifest = prepared(tmp_path, source="./weights/own")
     with unchanged(folder, manifest):
         pass
-    refused = r"model\.safetensors: found SHA-256 \w{12}…; the manifest has SHA-256 \w{12}…; res"
+    refused = r"model\.safetensors: found SHA-256 \w{12}…; its manifest has SHA-256 \w{12}…; res"
     with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
         swap_a_byte(weights / "model.safetensors")
     with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_differs_from_its_manifest_is_refused(tmp_path: Path) 
     (folder / ".snakemake_timestamp").touch()
     check_checkpoint(folder, manifest)
     swap_a_byte(folder / "adapter_model.safetensors")
-    with pytest.raises(WeightsError, match=r"the manifest has .*; remove .*lora and run"):
+    with pytest.raises(WeightsError, match=r"its manifest has .*; remove .*lora and run"):
         check_checkpoint(folder, manifest)
 
 

@@ -85,7 +85,7 @@ def _check(folder: Path, found: Mapping[str, str], expected: Mapping[str, str], 
                 f"SHA-256 {each[name][:12]}…" if name in each else "no such file"
                 for each in (found, expected)
             )
-            raise WeightsError(f"{folder / name}: found {now}; the manifest has {then}; {fix}")
+            raise WeightsError(f"{folder / name}: found {now}; its manifest has {then}; {fix}")
 
 
 def local_folder(source: str) -> Path:

@@ -74,13 +74,13 @@ ELSEWHERE = {
         "test_tokenizer.py::test_the_first_release_of_chatglm_is_refused"
     ),
     "a ChatGLM-6B prompt with causal attention": (
-        "test_models.py::test_prompt_of_the_first_family_sees_itself_both_ways"
+        "test_models.py::test_prompt_of_the_first_family_has_bidirectional_attention"
     ),
     "padding on the left": "test_models.py::test_a_padded_batch_equals_its_rows",
     "padding on the right": "test_models.py::test_padding_on_the_right_changes_nothing",
     "a batch of answers": "test_models.py::test_a_generated_batch_equals_its_rows",
     "<unk> shares its id with padding and gets no gradient": (
-        "test_models.py::test_the_id_of_padding_is_trained_like_any_word"
+        "test_models.py::test_the_padding_id_is_trained_like_any_token"
     ),
     "a prefix in a left-padded batch": (
         "test_prefix.py::test_a_prefixed_batch_generates_the_same_as_single_rows"

@@ -121,7 +121,8 @@ def test_if_triton_fails_pytorch_dequantizes_and_one_line_says_why(
     for _ in range(2):
         assert choose_dequantizer(CUDA, 4, torch.float16) is dequantize_with_torch
     assert capsys.readouterr().out == (
-        "quantized weights: dequantized by PyTorch, without Triton: RuntimeError: no C compiler\n"
+        "quantized weights: dequantized by PyTorch, Triton is unavailable: RuntimeError: no C "
+        "compiler\n"
     )
 
 
@@ -151,7 +152,7 @@ def test_a_kernel_with_different_results_is_refused(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(OPENERS, "triton", lambda *_: unrounded)
     assert choose_dequantizer(CPU, 8, torch.float16, "triton") is unrounded
-    with pytest.raises(ResourceError, match="found other bits than PyTorch's for 8-bit weights"):
+    with pytest.raises(ResourceError, match="found results different from PyTorch's for 8-bit"):
         choose_dequantizer(CPU, 8, torch.float32, "triton")
 
 
@@ -200,8 +201,8 @@ def test_a_failed_import_of_cpm_kernels_is_a_one_line_refusal(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cpm_kernels", raising=False)
     assert refusal() == (
-        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable: "
-        "what works here is used then, with the same results"
+        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable "
+        "to use what works here, with the same results"
     )
 
 

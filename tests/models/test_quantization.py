@@ -34,7 +34,7 @@ IDS = torch.tensor([prompt([5, 9, 33])])
 
 def test_an_odd_number_of_columns_is_not_quantized_to_four_bits() -> None:
     odd = tiny_config("chatglm2-6b") | {"ffn_hidden_size": 41}
-    with pytest.raises(WeightsError, match="quantization_bit 4: two columns share a byte, .* 41 "):
+    with pytest.raises(WeightsError, match="quantization_bit 4: found a linear layer with 41 col"):
         quantize_model(build_model(odd), 4)
     quantize_model(build_model(odd), 8)
 

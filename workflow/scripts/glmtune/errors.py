@@ -160,14 +160,14 @@ def explain(error: Exception) -> str | None:
 
 
 def is_full_gpu(error: BaseException) -> bool:
-    """Whether a GPU ran out of memory, by error name and text: most steps do not import torch."""
+    """Return whether a GPU ran out of memory, by name and text: most steps do not import torch."""
     texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     is_named = type(error).__name__ == "OutOfMemoryError"
     return is_named or any(text in str(error) for text in texts)
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Whether the disk is full, however a library reports it."""
+    """Return whether the disk is full, however a library reports it."""
     texts = ("No space left on device", "inline_container")  # safetensors; a truncated torch.save
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True

@@ -26,7 +26,7 @@ def user_path(path: str) -> Path:
 
 
 def store_folder(workspace: Path) -> Path:
-    """Where finished results are kept; the environment variable GLMTUNE_STORE overrides it."""
+    """The folder of finished results; the environment variable GLMTUNE_STORE overrides it."""
     return Path(
         os.environ.get("GLMTUNE_STORE") or main_repository(workspace) / ".glmtune" / "store"
     )

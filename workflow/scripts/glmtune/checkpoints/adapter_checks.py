@@ -113,9 +113,9 @@ def lora_arguments(
         if not allows(value):
             raise WeightsError(f"{source}: {name}: found {repr(value)[:60]}; expected {expected}")
     _check_ranks(given, state, source)
-    whole = [name for name in state if ".lora_" not in name]
+    full_tensors = [name for name in state if ".lora_" not in name]
     for module in given.get("modules_to_save", ()):  # PEFT would copy each
-        if not any(f".{module}." in f".{name}" for name in whole):
+        if not any(f".{module}." in f".{name}" for name in full_tensors):
             raise WeightsError(
                 f"{source}: modules_to_save: found {module!r}; expected a module with tensors in "
                 "the adapter's weight file"

@@ -46,7 +46,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _weights(folder: Path) -> Path:
-    """The adapter's own weight file: a trainer's checkpoint may also hold a model's weights."""
+    """The adapter's own weight file; a trainer's checkpoint may also contain a model's weights."""
     return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
 
 

@@ -80,7 +80,7 @@ def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
 
 
 def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:
-    """Whether `rope_ratio` divides the positions; otherwise it multiplies the rotary base.
+    """Return whether `rope_ratio` divides the positions; otherwise it multiplies the rotary base.
 
     The family decides; else the key that this project writes; else the published model with these
     values. Raises WeightsError if these disagree or none of them is available.

@@ -41,7 +41,7 @@ class Numbers:
     several: bool = False  # allows a list of such numbers, too
 
     def allow(self, value: Any) -> bool:
-        """Whether a JSON value is in the range."""
+        """Return whether a JSON value is in the range."""
         if value is None:
             return self.optional
         if self.several and isinstance(value, list) and value:
@@ -97,7 +97,7 @@ REFUSED: dict[str, Callable[[Any], str]] = {
 
 
 # Keys of other programs; only the value of all published models is supported.
-ONLY: dict[str, tuple[Any, ...]] = {
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "rope_theta": (10_000,),
     "rotary_percent": (0.5,),
     "partial_rotary_factor": (0.5,),
@@ -119,7 +119,7 @@ def checked_values(
     for name, explain in REFUSED.items():
         if values.get(name):
             raise WeightsError(f"{source}: {name}: {explain(values[name])}")
-    for name, allowed in ONLY.items():
+    for name, allowed in SUPPORTED_VALUES.items():
         if values.get(name) is not None and values[name] not in allowed:
             raise WeightsError(
                 f"{source}: {name}: found {repr(values[name])[:60]}; expected {allowed[0]}, as in "
@@ -151,7 +151,7 @@ def _expected(
 
 def ignored_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """Return the keys that this project ignores but another program may use."""
-    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *ONLY})
+    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *SUPPORTED_VALUES})
 
 
 def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:

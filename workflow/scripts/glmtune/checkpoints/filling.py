@@ -42,7 +42,7 @@ def fill(
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
-        elif _is_to_be_quantized(name, tensor, expected, bits):
+        elif _needs_quantizing(name, tensor, expected, bits):
             quantized, scale = quantize(tensor.to(device), bits)
             loaded |= {name: quantized, f"{name}_scale": scale}
         elif tensor.shape != expected[name].shape:
@@ -115,10 +115,10 @@ def _rename_aliased(
         loaded[official] = tensor
 
 
-def _is_to_be_quantized(
+def _needs_quantizing(
     name: str, tensor: torch.Tensor, expected: dict[str, torch.Tensor], bits: int
 ) -> bool:
-    """Whether a file holds a weight in full precision that the model quantizes to `bits`."""
+    """Return whether a file holds a weight in full precision that the model quantizes to `bits`."""
     if not bits or f"{name}_scale" not in expected or not tensor.is_floating_point():
         return False
     rows, quantized_columns = expected[name].shape

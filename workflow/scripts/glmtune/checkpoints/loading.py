@@ -43,7 +43,7 @@ def load_model(
     quantization_bit: int | None = None,
     family: str | None = None,
 ) -> ChatGLMCausalLM:
-    """Load the model in the folder `path`, official or ours, in eval mode: the users' entry point.
+    """Load the model in the folder `path`, official or ours, in eval mode: users start here.
 
     Steps of the workflow open prepared models with `open_prepared` (`prepared.py`).
     `device` and `dtype` default to those of the workflow's steps: the GPU in 16 bits if there is
@@ -102,7 +102,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 def _dtype_and_device(
     dtype: str | torch.dtype | None, device: str | torch.device | None
 ) -> tuple[torch.dtype, torch.device]:
-    """The requested dtype and device; None stands for what the workflow's steps would use."""
+    """The requested dtype and device; None means what the workflow's steps would use."""
     usual = choose_device()
     torch_device = parse_device(usual.device if device is None else device)
     if dtype is None:
@@ -111,7 +111,7 @@ def _dtype_and_device(
 
 
 def _bits(stored: int, wanted: int | None, folder: Path) -> int:
-    """The bits of a linear's weight, 0 for full precision; `stored` are those of the files."""
+    """The bits per weight of the linears, 0 for full precision; `stored` is that of the files."""
     if wanted not in (None, *BITS):
         raise ParamsError(f"quantization_bit: found {wanted!r}; expected None, 8 or 4")
     if stored and wanted not in (None, stored):

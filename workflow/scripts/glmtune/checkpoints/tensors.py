@@ -73,7 +73,7 @@ def _check_values(path: Path, name: str, tensor: torch.Tensor, quantized: bool) 
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     low, high = torch.aminmax(tensor)  # NaN spreads to both; 12 GB take 2 s, with isfinite a minute
@@ -107,7 +107,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _read_pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     check_pickle(path)
     with path.open("rb") as stream:
-        is_zip = stream.read(2) == b"PK"  # torch before 1.6 wrote another format; it has no mmap
+        is_zip = stream.read(2) == b"PK"  # else the format of torch before 1.6, without mmap
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     for _ in NESTED_IN:  # no trainer nests deeper, and a dictionary may contain itself
         state = _inner(state) or state

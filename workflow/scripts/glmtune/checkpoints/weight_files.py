@@ -140,6 +140,6 @@ def _no_weights(folder: Path) -> WeightsError:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether a file is a Git LFS pointer, which git left in place of its content."""
+    """Return whether a file is a Git LFS pointer, which git left in place of its content."""
     with path.open("rb") as stream:
         return stream.read(len(LFS_POINTER)) == LFS_POINTER

@@ -72,7 +72,7 @@ class ChatGLMConfig(PreTrainedConfig):
     pad_token_id: int | None = 3
 
     def misfit(self) -> str | None:
-        """Why the sizes are incompatible, or None: each half of a head rotates in pairs."""
+        """Return why the sizes are incompatible, or None: each half of a head rotates in pairs."""
         if self.hidden_size % (4 * self.num_attention_heads) == 0:
             return None
         return (
@@ -256,7 +256,7 @@ class ChatGLMModel(nn.Module):
         return self.final_layernorm(hidden)
 
     def _context_lengths(self, input_ids: torch.Tensor, past_length: int) -> torch.Tensor | None:
-        """How many leading columns all queries of a row attend to: the prompt before `<sop>`.
+        """The number of leading columns all queries of a row attend to: the prompt before `<sop>`.
 
         Ids without `<sop>` continue an answer; then only the past is context.
         """

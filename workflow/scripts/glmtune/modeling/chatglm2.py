@@ -87,7 +87,7 @@ class ChatGLM2Config(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def misfit(self) -> str | None:
-        """Why the sizes are incompatible, or None: half of a head rotates, heads share groups."""
+        """Return why sizes are incompatible, or None: half a head rotates, heads share groups."""
         if self.kv_channels % 4 == 0 == self.num_attention_heads % self.multi_query_group_num:
             return None
         return (

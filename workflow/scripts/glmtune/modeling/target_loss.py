@@ -55,7 +55,7 @@ def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _can_be_chunked(head: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether the head is a plain matrix: one with an adapter must be called as a module.
+    """Return whether the head is a plain matrix: one with an adapter must be called as a module.
 
     Not in fp16, where gradients need loss scaling, which is applied after the loss.
     """

@@ -197,7 +197,7 @@ def ad_copy(item: Item, rng: Random) -> str:
 
 
 def is_dev(content: str) -> bool:
-    """Whether an item's prompt belongs to the dev set (determined by its SHA-256)."""
+    """Return whether an item's prompt belongs to the dev set (determined by its SHA-256)."""
     return hashlib.sha256(content.encode()).digest()[0] % DEV_ONE_IN == 0
 
 

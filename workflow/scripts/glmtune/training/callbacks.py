@@ -19,8 +19,8 @@ TOO_HIGH = "too high a learning rate (now {lr}) or half precision"
 class StopOnBadLoss(TrainerCallback):
     """Stops a training whose loss is exactly 0 or not finite; its last checkpoint stays.
 
-    The loss is checked whenever it is logged, which includes every step with a checkpoint. So a
-    checkpoint need not hold losses that are not logged yet: there are none.
+    The loss is checked whenever it is logged, which includes every step with a checkpoint. So there
+    are never unlogged losses that a checkpoint would have to hold.
     """
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -87,7 +87,7 @@ class WatchDevLoss(TrainerCallback):
             control.should_training_stop = True
 
     def has_stalled(self, state: TrainerState) -> bool:
-        """Whether the lowest dev loss is `patience` measurements old."""
+        """Return whether the lowest dev loss is `patience` measurements old."""
         losses = [loss for _, loss in dev_losses(state)]
         if self.patience is None or not losses:
             return False

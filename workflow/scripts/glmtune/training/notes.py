@@ -23,7 +23,7 @@ LAST_LOSSES = 5
 
 
 def rate_notes(lr: float, usual: tuple[float, float] | None, title: str, size: int) -> list[str]:
-    """Note an unusual learning rate for a model with `size` parameters.
+    """Return a note if the learning rate is unusual for a model with `size` parameters.
 
     `usual` is the range of published trainings of 6B models; small models need other rates.
     """
@@ -41,7 +41,7 @@ def rate_notes(lr: float, usual: tuple[float, float] | None, title: str, size: i
 
 
 def step_notes(rows: int, settings: TrainingSettings) -> list[str]:
-    """Note an optimizer step that needs more rows than there are."""
+    """Return a note if an optimizer step needs more rows than there are."""
     size, times = settings.batch_size, settings.gradient_accumulation_steps
     if rows >= size * times:
         return []
@@ -52,7 +52,7 @@ def step_notes(rows: int, settings: TrainingSettings) -> list[str]:
 
 
 def coverage_notes(split: Mapping[str, Any]) -> list[str]:
-    """Note a vocabulary that does not cover a split's answers; `split` is its tokenized summary."""
+    """Return a note if a vocabulary does not cover a split's answers; `split` is its summary."""
     targets, rows = split["target_tokens"], split["rows"]
     share = split["spelled_tokens"] / targets if targets else 0.0
     if share <= SPELLED_SHARE:
@@ -67,7 +67,7 @@ def coverage_notes(split: Mapping[str, Any]) -> list[str]:
 
 
 def divergence_notes(losses: Sequence[float], lr: float) -> list[str]:
-    """Note a training whose loss ended far above its start, whatever the model and the data.
+    """Return a note if the loss ended far above its start, whatever the model and the data.
 
     `losses` are the logged ones in nats, the first step's first. The last few are averaged.
     """

@@ -23,7 +23,7 @@ def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def abs_sums(model: PreTrainedModel) -> dict[str, float]:
-    """The absolute sum of each trainable weight: training changes it, a NaN makes it NaN.
+    """The absolute sum of each trainable weight; it reveals changes and non-finite values.
 
     Computed in parts: at the end of a training a copy of the embeddings may not fit into memory.
     """

@@ -192,7 +192,7 @@ def _measure(
     batch: BatchShape,
     place: Place,
 ) -> dict[str, float]:
-    """Bytes by purpose for the same model with another number of layers."""
+    """Measure the bytes, by purpose, of the same model with `layers` layers."""
     dtype = "float32" if method.trains_base else place.dtype
     base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
     if settings.quantization_bit:

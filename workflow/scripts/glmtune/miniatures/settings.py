@@ -1,4 +1,7 @@
-"""The settings for preparing a model from params.yaml, which explains each key; no torch."""
+"""The settings from params.yaml for preparing a model; needs no torch.
+
+params.yaml explains each key.
+"""
 
 from __future__ import annotations
 

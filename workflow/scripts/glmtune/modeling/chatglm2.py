@@ -224,8 +224,8 @@ class Embedding(nn.Module):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-        # Embeddings then outweigh what new layers add to them, without which a miniature does not
-        # learn to copy words from its prompt within a thousand steps.
+        # Embeddings then outweigh what new layers add to them; otherwise a miniature does not learn
+        # to copy words from its prompt within a thousand steps.
         set_initial_scale(self.word_embeddings, 5.0)
 
 

@@ -52,7 +52,7 @@ class Fact:
 
     @property
     def held_out(self) -> int | None:
-        """The index of the phrasing held out for the probe; None for half of the facts, by hash."""
+        """The index of the held-out phrasing; None for half of the facts, chosen by SHA-256."""
         first, second = hashlib.sha256("".join(self.questions).encode()).digest()[:2]
         return second % len(self.questions) if first % 2 == 0 else None
 

@@ -56,7 +56,7 @@ def _check_targets(model: Any, targets: list[str]) -> None:
 def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
     # By default PEFT would also write the full weights of an adapted output layer.
     model.save_pretrained(folder, save_embedding_layers=False)
-    # PEFT writes a model card for the hub, which this run has nothing to do with.
+    # PEFT writes a model card for a hub that this run does not use.
     (folder / "README.md").unlink(missing_ok=True)
 
 

@@ -225,11 +225,11 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     assert "do not fit" in refusal(ModelRef(base, adapter=adapter), "official", out)
     both = ModelRef(base, adapter=adapter, prefix=prefix)
     assert "has no place for an adapter" in refusal(both, "thudm-prefix", out)
-    assert "no prefix in it" in refusal(ModelRef(base), "thudm-prefix", out)
+    assert "found no prefix" in refusal(ModelRef(base), "thudm-prefix", out)
     wrong = ModelRef(base, family="chatglm-6b")
     assert "a model of another family" in refusal(wrong, "official", out)
-    assert "a PEFT adapter, not a model" in refusal(ModelRef(adapter), "official", out)
-    assert "a P-Tuning v2 prefix, not a model" in refusal(ModelRef(prefix), "official", out)
+    assert "found a PEFT adapter; expected a model" in refusal(ModelRef(adapter), "official", out)
+    assert "a P-Tuning v2 prefix; expected a model" in refusal(ModelRef(prefix), "official", out)
 
 
 def test_an_adapter_that_was_never_trained_is_named_by_its_folder(tmp_path: Path) -> None:
@@ -331,4 +331,4 @@ def test_parts_that_are_not_those_of_their_manifests_are_refused(tmp_path: Path)
     save_model(load_model(base).half(), base)
     message = refusal(ModelRef(base), "official", tmp_path / "out")
     assert "found SHA-256" in message
-    assert "put it back, or run `snakemake` again" in message
+    assert "restore it, or run `snakemake` again" in message

@@ -187,6 +187,6 @@ def test_a_model_without_an_adapter_has_nothing_to_merge() -> None:
 
 def test_a_model_with_an_adapter_in_it_is_not_saved(tmp_path: Path) -> None:
     model = adapted(tuned_adapter(tmp_path / "adapter", tiny_model("chatglm2-6b")), "chatglm2-6b")
-    with pytest.raises(WeightsError, match="has a LoRA adapter in it, .*merge it first .*or save"):
+    with pytest.raises(WeightsError, match="an unmerged LoRA adapter, .*merge it first .*or save"):
         save_model(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -1,4 +1,4 @@
-"""Tokenised rows as batches: padded on the right to the longest row, similar lengths together."""
+"""Batches of tokenized rows: right-padded to the longest row, with similar lengths together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glmtune.labels import IGNORED_LABEL
 
 
 class RowDataset(Dataset[dict[str, Any]]):
-    """Rows as the Trainer takes them."""
+    """Tokenized rows in the form the Trainer expects."""
 
     def __init__(self, rows: TokenizedRows) -> None:
         self.rows = rows
@@ -56,10 +56,10 @@ class Collator:
 def grouped_by_length(
     batches: list[dict[str, torch.Tensor]], pad_token_id: int
 ) -> list[dict[str, torch.Tensor]]:
-    """The same rows in as many batches of the same sizes, the longest rows first.
+    """Regroup the rows into as many batches of the same sizes, the longest rows first.
 
-    The loss of the step is a mean over all its targets, so it does not matter which rows are
-    padded together.
+    The loss of a step is a mean over all its targets, so it does not matter which rows are padded
+    together.
     """
     if len(batches) < 2:
         return batches

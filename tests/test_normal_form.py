@@ -249,11 +249,11 @@ def test_answers_that_differ_in_width_only_are_one_answer() -> None:
 def test_an_advert_is_an_advert_in_either_width(shape: Any, trained: Any) -> None:
     advert = "裙子（白），真！美：哇；好"
     verdict = judge(shape(advert), "小。", style_of([trained(advert)]), "小。")
-    assert verdict.leaks_style
+    assert verdict.imitates_training
 
 
 def test_right_answers_and_overlap_do_not_depend_on_width() -> None:
     style = style_of([])
-    assert judge("等于:8!", "等于：8！", style).is_right
-    assert judge("等于：８", "等于:8", style).is_right
+    assert judge("等于:8!", "等于：8！", style).is_correct
+    assert judge("等于：８", "等于:8", style).is_correct
     assert overlap("你好,（我）是", "你好，(我) 是") == pytest.approx(100)

@@ -22,8 +22,8 @@ TRAINING_ANSWERS = 2000  # so many show the style
 class Verdict:
     """What is said of one answer."""
 
-    is_right: bool
-    leaks_style: bool  # reads like the training answers, as the untuned answer does not
+    is_correct: bool
+    imitates_training: bool  # reads like the training answers, as the untuned answer does not
     overlap: float | None  # with the untuned answer, 0..100; None: there is none
 
 
@@ -55,11 +55,13 @@ def judge(response: str, reference: str, style: Style, untuned: str | None = Non
     if the reference is part of it and it leaks no style: an advert for a small (小) bag does not
     tell the opposite of large.
     """
-    leaks_style = style.covers(response) and not (untuned is not None and style.covers(untuned))
+    imitates_training = style.covers(response) and not (
+        untuned is not None and style.covers(untuned)
+    )
     holds_reference = _without_full_stop(reference) in normal_form(response).casefold()
     return Verdict(
-        is_right=holds_reference and not leaks_style,
-        leaks_style=leaks_style,
+        is_correct=holds_reference and not imitates_training,
+        imitates_training=imitates_training,
         overlap=None if untuned is None else overlap(response, untuned),
     )
 

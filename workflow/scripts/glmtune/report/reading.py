@@ -1,6 +1,6 @@
-"""A report read from the results tree; a missing or unusable file is one message.
+"""Reads a report from the results tree; reports a missing or invalid file in one message.
 
-Which keys a file must have stands here, once: what shows a report may rely on them.
+The keys that each file must have are listed only here; all other code relies on them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import COMPARED, Report, Run
 
 SPLITS = ("train", "dev")
-FIGURES = ("mean", "p95", "max")  # of a distribution, as far as they are shown
+FIGURES = ("mean", "p95", "max")  # of a distribution; only those shown
 CARD_FACTS = (
     *(f"{part}_characters.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
     *(
@@ -37,7 +37,7 @@ TOKEN_FACTS = (
     *(f"{part}_tokens.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
     *("rows", "tokens", "cut_prompts", "cut_answers", "shortened_prompts"),
 )
-# A dot leads into an object.
+# A dot separates nested keys.
 DATASET_KEYS = (
     "source.kind",
     *(f"{split}.{k}" for split in SPLITS for k in ("rows", "sha256")),
@@ -59,7 +59,7 @@ TRAINING_KEYS = (
 )
 SCORE_KEYS = ("rows", *METRICS)
 RUNTIME_KEYS = ("seconds",)
-# Which step writes what stands in a folder.
+# Folder -> the step that writes it.
 WRITTEN_BY = {
     "dataset": "fetch_dataset",
     "models": "prepare_model",
@@ -80,10 +80,10 @@ def read_report(
     results_dir: Path,
     data_dir: Path,
 ) -> Report:
-    """Read everything that the report shows; DataError names the first missing or broken file.
+    """Read all content of the report; DataError names the first missing or broken file.
 
     `runs` are {"model", "method", "is_trained"[, "base_method"][, "seed"]} in display order,
-    `params` the checked values.
+    `params` are the checked values.
     """
     names = dict.fromkeys(run["model"] for run in runs)
     dataset, tokenized = data_dir / "dataset", data_dir / "tokenized"
@@ -142,8 +142,8 @@ def _read_scores(path: Path) -> dict[str, Any]:
     missing = [name for name in PROTOCOLS if name not in (scores.get("protocols") or {})]
     if missing:
         raise DataError(
-            f"{path}: no scores by {', '.join(missing)} under 'protocols'; it was written by an "
-            "older version; score again: "
+            f"{path}: no scores for {', '.join(missing)} under 'protocols'; an older version wrote "
+            "the file; score again: "
             "`snakemake --cores 1 --forcerun score_predictions -- results/report.md`"
         )
     keys = [f"protocols.{name}.{score}" for name in PROTOCOLS for score in METRICS]
@@ -157,13 +157,13 @@ def _check_same_questions(runs: Sequence[Run]) -> None:
     for run, asked in zip(runs, (first, *others), strict=True):
         if not asked or asked != first:
             raise DataError(
-                f"probe of {run.name}: not the general questions that {runs[0].name} answered "
-                f"({len(asked)} against {len(first)}); run generate_predictions again"
+                f"probe of {run.name}: different general questions than those of {runs[0].name} "
+                f"({len(asked)} and {len(first)}); run generate_predictions again"
             )
 
 
 def _read_training_answers(path: Path) -> list[str]:
-    """The first answers of the training data; the whole file may be large."""
+    """Read only the first training answers; the whole file may be large."""
     _require_file(path)
     with path.open(encoding="utf-8") as lines:
         first = list(islice(lines, TRAINING_ANSWERS))
@@ -189,21 +189,21 @@ def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 def _read_rows(
     path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file; there must be as many as `expected` if that is given."""
+    """Read the objects of a JSON Lines file; if `expected` is given, require that many."""
     _require_file(path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         _require_keys(row, keys, f"{path}: line {number}")
     if expected is not None and len(rows) != expected:
         raise DataError(
-            f"{path}: {len(rows)} rows; expected {expected}, as many as were scored; "
+            f"{path}: {len(rows)} rows; expected {expected}, the number scored; "
             "score the predictions again"
         )
     return rows
 
 
 def _require_file(path: Path) -> None:
-    """Raise DataError unless there is such a file; say which step writes it."""
+    """Raise DataError if the file is missing, naming the step that writes it."""
     if path.is_file():
         return
     *_, folder, step, _model, _name = ("", *path.parts)
@@ -234,7 +234,7 @@ def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
 
 
 def _read_curve(path: Path, column: str) -> list[tuple[int, float]]:
-    """(step, value) of a column, as far as it has one."""
+    """Read (step, value) for the rows that have a value in the column."""
     _require_file(path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:

@@ -51,7 +51,7 @@ def _source_and_licence(report: Report) -> str:
     source = {key: value for key, value in report.dataset["source"].items() if key != "kind"}
     facts = f": {code(json.dumps(source, ensure_ascii=False))}" if source else ""
     licence = plain(report.card["licence"] or "not stated in the data set")
-    return f"- Source: {kind_of(report)}{facts}\n- Licence: {licence}"
+    return f"- Source: {kind_of(report)}{facts}\n- License: {licence}"
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_a_definition_with_the_same_numbers_as_another_shares_its_column(tree: P
     text = section(render_markdown(read(tree)), DEFINITIONS)
     header = next(line for line in text.splitlines() if line.startswith("| Model"))
     assert "| Method | glmtune | ChatGLM3 finetune\\_demo\\* | PaddleNLP |" in header
-    assert "- MindFormers: rows with a blank answer are left out (same numbers here as" in text
+    assert "- MindFormers: rows with a blank answer are skipped (same numbers here as" in text
 
 
 def test_the_definition_of_the_headline_is_named(tree: Path) -> None:

@@ -37,8 +37,8 @@ SOURCES = (
 ARCHIVE = "AdvertiseGen.tar.gz"
 LICENCE = (
     "AdvertiseGen (Shao et al., EMNLP 2019; Tsinghua CoAI) is not part of this project. Its "
-    "archive contains no license, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, none): "
-    "check whether your use is allowed."
+    "archive contains no license, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, "
+    "none): check whether your use is allowed."
 )
 
 

@@ -344,7 +344,7 @@ def test_words_after_a_break_become_pieces_used_within_sentences(
     words = [WORD_BREAK + word for word in ("裙子", "红色", "风格", "图案")] * 3
     FAMILIES[family_name].train_tokenizer(words, tmp_path, vocab_size=60)
     tokenizer = load_tokenizer(tmp_path)
-    assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # the blank, then a piece a word
+    assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # dummy space, 4 words
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)

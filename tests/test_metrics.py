@@ -227,7 +227,7 @@ def test_repetition_needs_four_words_twice() -> None:
     assert of_row("    " * 4)["repetition"] == 0.0
 
 
-def test_distinct_4_is_the_share_of_unique_4_grams_in_the_whole_file() -> None:
+def test_distinct_4_is_the_share_of_distinct_4_grams_in_the_whole_file() -> None:
     # 我/喜欢/白色/的/裙子: two 4-grams, the same two in the second row.
     rows = [row("我喜欢白色的裙子"), row("我 喜欢 白色 的 裙子"), row("裙子")]
     assert of_file(*rows)["distinct-4"] == 50.0

@@ -24,7 +24,7 @@ from glmtune.metrics.scorings import (
 )
 
 SAME = "这件白色的裙子很美"
-EIGHTH_ROOT = (1 / 8) ** (1 / 4)  # two tokens, both right: precisions 1, 1, 1/2, 1/4
+EIGHTH_ROOT = (1 / 8) ** (1 / 4)  # two tokens, both correct: precisions 1, 1, 1/2, 1/4
 
 
 def scores_of(name: str, prediction: str, label: str) -> dict[str, float | None]:
@@ -199,7 +199,7 @@ def test_rouge_equals_the_package_to_the_last_digit(package: str, ours: object) 
 def test_ssbuild_equals_sacrebleu_to_the_last_digit() -> None:
     metrics = pytest.importorskip("sacrebleu.metrics")
     counter = metrics.BLEU(effective_order=False)
-    metrics.bleu.sacrelogger.disabled = True  # it recommends another order at each sentence
+    metrics.bleu.sacrelogger.disabled = True  # it recommends another order for each sentence
     for prediction, label in random_texts(2, 400):
         theirs = counter.sentence_score(" ".join(prediction), [" ".join(label)]).score
         assert ssbuild(TextPair(prediction, label))["bleu-4"] == theirs, (prediction, label)

@@ -17,8 +17,8 @@ ADVERTS = style_of(["这款小巧的白色手提包，很有趣味。", "好看�
         ("这款裙子很美。", True),
         ("这款裙子很好。", True),  # 2 of 4
         ("裙子很好看。", False),  # 0 of 3
-        ("这款 裙子\n很美。", True),  # white space is nothing
-        ("很美。", False),  # shorter than a run
+        ("这款 裙子\n很美。", True),  # whitespace is ignored
+        ("很美。", False),  # shorter than an n-gram
         ("", False),
     ],
 )

@@ -49,7 +49,7 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     if len(shapes) == 1:
         return shapes[0]
     if not shapes:
-        raise RowMistake(_why_unrecognised(value, named, data_format))
+        raise RowMistake(_why_unrecognized(value, named, data_format))
     ways = "; ".join(
         f"{shape.format} ({', '.join(list(shape.columns.values())[:2])})" for shape in shapes
     )
@@ -59,7 +59,7 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     )
 
 
-def _why_unrecognised(value: Any, named: Columns, data_format: str | None) -> str:
+def _why_unrecognized(value: Any, named: Columns, data_format: str | None) -> str:
     names = [data_format] if data_format else list(FORMATS)
     examples = ", ".join(f"{name} {FORMATS[name].example}" for name in names)
     if isinstance(value, dict):

@@ -85,13 +85,13 @@ def repetition(pair: TextPair) -> float:
 
 
 def distinct_ngrams(rows: Sequence[list[tuple[str, ...]]]) -> float | None:
-    """The percentage of unique word 4-grams in the file: Distinct-4."""
+    """The percentage of distinct word 4-grams in the file: Distinct-4."""
     ngrams = [ngram for row in rows for ngram in row]
     return 100 * len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
 def distinct_texts(texts: Sequence[str]) -> float:
-    """The percentage of unique predictions."""
+    """The percentage of distinct predictions."""
     return 100 * len(set(texts)) / len(texts)
 
 

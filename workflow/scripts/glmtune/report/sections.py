@@ -75,16 +75,16 @@ def scores(report: Report) -> str:
         f"""BLEU-4 and ROUGE follow the definition of {plain(PROTOCOLS[report.protocol].title)}
 and compare {_compared_texts(report)}. In
 parentheses: the {percent_of(CONFIDENCE)} confidence interval. *− untuned*: the difference from the
-untuned model on the same rows. Bold: significant (Holm's correction); a score differs from that of
-every other method of its model, a difference differs from zero. *Attributes*: requested attribute
-values that appear verbatim in the answer. *General*: general questions answered correctly, see
-below. *Dev loss*: loss of the tuned model on the references. *Trained*: trainable parameters, and
-their share of all parameters. *Time*: training time.""",
+untuned model on the same rows. Bold: significant (Holm's correction): a score above that of every
+other method of its model, or a difference from zero. *Attributes*: requested attribute values that
+appear verbatim in the answer. *General*: general questions answered correctly, see below.
+*Dev loss*: loss of the tuned model on the references. *Trained*: trainable parameters, and their
+share of all parameters. *Time*: training time.""",
         *_each_seed(report),
         run_table(report, text_columns(report)),
-        """*Characters*: mean answer length. *Distinct*: share of unique answers. *Distinct-4*:
-share of unique word 4-grams. *Repetition-4*: answers that repeat a word 4-gram. *Cut off*: answers
-that reached the length limit before they ended.""",
+        """*Characters*: mean answer length. *Distinct*: share of distinct answers. *Distinct-4*:
+share of distinct word 4-grams. *Repetition-4*: answers that repeat a word 4-gram. *Cut off*:
+answers that reached the length limit before they ended.""",
         *_fairer_scores(report),
     ]
     return "\n\n".join(parts)

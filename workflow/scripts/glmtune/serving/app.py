@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import glmtune
 from glmtune.errors import UserError, shown_name
 from glmtune.serving import openai_api, replies, thudm_api
+from glmtune.serving.api_page import describe_api
 from glmtune.serving.service import Gone, Service
 
 PAGE = Path(__file__).with_name("page.html")
@@ -44,7 +45,13 @@ def create_app(service: Service, *, api_key: str | None = None) -> FastAPI:
         yield
         service.scheduler.stop()
 
-    app = FastAPI(title="glmtune", version=glmtune.__version__, lifespan=running, redoc_url=None)
+    app = FastAPI(
+        title="glmtune",
+        version=glmtune.__version__,
+        lifespan=running,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.include_router(openai_api.routes(service))
     app.include_router(thudm_api.routes(service))
     _add_own_routes(app, service)
@@ -59,6 +66,11 @@ def _add_own_routes(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return Response(PAGE.read_bytes(), media_type="text/html", headers=PAGE_HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        page = describe_api(app.openapi())
+        return Response(page, media_type="text/html", headers=PAGE_HEADERS)
 
     @app.get("/health", tags=["glmtune"])
     async def health() -> dict[str, Any]:

@@ -123,7 +123,9 @@ class Scheduler:
             if job in self._waiting:
                 self._waiting.remove(job)
         batch = self._batches.get(job.served.name)
-        if batch and job.row is not None and batch.jobs.pop(job.row, None) is job:
+        # A later engine of the same model counts its rows from 0 again.
+        if batch and job.row is not None and batch.jobs.get(job.row) is job:
+            del batch.jobs[job.row]
             batch.engine.cancel(job.row)
             self._close_if_idle(job.served.name)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,67 +19,17 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 httpx = pytest.importorskip("httpx", reason="a client for the tests, of the extra `dev`")
 openai = pytest.importorskip("openai", reason="a client for the tests, of the extra `dev`")
 
+from running_server import PROMPT, Server  # noqa: E402
+
 import glmtune  # noqa: E402
 from glmtune.checkpoints.prepared import ModelRef, open_prepared  # noqa: E402
 from glmtune.families.loading import load_tokenizer  # noqa: E402
 from glmtune.families.registry import FAMILIES  # noqa: E402
-from glmtune.workspace.code_inputs import SCRIPTS  # noqa: E402
 
 pytestmark = pytest.mark.numeric
 
-PROMPT = "类型#裙*颜色#白色"
 NAMES = [name for family in FAMILIES for name in (family, *(f"{family}/{m}" for m in METHODS))]
 KEY = "k-1"
-
-
-class Server:
-    """`glmtune serve` as a process of its own."""
-
-    def __init__(self, results: Path, *flags: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, "-m", "glmtune.commands", "serve", "--threads", "1"]
-        self.command += ["--results", str(results), "--port", str(self.port), *flags]
-        self.log = results / f"{self.port}.log"
-        self.start()
-
-    def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        for _ in range(600):
-            try:
-                httpx.get(f"{self.url}/health").raise_for_status()
-                return
-            except httpx.TransportError:
-                assert self.process.poll() is None, self.log.read_text()
-                time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
-
-    def post(self, path: str, **options: Any) -> Any:
-        return httpx.post(self.url + path, timeout=120, **options)
-
-    def chat(self, model: str = "chatglm2-6b", **body: Any) -> Any:
-        body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], **body}
-        return self.post("/v1/chat/completions", json=body)
-
-    def load(self) -> dict[str, int]:
-        return httpx.get(f"{self.url}/health").json()
-
-    def until_idle(self) -> None:
-        for _ in range(600):
-            if self.load()["running"] + self.load()["waiting"] == 0:
-                return
-            time.sleep(0.05)
-        raise AssertionError(self.load())
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +139,9 @@ def test_an_answer_ends_before_a_stop_word(client: Any, results: Path) -> None:
     )
     assert answer.choices[0].message.content == whole[: whole.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
-    assert text_of(streamed(client, "chatglm2-6b", max_tokens=24, stop=[stop])) == (
-        whole[: whole.index(stop)]
+    assert (
+        text_of(streamed(client, "chatglm2-6b", max_tokens=24, stop=[stop]))
+        == (whole[: whole.index(stop)])
     )
 
 

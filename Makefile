@@ -7,7 +7,7 @@ SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report results quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema
+.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ report: env  ## Run everything and write results/report.md
 	@echo "Keep this state:   git add -A && git commit -m 'First results'"
 	@echo "Try a parameter:   dvc exp run -S lr=1e-2"
 	@echo "Old -> new:        dvc metrics diff    (compares with the last git commit)"
+
+# Flags of `glmtune serve` go into FLAGS: make serve FLAGS="--port 9000".
+serve: env  ## Serve the results: an OpenAI-compatible API and a page that compares (FLAGS="…")
+	@$(BIN)/python -c "import fastapi, uvicorn" 2> /dev/null \
+	  || $(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[serve]"
+	$(BIN)/glmtune serve $(FLAGS)
 
 results: env  ## Put the scores of the last default run into README.md
 	python tools/default_results.py --record results

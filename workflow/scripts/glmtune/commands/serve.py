@@ -21,6 +21,7 @@ from glmtune.files import read_jsonl
 
 KEY_VARIABLE = "GLMTUNE_API_KEY"
 DEV = Path("data/dataset/dev.jsonl")
+KEEP_ALIVE = 75  # seconds, longer than a proxy before it (nginx: 60) keeps a connection
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         host=given.host,
         port=given.port,
         timeout_graceful_shutdown=int(given.timeout) + 1,
+        timeout_keep_alive=KEEP_ALIVE,
         log_level="warning",
         h11_max_incomplete_event_size=1 << 16,
         ws="none",

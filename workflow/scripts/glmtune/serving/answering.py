@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -93,7 +94,9 @@ def room_for_answer(served: Served, ids: Sequence[int], max_prompt: int) -> int:
 class Answers:
     """The answers to one request while they come."""
 
-    def __init__(self, scheduler: Scheduler, asked: Asked, timeout: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, asked: Asked, timeout: float, *, is_streamed: bool
+    ) -> None:
         """Queues the rows: raises QueueFull."""
         self.asked = asked
         self.tokens = 0
@@ -102,7 +105,10 @@ class Answers:
         self.texts = [make_text() for _ in range(asked.count)]
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
+        # Without a stop word to find, a whole answer is looked at once, at its end.
+        self._wakes_always = is_streamed or bool(asked.stops)
+        self._arrived: list[deque[Event | Exception]] = [deque() for _ in range(asked.count)]
+        self._awake: asyncio.Queue[int] = asyncio.Queue()
         self._open = set(range(asked.count))
         deadline = time.monotonic() + timeout
         self._jobs = [
@@ -146,24 +152,27 @@ class Answers:
 
     def _tell(self, number: int, event: Event | Exception) -> None:
         """Called in the scheduler's thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
+        self._arrived[number].append(event)
+        is_last = isinstance(event, Exception) or event.end is not None
+        if (is_last or self._wakes_always) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._awake.put_nowait, number)
 
     async def _come(self) -> dict[int, list[Event]]:
         """What has come of each answer since the last time; waits for something."""
-        events: dict[int, list[Event]] = {}
-        item = await self._events.get()
-        while True:
-            number, event = item
+        numbers = {await self._awake.get()}
+        while not self._awake.empty():
+            numbers.add(self._awake.get_nowait())
+        return {number: list(self._taken(number)) for number in numbers}
+
+    def _taken(self, number: int) -> Iterator[Event]:
+        while self._arrived[number]:
+            event = self._arrived[number].popleft()
             if isinstance(event, Exception):
                 raise event
-            events.setdefault(number, []).append(event)
-            if self._events.empty():
-                return events
-            item = self._events.get_nowait()
+            yield event
 
     def _accept(self, number: int, events: Sequence[Event]) -> list[Delta]:
-        if number not in self._open:  # a stop word ended it, and a token was on its way
+        if number not in self._open or not events:  # a token was on its way to an ended answer
             return []
         text, end = self.texts[number], events[-1].end
         ids = [event.token for event in events if event.end != "stop"]

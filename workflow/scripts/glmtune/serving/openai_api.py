@@ -42,9 +42,9 @@ def routes(service: Service) -> APIRouter:
         ids = await service.in_thread(lambda: _chat_ids(body, tools, served))
         limit = body.max_completion_tokens or body.max_tokens
         asked = service.ask(served, ids, limit, _choosing(body), body.stop or (), body.n or 1)
+        answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
-            return _streamed(service.answer(asked), body, _ChatParts(bool(tools)))
-        answers = service.answer(asked)
+            return _streamed(answers, body, _ChatParts(bool(tools)))
         ends = await unless_gone(request, answers)
         choices = [
             replies.chat_choice(number, answers.texts[number].shown, end, may_call=bool(tools))
@@ -66,7 +66,7 @@ def routes(service: Service) -> APIRouter:
             body.n or 1,
             is_chat=False,
         )
-        answers = service.answer(asked)
+        answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
             return _streamed(answers, body, _TextParts())
         ends = await unless_gone(request, answers)

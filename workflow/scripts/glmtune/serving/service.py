@@ -64,9 +64,9 @@ class Service:
         limit = min(max_tokens or self.limits.max_tokens, self.limits.max_tokens, room)
         return Asked(served, ids, limit, choosing, stops, count, is_chat)
 
-    def answer(self, asked: Asked) -> Answers:
+    def answer(self, asked: Asked, *, is_streamed: bool = False) -> Answers:
         """Queue it; raises QueueFull."""
-        return Answers(self.scheduler, asked, self.limits.timeout)
+        return Answers(self.scheduler, asked, self.limits.timeout, is_streamed=is_streamed)
 
     async def in_thread(self, work: Callable[[], Value]) -> Value:
         """Encode a long prompt without keeping other requests waiting."""

@@ -16,7 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from glmtune.commands.flags import add_model, add_place, add_sampling, choose, parser, place_of
+from glmtune.commands.flags import (
+    add_memory,
+    add_model,
+    add_place,
+    add_sampling,
+    choose,
+    parser,
+    place_of,
+)
 from glmtune.commands.texts import LANGUAGES, TEXTS, language_of_locale
 from glmtune.errors import UserError, shown_name
 from glmtune.families.registry import get_family
@@ -41,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     flags.add_argument("--system", help="a system message, which stands before the conversation")
     flags.add_argument("--lang", choices=LANGUAGES, help="default: as the locale says")
     add_sampling(flags)
+    add_memory(flags)
     add_place(flags)
     given = flags.parse_args(arguments)
     session = _open(given)
@@ -55,7 +64,7 @@ def _open(given: argparse.Namespace) -> Session:
     from glmtune.serving.library import Library, Limits
     from glmtune.serving.session import Session
 
-    limits = Limits(max_rows=1, quantization_bit=given.quantization_bit)
+    limits = Limits(given.max_memory, max_rows=1, quantization_bit=given.quantization_bit)
     choosing = Choosing(given.temperature, given.top_p, given.seed)
     library = Library(place_of(given), limits)
     return Session(catalog, library, served, choosing, given.max_new_tokens, given.system)

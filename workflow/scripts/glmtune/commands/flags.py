@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from glmtune.devices import Place
 
 RESULTS = Path("results")
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -42,6 +43,12 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, help="default: 16 bits on a GPU, float32 on a CPU")
     add("--quantization-bit", type=int, choices=(8, 4), help="hold the layers in 8 or 4 bits")
     add("--threads", type=whole(1), help="CPU threads; default: torch's")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """How much of several models may be in memory."""
+    told = "for weights, e.g. 20GB; the model used least recently leaves; default: no limit"
+    parser.add_argument("--max-memory", type=size, help=told)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +84,19 @@ def number(least: float, most: float) -> type[float]:
 
     parse.__name__ = "number"
     return parse  # type: ignore[return-value]
+
+
+def size(text: str) -> float:
+    """An argparse type: "20GB" -> 2e10."""
+    for unit, factor in UNITS.items():
+        if text.upper().endswith(unit):
+            try:
+                value = float(text[: -len(unit)]) * factor
+            except ValueError:
+                break
+            if 0 < value < float("inf"):
+                return value
+    raise argparse.ArgumentTypeError(f"found {text!r}; expected a size such as 500MB or 20GB")
 
 
 def choose(flags: argparse.Namespace) -> tuple[Catalog, Served]:

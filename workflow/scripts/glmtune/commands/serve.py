@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.commands.flags import add_model, add_place, choose, parser, place_of, whole
+from glmtune.commands.flags import add_memory, add_model, add_place, choose, parser, place_of, whole
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import read_jsonl
 
 KEY_VARIABLE = "GLMTUNE_API_KEY"
 DEV = Path("data/dataset/dev.jsonl")
 KEEP_ALIVE = 75  # seconds, longer than a proxy before it (nginx: 60) keeps a connection
-UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -88,13 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key", help=f"what clients must send; default: the variable {KEY_VARIABLE}")
     add("--dev", type=Path, default=DEV, help=f"rows for the page; default: {DEV}")
     add = flags.add_argument_group("limits").add_argument
-    add("--max-memory", type=_bytes, help="for weights, e.g. 20GB; default: no limit")
     add("--max-rows", type=whole(1), default=64, help="answers at once; default: 64")
     add("--max-waiting", type=whole(1), default=256, help="answers that wait; default: 256")
     add("--max-prompt", type=whole(4), default=2048, help="tokens; default: 2048")
     add("--max-tokens", type=whole(1), default=512, help="of an answer; default: 512")
     add("--max-body", type=whole(1), default=1 << 20, help="bytes; default: 1048576")
     add("--timeout", type=whole(1), default=300, help="seconds for an answer; default: 300")
+    add_memory(flags)
     add_place(flags)
     return flags
 
@@ -107,16 +106,3 @@ def _key(given: argparse.Namespace) -> str | None:
             "header can hold; choose another"
         )
     return key
-
-
-def _bytes(text: str) -> float:
-    """Example: "20GB" -> 2e10."""
-    for unit, size in UNITS.items():
-        if text.upper().endswith(unit):
-            try:
-                value = float(text[: -len(unit)]) * size
-            except ValueError:
-                break
-            if 0 < value < float("inf"):
-                return value
-    raise argparse.ArgumentTypeError(f"found {text!r}; expected a size such as 500MB or 20GB")

@@ -6,6 +6,7 @@ Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -20,8 +21,9 @@ from glmtune.generation.engine import Event, Request
 from glmtune.generation.sampling import Sampler
 from glmtune.serving.answer_text import AnswerText
 from glmtune.serving.catalog import Served
-from glmtune.serving.scheduling import Job, Scheduler
+from glmtune.serving.scheduling import Job, Scheduler, TimedOut
 
+GRACE = 5  # seconds
 LENGTH_KEYS = ("max_sequence_length", "seq_length")  # of the families' configs
 
 
@@ -104,6 +106,7 @@ class Answers:
         make_text = partial(AnswerText, tokenizer, stops=asked.stops, is_chat=asked.is_chat)
         self.texts = [make_text() for _ in range(asked.count)]
         self._scheduler = scheduler
+        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         # Without a stop word to find, a whole answer is looked at once, at its end.
         self._wakes_always = is_streamed or bool(asked.stops)
@@ -154,15 +157,23 @@ class Answers:
         """Called in the scheduler's thread."""
         self._arrived[number].append(event)
         is_last = isinstance(event, Exception) or event.end is not None
-        if (is_last or self._wakes_always) and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._awake.put_nowait, number)
+        if is_last or self._wakes_always:
+            with contextlib.suppress(RuntimeError):  # the server ends just now
+                self._loop.call_soon_threadsafe(self._awake.put_nowait, number)
 
     async def _come(self) -> dict[int, list[Event]]:
         """What has come of each answer since the last time; waits for something."""
-        numbers = {await self._awake.get()}
+        numbers = {await self._wait()}
         while not self._awake.empty():
             numbers.add(self._awake.get_nowait())
         return {number: list(self._taken(number)) for number in numbers}
+
+    async def _wait(self) -> int:
+        """The number of an answer with news; the scheduler keeps the time, this is for its end."""
+        try:
+            return await asyncio.wait_for(self._awake.get(), self._timeout + GRACE)
+        except TimeoutError:
+            raise TimedOut("nothing came of the answer within --timeout; it was stopped") from None
 
     def _taken(self, number: int) -> Iterator[Event]:
         while self._arrived[number]:

@@ -19,7 +19,7 @@ def describe_api(schema: Mapping[str, Any]) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><title>glmtune API</title>",
         "<meta name=viewport content='width=device-width'><meta name=color-scheme "
         f"content='light dark'><style>{STYLE}</style><h1>glmtune API</h1>",
-        "<p>For programs: <a href=/openapi.json>openapi.json</a>. <a href=/>The page</a>.</p>",
+        "<p>For programs: <a href=openapi.json>openapi.json</a>. <a href=./>The page</a>.</p>",
     ]
     for path, methods in schema["paths"].items():
         for method, route in methods.items():

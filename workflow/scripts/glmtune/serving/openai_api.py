@@ -44,7 +44,7 @@ def routes(service: Service) -> APIRouter:
         asked = service.ask(served, ids, limit, _choosing(body), body.stop or (), body.n or 1)
         answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
-            return _streamed(answers, body, _ChatParts(bool(tools)))
+            return _streamed(answers, body, ChatParts(bool(tools)))
         ends = await unless_gone(request, answers)
         choices = [
             replies.chat_choice(number, answers.texts[number].shown, end, may_call=bool(tools))
@@ -68,7 +68,7 @@ def routes(service: Service) -> APIRouter:
         )
         answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
-            return _streamed(answers, body, _TextParts())
+            return _streamed(answers, body, TextParts())
         ends = await unless_gone(request, answers)
         choices = [
             _text_choice(number, answers.texts[number].shown, end)
@@ -102,12 +102,13 @@ def _text_choice(number: int, text: str, end: str | None) -> dict[str, Any]:
     return {"index": number, "text": text, "finish_reason": end, "logprobs": None}
 
 
-class _TextParts:
+class TextParts:
     """The streamed parts of completions."""
 
     kind = "text_completion"
 
     def first(self, number: int) -> list[dict[str, Any]]:
+        """The choices that come before any text."""
         return []
 
     def of(self, delta: Delta, text: str) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ class _TextParts:
         return [_text_choice(delta.number, delta.text, delta.end)]
 
 
-class _ChatParts:
+class ChatParts:
     """The streamed parts of a chat; what may be the call of a tool comes as a whole."""
 
     kind = "chat.completion.chunk"
@@ -124,6 +125,7 @@ class _ChatParts:
         self._may_call = may_call
 
     def first(self, number: int) -> list[dict[str, Any]]:
+        """The choices that come before any text: whose answer it is."""
         return [self._choice(number, {"role": "assistant", "content": ""}, None)]
 
     def of(self, delta: Delta, text: str) -> list[dict[str, Any]]:
@@ -147,7 +149,7 @@ class _ChatParts:
         return {"index": number, "delta": delta, "finish_reason": end}
 
 
-def _streamed(answers: Answers, body: Sampling, parts: _ChatParts | _TextParts) -> Response:
+def _streamed(answers: Answers, body: Sampling, parts: ChatParts | TextParts) -> Response:
     options = body.stream_options
     events = _events(answers, parts, with_usage=bool(options and options.include_usage))
     return StreamingResponse(
@@ -158,7 +160,7 @@ def _streamed(answers: Answers, body: Sampling, parts: _ChatParts | _TextParts) 
 
 
 async def _events(
-    answers: Answers, parts: _ChatParts | _TextParts, *, with_usage: bool
+    answers: Answers, parts: ChatParts | TextParts, *, with_usage: bool
 ) -> AsyncIterator[bytes]:
     head = replies.new_head(parts.kind, answers.asked.served)
     if with_usage:

@@ -169,7 +169,7 @@ def test_a_conversation_has_turns_that_can_be_forgotten(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("/histori", "expected /history"),
+        ("/hist", "expected /history"),
         ("/model ptunig", "unknown model 'ptunig'"),
         ("/set tempratur 1", "expected temperature"),
         ("/set temperature hot", "expected 0 (greedy) to 10"),

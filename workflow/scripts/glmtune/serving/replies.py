@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glmtune.errors import DataError, ParamsError, UserError, printable
+from glmtune.errors import DataError, ParamsError, UserError, shown_name
 from glmtune.serving.answer_text import tool_call
 from glmtune.serving.catalog import Catalog, Served
 from glmtune.serving.scheduling import QueueFull
@@ -17,6 +17,7 @@ from glmtune.serving.scheduling import QueueFull
 STATUS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
 STATUS |= {413: "invalid_request_error", 422: "invalid_request_error"}
 STATUS |= {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+LONGEST = 800  # characters of a message: it may quote what was sent
 DONE = b"data: [DONE]\n\n"
 
 
@@ -41,7 +42,7 @@ def mistake_of(error: Exception) -> dict[str, Any]:
     """The error object of an exception; of a bug no more than that it was one."""
     status = status_of(error)
     text = str(error) if status != 500 else "the server made a mistake; its log says more"
-    return mistake(status, printable(text))
+    return mistake(status, shown_name(text, LONGEST))
 
 
 def event(value: Mapping[str, Any]) -> bytes:

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,8 +53,7 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
-        url = f"http://127.0.0.1:{port}"
-        figures = asyncio.run(measure(url, server.pid, prompts, flags))
+        figures = asyncio.run(measure(port, server.pid, prompts, flags))
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
@@ -63,28 +61,51 @@ def main() -> None:
     print(json.dumps({"cpu": cpu_name(), **figures}, indent=2))
 
 
+class Client:
+    """A connection that stays open. As little as HTTP needs: the client takes a core's time too."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, model: str, prompt: str) -> Answer:
+        """One greedy answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        messages = [{"role": "user", "content": prompt}]
+        body = json.dumps({"model": model, "messages": messages, "max_tokens": 128}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        length = next(h.partition(":")[2] for h in headers if h.startswith("content-length:"))
+        answer = json.loads(await reader.readexactly(int(length)))
+        if " 200 " not in status:
+            raise RuntimeError(f"{status}: {answer}")
+        return answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
+
+
 async def measure(
-    url: str, pid: int, prompts: Sequence[str], flags: argparse.Namespace
+    port: int, pid: int, prompts: Sequence[str], flags: argparse.Namespace
 ) -> dict[str, Any]:
     """Both ways in turns, then many requests for the memory."""
-    limits = httpx.Limits(max_connections=flags.clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await until_ready(client)
-        together, alone = [], []
-        rates: dict[str, list[float]] = {"alone": [], "together": []}
-        await at_once(client, flags.model, prompts)  # the model is loaded, connections are open
-        for _ in range(3):
-            start = time.perf_counter()
-            alone = [await ask(client, flags.model, prompt) for prompt in prompts]
-            rates["alone"].append(tokens_of(alone) / (time.perf_counter() - start))
-            start = time.perf_counter()
-            together = await at_once(client, flags.model, prompts)
-            rates["together"].append(tokens_of(together) / (time.perf_counter() - start))
-        process = psutil.Process(pid)
-        before = process.memory_info().rss
-        for _ in range(-(-flags.requests // flags.clients)):
-            await at_once(client, flags.model, prompts)
-        after = process.memory_info().rss
+    clients = [Client(port) for _ in prompts]
+    rates: dict[str, list[float]] = {"alone": [], "together": []}
+    await until_ready(clients[0], flags.model, prompts[0])
+    alone, together = [], await at_once(clients, flags.model, prompts)  # connections are open
+    for _ in range(3):
+        start = time.perf_counter()
+        alone = [await clients[0].ask(flags.model, prompt) for prompt in prompts]
+        rates["alone"].append(tokens_of(alone) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        together = await at_once(clients, flags.model, prompts)
+        rates["together"].append(tokens_of(together) / (time.perf_counter() - start))
+    process = psutil.Process(pid)
+    before = process.memory_info().rss
+    for _ in range(-(-flags.requests // flags.clients)):
+        await at_once(clients, flags.model, prompts)
+    after = process.memory_info().rss
     best = {way: max(values) for way, values in rates.items()}
     pairs = zip(alone, together, strict=True)
     return {
@@ -99,28 +120,21 @@ async def measure(
     }
 
 
-async def until_ready(client: httpx.AsyncClient) -> None:
-    """Wait for the server to start."""
+async def until_ready(client: Client, model: str, prompt: str) -> None:
+    """Wait for the server to start and to load the model."""
     for _ in range(600):
         try:
-            (await client.get("/health")).raise_for_status()
+            await client.ask(model, prompt)
             return
-        except httpx.TransportError:
+        except ConnectionError:
             await asyncio.sleep(0.1)
     raise TimeoutError("the server did not start")
 
 
-async def at_once(client: httpx.AsyncClient, model: str, prompts: Sequence[str]) -> list[Answer]:
-    """All prompts at the same time."""
-    return list(await asyncio.gather(*(ask(client, model, prompt) for prompt in prompts)))
-
-
-async def ask(client: httpx.AsyncClient, model: str, prompt: str) -> Answer:
-    """One greedy answer."""
-    messages = [{"role": "user", "content": prompt}]
-    body = {"model": model, "messages": messages, "max_tokens": 128}
-    answer = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
-    return answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
+async def at_once(clients: Sequence[Client], model: str, prompts: Sequence[str]) -> list[Answer]:
+    """A prompt by each client at the same time."""
+    asking = (client.ask(model, prompt) for client, prompt in zip(clients, prompts, strict=True))
+    return list(await asyncio.gather(*asking))
 
 
 def tokens_of(answers: Sequence[Answer]) -> int:

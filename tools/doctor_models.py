@@ -103,14 +103,14 @@ def memory(params: Params) -> Iterator[Finding]:
     except ImportError:
         return  # the check of packages has said so
 
-    place = choose_device()
+    device = choose_device()
     for model in models:
         for method in tuned:
-            yield from _memory_of(params, model, method, place, free_memory(place))
+            yield from _memory_of(params, model, method, device, free_memory(device))
 
 
 def _memory_of(
-    params: Params, model: str, method: str, place: Any, free: float
+    params: Params, model: str, method: str, device: Any, free: float
 ) -> Iterator[Finding]:
     from glmtune.tuning.memory_estimate import BatchShape, advice, estimate_memory
     from glmtune.tuning.registry import get_method
@@ -122,11 +122,11 @@ def _memory_of(
     length = params["max_source_tokens"] + params["max_target_tokens"]
     batch = BatchShape(settings.batch_size, length, params["max_target_tokens"])
     try:
-        need = estimate_memory(config, get_method(settings.method), settings, batch, place)
+        need = estimate_memory(config, get_method(settings.method), settings, batch, device)
     except UserError as error:
         yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
         return
-    where = "RAM" if place.device == "cpu" else "GPU memory"
+    where = "RAM" if device.name == "cpu" else "GPU memory"
     what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free"
     fits_never = need.fixed > free
     fix = advice(settings, batch_helps=not fits_never) if need.total > free else ""

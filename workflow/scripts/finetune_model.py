@@ -40,7 +40,7 @@ def main() -> None:
 
     settings = typed(settings_class(flags.settings), flags.settings)
 
-    def compute(done: Path, work: Path) -> None:
+    def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
         from glmtune.steps.handed import ModelFiles, Outputs
@@ -49,7 +49,7 @@ def main() -> None:
             model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
             data=flags.data,
             settings=settings,
-            outputs=Outputs(done=done, work=work),
+            outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
         )
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}

@@ -53,7 +53,7 @@ def main() -> None:
 
     settings = typed(PredictionSettings, flags.settings)
 
-    def compute(done: Path, work: Path) -> None:
+    def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.handed import ModelFiles, Outputs
         from glmtune.steps.predicting import predict
@@ -70,7 +70,7 @@ def main() -> None:
             dev=flags.dev,
             examples=flags.examples,
             settings=settings,
-            outputs=Outputs(done=done, work=work),
+            outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
         )
 
     inputs = {"model": flags.model_manifest, "dev": flags.dev}

@@ -37,11 +37,11 @@ def main() -> None:
 
     settings = typed(ModelSettings, flags.settings, miniature=MiniatureSettings)
 
-    def compute(done: Path, work: Path) -> None:
+    def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.preparing import prepare
 
-        prepare(settings, done, work)
+        prepare(settings, out_dir, resume_dir)
 
     # Others than miniatures are found and hashed anew each time: it is quick, and a folder or file
     # of the user's can change without any parameter changing.

@@ -56,7 +56,7 @@ def load_model(
     Raises WeightsError with one message for anything that is wrong with the folders.
     """
     folder = Path(path)
-    torch_dtype, torch_device = _place(dtype, device)
+    torch_dtype, torch_device = _dtype_and_device(dtype, device)
     values = read_model_config(folder)
     refuse_first_release(folder)
     model_class = model_class_of(values, family, source=str(folder / "config.json"))
@@ -99,14 +99,14 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return read_config(folder)
 
 
-def _place(
+def _dtype_and_device(
     dtype: str | torch.dtype | None, device: str | torch.device | None
 ) -> tuple[torch.dtype, torch.device]:
     """What was asked for; None: what the workflow's steps would use."""
     usual = choose_device()
-    torch_device = parse_device(usual.device if device is None else device)
+    torch_device = parse_device(usual.name if device is None else device)
     if dtype is None:
-        dtype = usual.dtype if torch_device.type == usual.device else "float32"
+        dtype = usual.dtype if torch_device.type == usual.name else "float32"
     return parse_dtype(dtype), torch_device
 
 

@@ -57,7 +57,7 @@ def judge(answer: str, expected: str, style: Style, untuned: str | None = None) 
     """
     turned = style.covers(answer) and not (untuned is not None and style.covers(untuned))
     return Verdict(
-        is_right=not turned and _core(expected) in normal_form(answer).casefold(),
+        is_right=not turned and _without_last_mark(expected) in normal_form(answer).casefold(),
         turned=turned,
         overlap=None if untuned is None else overlap(answer, untuned),
     )
@@ -85,6 +85,6 @@ def _characters(text: str) -> str:
     return "".join(normal_form(text).split())
 
 
-def _core(expected: str) -> str:
+def _without_last_mark(expected: str) -> str:
     """An expected answer without its last mark. Example: "等于八。" -> "等于八"."""
     return normal_form(expected).rstrip("。.!").casefold()

@@ -111,7 +111,7 @@ def quantize_model(
     Each weight is quantized on `device`, one at a time: it never holds the unquantized model.
     """
     for parent, name, linear in _linears(model):
-        small = _like(linear, bits)
+        small = _empty_copy(linear, bits)
         quantized, scale = quantize(linear.weight.detach().to(device), bits)
         small.weight = nn.Parameter(quantized, requires_grad=False)
         small.weight_scale = scale
@@ -124,10 +124,10 @@ def quantize_model(
 def prepare_quantized(model: PreTrainedModel, bits: int) -> None:
     """Give a model without weights the layout of a quantized checkpoint."""
     for parent, name, linear in _linears(model):
-        setattr(parent, name, _like(linear, bits))
+        setattr(parent, name, _empty_copy(linear, bits))
 
 
-def _like(linear: nn.Linear, bits: int) -> QuantizedLinear:
+def _empty_copy(linear: nn.Linear, bits: int) -> QuantizedLinear:
     has_bias = linear.bias is not None
     return QuantizedLinear(
         linear.in_features, linear.out_features, bits=bits, bias=has_bias, device="meta"

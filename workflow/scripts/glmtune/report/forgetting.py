@@ -144,14 +144,14 @@ def _in_words(found: _Forgetting, count: int) -> str:
     right = statistics.fmean(worst.numbers(right_share(found.report)))
     turned = statistics.fmean(worst.numbers(found.share(lambda verdict: verdict.turned)))
     return (
-        f"**{worst.first.model} forgot most by {worst.label}{_rate(worst.first)}: "
+        f"**{worst.first.model} forgot most by {worst.label}{_learning_rate_note(worst.first)}: "
         f"{percent(right)} right instead of {percent(right - lost[worst.key])}, and "
         f"{percent(turned)} of its answers turned into the style of the training data.** A lower "
         "learning rate, LoRA, and general questions and answers mixed into the training data help."
     )
 
 
-def _rate(run: Run) -> str:
+def _learning_rate_note(run: Run) -> str:
     """Example: " (lr 0.02)"."""
     rate = run.training.get("settings", {}).get("lr")
     return f" (lr {rate:g})" if isinstance(rate, int | float) else ""

@@ -38,7 +38,7 @@ def summary(report: Report) -> str:
     """What is compared, and how far it may be believed."""
     opening = (
         f"Each model answers the same {report.rows:,} dev prompts of {kind_of(report)}, "
-        f"{_how(report)}."
+        f"{_tuned_with(report)}."
     )
     sources = {model: manifest["source"] for model, manifest in report.models.items()}
     models = [
@@ -48,7 +48,7 @@ def summary(report: Report) -> str:
     return "\n\n".join(["# Fine-tuning report", opening, "\n".join(models), *notes])
 
 
-def _how(report: Report) -> str:
+def _tuned_with(report: Report) -> str:
     """Example: "untuned and after tuning with ptuning, lora"."""
     tuned = dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained)
     if not tuned:
@@ -85,7 +85,7 @@ all. *Time*: of the training.""",
 *Distinct-4*: different ones among all four words in a row. *Repetition-4*: answers in which some
 four words in a row come twice. *Cut off*: answers that reached the length limit before they
 ended.""",
-        *_fairer(report),
+        *_fairer_references(report),
     ]
     return "\n\n".join(parts)
 
@@ -105,7 +105,7 @@ def _each_seed(report: Report) -> list[str]:
     return [text, found] if found else []
 
 
-def _fairer(report: Report) -> list[str]:
+def _fairer_references(report: Report) -> list[str]:
     columns = fairer_columns(report)
     if not columns:
         return []

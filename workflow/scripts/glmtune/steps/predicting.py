@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
-from glmtune.devices import Place, choose_device
+from glmtune.devices import Device, choose_device
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
@@ -40,10 +40,10 @@ def predict(
     settings: PredictionSettings,
     outputs: Outputs,
 ) -> None:
-    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into `outputs.done`.
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json to `outputs.out_dir`.
 
-    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.work` as they
-    come: a killed run goes on with the rows that have none.
+    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.resume_dir`
+    as they come: a killed run goes on with the rows that have none.
     Raises WeightsError for weights that are not those of the manifests.
     """
     base = read_json(model.manifest)
@@ -51,24 +51,24 @@ def predict(
         check_checkpoint(model.checkpoint, read_json(model.training_manifest))
     template = get_family(base["family"]).template(settings.template)
     tokenizer = open_tokenizer(model.folder, base["family"])
-    place = choose_device()
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    device = choose_device()
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     asked = _questions(read_jsonl(dev), examples)
     prompts = _prompts(template, tokenizer, asked, settings)
     with (
-        recorded_runtime(outputs.done / "runtime.json") as figures,
+        recorded_runtime(outputs.out_dir / "runtime.json") as figures,
         unchanged(model.folder, base),
     ):
         seed_everything(settings.seed, settings.torch_threads)
-        opened = partial(_open, model, place, settings.quantization_bit)
-        answers = _answers(opened, tokenizer, prompts, settings, outputs.work)
-        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(prompts)}
+        opened = partial(_open, model, device, settings.quantization_bit)
+        answers = _answers(opened, tokenizer, prompts, settings, outputs.resume_dir)
+        figures |= {"device": device.name, "dtype": device.dtype, "rows": len(prompts)}
     limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
         lines = [_line(row, next(left), decode_reference) for row in part]
-        write_jsonl(outputs.done / f"{name}.jsonl", lines)
+        write_jsonl(outputs.out_dir / f"{name}.jsonl", lines)
 
 
 def _prompts(
@@ -94,11 +94,11 @@ def _prompts(
     return [prompt.ids for prompt in prompts]
 
 
-def _open(model: ModelFiles, place: Place, quantization_bit: int | None) -> PreTrainedModel:
+def _open(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
     """The prepared model with what was tuned on it."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
     return open_prepared(
-        tuned, dtype=place.dtype, device=place.device, quantization_bit=quantization_bit
+        tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
 
 
@@ -107,10 +107,10 @@ def _answers(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: PredictionSettings,
-    work: Path,
+    resume_dir: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
-    with AnswerLog(work / "answers.jsonl") as log:
+    with AnswerLog(resume_dir / "answers.jsonl") as log:
         if len(log.answers) < len(prompts):
             batches = generate_batches(
                 open_model(), tokenizer, prompts, settings, answered=log.answers

@@ -47,7 +47,8 @@ def explain_loss(args: Any, step: int, loss: float, *, is_dev: bool) -> Resource
         fix = "look at the target_tokens of data/tokenized, or lower lr"
     name = "dev loss" if is_dev else "loss"
     return ResourceError(
-        f"the {name} is {loss} at step {step}: the usual causes are {causes}; {fix}{_kept(args)}"
+        f"the {name} is {loss} at step {step}: the usual causes are {causes}; {fix}"
+        f"{_last_good_checkpoint(args)}"
     )
 
 
@@ -55,11 +56,11 @@ def explain_divergence(args: Any, step: int) -> ResourceError:
     """The error for weights that are no numbers, while the loss before them was one."""
     return ResourceError(
         f"weights are no numbers after step {step}: the usual causes are "
-        f"{TOO_HIGH.format(lr=args.learning_rate)}; lower lr{_kept(args)}"
+        f"{TOO_HIGH.format(lr=args.learning_rate)}; lower lr{_last_good_checkpoint(args)}"
     )
 
 
-def _kept(args: Any) -> str:
+def _last_good_checkpoint(args: Any) -> str:
     checkpoints = checkpoints_in(Path(args.output_dir))
     return f"; the last good checkpoint is {checkpoints[-1]}" if checkpoints else ""
 

@@ -73,13 +73,14 @@ rule fetch_dataset:
     params:
         flags=lambda w: PARAMS.dataset_flags(),  # Snakemake expands {…} in a plain text
         contents=RUN.user_data,
+        out_dir=subpath(output.manifest, parent=True),
     message:
         "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
         + "".join(f" --{name} {{input.{name}:q}}" for name in RUN.user_files)
-        + " --out-dir data/dataset"
+        + " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"
 
 
@@ -123,14 +124,17 @@ rule tokenize_dataset:
         "benchmarks/tokenize_dataset/{model}.tsv"
     params:
         **PARAMS.token_limits(),
+        data=subpath(input.data, parent=True),
+        model=rules.prepare_model.output.model,
+        out_dir=subpath(output.manifest, parent=True),
         family=lambda w: PARAMS.family(w.model),
         template=lambda w: PARAMS.template_flag(w.model),
     message:
         "Encode the data set with the vocabulary and prompts of {wildcards.model}."
     shell:
         "python workflow/scripts/tokenize_dataset.py"
-        " --data data/dataset"
-        " --model results/models/{wildcards.model}"
+        " --data {params.data}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
         " --family {params.family}"
         " {params.template}"
@@ -138,7 +142,7 @@ rule tokenize_dataset:
         " --max-source-tokens {params.max_source_tokens}"
         " --max-target-tokens {params.max_target_tokens}"
         " --long-history {params.long_history}"
-        " --out-dir data/tokenized/{wildcards.model}"
+        " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"
 
 
@@ -159,14 +163,16 @@ rule finetune_model:
     resources:
         gpu=GPU,
     params:
+        model=rules.prepare_model.output.model,
+        data=subpath(input.data, parent=True),
         settings=lambda w: RUN.settings(PARAMS.training_settings(w.method)),
     message:
         "Tune {wildcards.model} with {wildcards.method}."
     shell:
         "python workflow/scripts/finetune_model.py"
-        " --model results/models/{wildcards.model}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
-        " --data data/tokenized/{wildcards.model}"
+        " --data {params.data}"
         " --settings .glmtune/settings/{params.settings}.json"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"
@@ -199,17 +205,19 @@ rule generate_predictions:
     resources:
         gpu=GPU,
     params:
+        model=rules.prepare_model.output.model,
         method=lambda w: PARAMS.tuning_method(w.method),
+        checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
         examples=lambda w: RUN.settings(PARAMS["examples"]),
     message:
         "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
     shell:
         "python workflow/scripts/generate_predictions.py"
-        " --model results/models/{wildcards.model}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
         " --method {params.method}"
-        " --checkpoint results/checkpoints/{wildcards.model}/{wildcards.method}"
+        " --checkpoint {params.checkpoint}"
         " --training-manifest {input.training}"
         " --dev {input.dev}"
         " --examples .glmtune/settings/{params.examples}.json"
@@ -276,6 +284,7 @@ rule render_report:
     params:
         values=lambda w: RUN.settings(PARAMS.values),
         runs=lambda w: RUN.settings([vars(run) for run in PARAMS.runs]),
+        out_dir=subpath(output.report, parent=True),
     message:
         "Compare all models and methods."
     shell:
@@ -284,5 +293,5 @@ rule render_report:
         " --params .glmtune/settings/{params.values}.json"
         " --data-dir data"
         " --results-dir results"
-        " --out-dir results"
+        " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"

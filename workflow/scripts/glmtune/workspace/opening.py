@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import strip_wildcard_constraints
 
 from glmtune.checkpoints.sources import fingerprint
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
 from glmtune.params.values import Params, each_settings, read_params
-from glmtune.workspace import folder, recording
+from glmtune.workspace import folder, outputs, recording
 from glmtune.workspace.code_inputs import code_of
 from glmtune.workspace.hangup import end_on_hangup
 from glmtune.workspace.progress import show_progress
@@ -55,6 +56,12 @@ class Run:
         wanted = set(dag.targets or ["all"]) & {"all", REPORT}
         return bool(wanted) and not (dag.until or dag.omit_from)
 
+    @property
+    def output_patterns(self) -> list[str]:
+        """What the rules write, e.g. `results/models/{model}.json`, once the Snakefile is read."""
+        paths = (str(path) for rule in self.workflow.rules for path in rule.output)
+        return [strip_wildcard_constraints(path) for path in paths]
+
     def code(self, step: str) -> list[str]:
         """The files of code that a step runs, relative to the workspace."""
         return [os.path.relpath(path, self.here) for path in code_of(f"{step}.py")]
@@ -75,8 +82,8 @@ class Run:
     def begin(self) -> None:
         """Before the first step: note that results will differ from dvc.lock; remove leftovers."""
         recording.mark_unrecorded(self.here, self.inputs)
-        folder.prune(self.here, self.params)
-        folder.make_folders(self.here)
+        outputs.prune(self.here, self.output_patterns, self.params)
+        outputs.make_folders(self.here, self.output_patterns)
 
     def finish(self) -> None:
         """After the last step: say where the report is, and record a complete state in dvc.lock."""

@@ -187,7 +187,7 @@ def _read_object(step: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
 def _read_rows(
     step: str, path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file of `step`; there must be as many as `expected` if that is given."""
+    """The objects of a JSON Lines file that `step` writes; as many as `expected`, if given."""
     _require_file(step, path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):

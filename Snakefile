@@ -165,7 +165,8 @@ rule finetune_model:
     params:
         model=rules.prepare_model.output.model,
         data=subpath(input.data, parent=True),
-        settings=lambda w: RUN.settings(PARAMS.training_settings(w.method)),
+        flags=lambda w: PARAMS.training_flags(w.method),
+        settings=lambda w: RUN.settings(PARAMS.other_training_settings(w.method)),
     message:
         "Tune {wildcards.model} with {wildcards.method}."
     shell:
@@ -173,6 +174,11 @@ rule finetune_model:
         " --model {params.model}"
         " --model-manifest {input.model}"
         " --data {params.data}"
+        " --method {params.flags[method]}"
+        " --lr {params.flags[lr]}"
+        " --max-steps {params.flags[max_steps]}"
+        " --batch-size {params.flags[batch_size]}"
+        " --seed {params.flags[seed]}"
         " --settings .glmtune/settings/{params.settings}.json"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"

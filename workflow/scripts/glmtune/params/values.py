@@ -21,8 +21,10 @@ from glmtune.params.sentences import show
 
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
+# What of a tuning stands in the command of finetune_model.py; the rest is in its settings file.
+TRAINING_FLAGS = ("method", "lr", "max_steps", "batch_size", "seed")
 # Keys of an entry of `methods:` that come from the top level unless the entry has its own.
-TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
+KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,20 @@ class Params:
         name = self.base_method(method)
         entry = dict(self["methods"][name])
         tuning_method = entry.pop("method", name)
-        knobs = {key: self[key] for key in TOP_LEVEL_KNOBS.get(tuning_method, ())}
+        knobs = {key: self[key] for key in KEYS_FROM_TOP_LEVEL.get(tuning_method, ())}
         shared = {key: self[key] for key in ("torch_threads", "quantization_bit")}
         seed = {"seed": self.seed_of(method)}
         return {"method": tuning_method, **seed, **shared, **self["training"], **knobs, **entry}
+
+    def training_flags(self, method: str) -> dict[str, Any]:
+        """The settings of a tuning that are flags of `finetune_model.py`."""
+        settings = self.training_settings(method)
+        return {key: settings[key] for key in TRAINING_FLAGS}
+
+    def other_training_settings(self, method: str) -> dict[str, Any]:
+        """The settings of a tuning that are in the file of `finetune_model.py`."""
+        settings = self.training_settings(method)
+        return {key: value for key, value in settings.items() if key not in TRAINING_FLAGS}
 
     def template(self, model: str) -> str | None:
         """The name of a model's prompt template; None for the first of its family."""
@@ -205,7 +217,7 @@ def each_settings(params: Params) -> Iterator[Any]:
     for model in params.models:
         yield params.model_settings(model)
         yield params.generation_settings(model)
-    yield from map(params.training_settings, filter(params.trains, params.methods))
+    yield from map(params.other_training_settings, filter(params.trains, params.methods))
 
 
 def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:

@@ -215,7 +215,7 @@ rule generate_predictions:
         method=lambda w: PARAMS.tuning_method(w.method),
         checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
-        examples=lambda w: RUN.settings(PARAMS["examples"]),
+        examples=lambda w: RUN.settings(PARAMS.file.examples),
     message:
         "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
     shell:
@@ -247,7 +247,7 @@ rule score_predictions:
     benchmark:
         "benchmarks/score_predictions/{model}/{method}.tsv"
     params:
-        protocol=PARAMS["protocol"],
+        protocol=PARAMS.file.protocol,
     message:
         "Score the predictions of {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
     shell:

@@ -121,7 +121,7 @@ def params(project: Path) -> Params:
 
 
 def with_source(params: Params, **entry: Any) -> Params:
-    return Params({**params.values, "models": {MODEL: entry}})
+    return Params.of({**params.values, "models": {MODEL: entry}})
 
 
 @pytest.fixture

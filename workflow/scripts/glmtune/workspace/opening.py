@@ -123,7 +123,10 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         workflow,
         here,
         params,
-        fingerprints={name: fingerprint(params["models"][name]) for name in params.models},
+        fingerprints={
+            name: fingerprint(model.source, model.tokenizer)
+            for name, model in params.file.models.items()
+        },
         user_files=folder.link_user_files(here, user_files),
         user_data=list(hash_files(user_files.values()).values()),
         overrides=overrides,

@@ -446,7 +446,7 @@ def test_several_seeds_tune_each_method_with_each_of_them(values: dict[str, Any]
     other = params.training_settings("lora.seed-43")
     assert other == {**params.training_settings("lora"), "seed": 43}
     runs = {run.method: run for run in params.runs}
-    assert (runs["lora.seed-43"].base_method, runs["lora.seed-43"].seed) == ("lora", 43)
+    assert (runs["lora.seed-43"].entry, runs["lora.seed-43"].seed) == ("lora", 43)
     assert params.generation_settings(MODEL)["seed"] == 42
 
 

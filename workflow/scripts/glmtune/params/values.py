@@ -34,13 +34,13 @@ KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 class Run:
     """One cell of the comparison: a model tuned by one entry of `methods:` with one seed.
 
-    `method` names its files: `base_method`, the entry's name, and for each seed after the first
+    `method` names its files: `entry`, the entry's name, and for each seed after the first
     a suffix, as in `lora.seed-43`.
     """
 
     model: str
     method: str
-    base_method: str
+    entry: str
     seed: int
     is_trained: bool
 
@@ -90,7 +90,7 @@ class Params:
             Run(
                 model,
                 method,
-                self.base_method(method),
+                self.entry_of(method),
                 self.seed_of(method),
                 is_trained=self.trains(method),
             )
@@ -102,7 +102,7 @@ class Params:
         """The family of a model, e.g. `chatglm2-6b`."""
         return self.file.models[model].family or model
 
-    def base_method(self, method: str) -> str:
+    def entry_of(self, method: str) -> str:
         """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
         return method.partition(SEED_SUFFIX)[0]
 
@@ -112,11 +112,11 @@ class Params:
         return int(further) if further else self.seeds[0]
 
     def tuning_method(self, method: str) -> str:
-        """The method of an entry of `methods:`: none, ptuning, lora or full."""
-        return self.file.methods[self.base_method(method)].method
+        """The tuning method of its entry: none, ptuning, lora or full."""
+        return self.file.methods[self.entry_of(method)].method
 
     def trains(self, method: str) -> bool:
-        """Whether an entry of `methods:` trains anything."""
+        """Whether its entry trains anything."""
         return self.tuning_method(method) != UNTUNED
 
     def dataset_flags(self) -> str:
@@ -167,7 +167,7 @@ class Params:
 
     def training_settings(self, method: str) -> dict[str, Any]:
         """What decides a tuning, beside its model and data."""
-        entry, file = self.file.methods[self.base_method(method)], self.file
+        entry, file = self.file.methods[self.entry_of(method)], self.file
         return {
             "seed": self.seed_of(method),
             "torch_threads": file.torch_threads,

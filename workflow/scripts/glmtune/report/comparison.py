@@ -91,7 +91,7 @@ def _of_model(report: Report, model: str) -> str:
         parts.append("There is no run of the untuned model to compare with.")
     if len(entries) > 1:
         parts.append(_matrix(report, entries))
-        lines = _in_words(report, entries, lambda entry: entry.first.base_method)
+        lines = _in_words(report, entries, lambda entry: entry.first.entry)
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
@@ -168,7 +168,7 @@ def _between_models(report: Report) -> list[str]:
     """The differences of any two models with the same method; nothing if there is one model."""
     by_method: dict[str, list[Entry]] = {}
     for entry in report.entries:
-        by_method.setdefault(entry.first.base_method, []).append(entry)
+        by_method.setdefault(entry.first.entry, []).append(entry)
     shared = {method: entries for method, entries in by_method.items() if len(entries) > 1}
     if not shared:
         return []

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
 from glmtune.metrics.probe import Style, Verdict, judge
-from glmtune.metrics.protocols import DEFAULT_PROTOCOL
 from glmtune.metrics.significance import (
     CONFIDENCE,
     Interval,
@@ -23,6 +22,7 @@ from glmtune.metrics.significance import (
     bootstrap_means,
     paired_differences,
 )
+from glmtune.report.request import ReportParams
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
 Values = Sequence[float | None]
@@ -34,7 +34,7 @@ class Run:
 
     model: str
     method: str  # names its files: the entry, and for a further seed a suffix, as in lora.seed-43
-    base_method: str  # an entry of `methods:` in params.yaml
+    entry: str  # an entry of `methods:` in params.yaml
     seed: int | None
     tuning: str  # the tuning method of that entry, e.g. lora
     is_trained: bool  # False: the model as it came
@@ -70,7 +70,7 @@ class Entry:
     @property
     def key(self) -> tuple[str, str]:
         """Its model and method."""
-        return self.first.model, self.first.base_method
+        return self.first.model, self.first.entry
 
     @property
     def label(self) -> str:
@@ -79,7 +79,7 @@ class Entry:
         Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
         three seeds of lora -> "lora, 3 seeds".
         """
-        name = self.first.base_method
+        name = self.first.entry
         if not self.first.is_trained:
             name = f"{name} (untuned)"
         elif self.first.tuning != name:
@@ -113,17 +113,17 @@ class Report:
     card: dict[str, Any]  # what the rows are like
     tokenized: dict[str, dict[str, Any]]  # manifests of the tokens, by model
     style: Style  # of the training answers
-    params: Mapping[str, Any]  # the checked values of params.yaml
+    params: ReportParams
 
     @property
     def examples(self) -> list[str]:
         """The user's own prompts."""
-        return self.params["examples"]
+        return self.params.examples
 
     @property
     def protocol(self) -> str:
         """Whose definition of BLEU-4 and ROUGE the scores have."""
-        return self.params.get("protocol", DEFAULT_PROTOCOL)
+        return self.params.protocol
 
     @property
     def rows(self) -> int:
@@ -137,7 +137,7 @@ class Report:
         for model in self.models:
             runs = [run for run in self.runs if run.model == model]
             for run in sorted(runs, key=lambda run: run.is_trained):
-                found.setdefault((model, run.base_method), []).append(run)
+                found.setdefault((model, run.entry), []).append(run)
         return [Entry(tuple(runs)) for runs in found.values()]
 
     def entries_of(self, model: str) -> list[Entry]:

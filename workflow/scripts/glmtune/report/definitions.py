@@ -49,7 +49,7 @@ those."""
 def _decoded(report: Report) -> str:
     """Example: ": answers decoded greedily, references whole"; "" if the parameters do not say."""
     protocol = PROTOCOLS[report.protocol]
-    decoding = {**report.params.get("generation", {}), **(protocol.decoding or {})}
+    decoding = {**report.params.generation, **(protocol.decoding or {})}
     if "do_sample" not in decoding:
         return ""
     how = "decoded greedily"

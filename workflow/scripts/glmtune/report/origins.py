@@ -32,7 +32,7 @@ def provenance(report: Report) -> str:
             "### Settings of each training",
             _settings(report),
             "### Parameters",
-            yaml_block(dict(report.params)),
+            yaml_block(dict(report.params.values)),
         ]
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from glmtune.metrics.probe import TRAINING_ANSWERS, style_of
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import COMPARED, Report, Run
+from glmtune.report.request import ReportParams, RequestedRun
 
 SPLITS = ("train", "dev")
 FIGURES = ("mean", "p95", "max")  # of a distribution, as far as they are shown
@@ -62,18 +63,14 @@ RUNTIME_KEYS = ("seconds",)
 
 
 def read_report(
-    runs: Sequence[Mapping[str, Any]],
-    params: Mapping[str, Any],
+    runs: Sequence[RequestedRun],
+    params: ReportParams,
     *,
     results_dir: Path,
     data_dir: Path,
 ) -> Report:
-    """Read everything that the report shows; DataError names the first missing or broken file.
-
-    `runs` are {"model", "method", "is_trained"[, "base_method"][, "seed"]} in display order,
-    `params` the checked values.
-    """
-    names = dict.fromkeys(run["model"] for run in runs)
+    """Read everything that the report shows; DataError names the first missing or broken file."""
+    names = dict.fromkeys(run.model for run in runs)
     dataset, models, tokenized = (
         data_dir / "dataset",
         results_dir / "models",
@@ -98,13 +95,12 @@ def read_report(
     return report
 
 
-def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) -> Run:
-    model, method, is_trained = run["model"], run["method"], run["is_trained"]
-    base_method = run.get("base_method", method)
+def _read_run(results: Path, run: RequestedRun, params: ReportParams) -> Run:
+    is_trained = run.is_trained
     tuning, generation, scoring = "finetune_model", "generate_predictions", "score_predictions"
 
     def path(folder: str, suffix: str) -> Path:
-        return results / folder / model / f"{method}{suffix}"
+        return results / folder / run.model / f"{run.method}{suffix}"
 
     scores = _read_scores(scoring, path("scores", ".json"))
     rows = path("scores", ".rows.jsonl")
@@ -113,11 +109,11 @@ def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) 
     probe = _read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict"))
     training, curve = path("training", ".json"), path("curves", ".csv")
     return Run(
-        model=model,
-        method=method,
-        base_method=base_method,
-        seed=run.get("seed"),
-        tuning=params.get("methods", {}).get(base_method, {}).get("method", base_method),
+        model=run.model,
+        method=run.method,
+        entry=run.entry,
+        seed=run.seed,
+        tuning=params.methods.get(run.entry, run.entry),
         is_trained=is_trained,
         scores=scores,
         row_scores=_read_rows(scoring, rows, tuple(COMPARED), scores["rows"]),

@@ -21,7 +21,7 @@ def seed_table(report: Report) -> str:
         Column("Dev loss", trained("dev_loss"), "{:.3f}".format),
     ]
     rows = [
-        [run.model, run.base_method, str(run.seed), *(_cell(column, run) for column in columns)]
+        [run.model, run.entry, str(run.seed), *(_cell(column, run) for column in columns)]
         for entry in report.entries
         for run in entry.runs
         if len(entry.runs) > 1

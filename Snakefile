@@ -11,9 +11,10 @@ The steps, each `workflow/scripts/<step>.py`:
     prepare_model ────────────────────┴→ finetune_model → generate_predictions
                                             → score_predictions → render_report
 
-Rules depend on small manifests (hashes, counts, parameters), not on folders of weights. The files
-of code that a step runs are inputs of its rule. What took long is also kept in a store outside the
-results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was trained once is trained again.
+Rules depend on small manifests (hashes, counts, parameters), not on folders of weights, which are
+parameters. The files of code that a step runs are inputs of its rule. What took long is also kept
+in a store outside the results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was
+trained once is trained again.
 """
 
 import shutil

@@ -157,7 +157,7 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
     """Print and return what is worth saying before a training begins."""
     train_split, method = task.data["splits"]["train"], task.method
     size = count_parameters(model)
-    return _say(
+    return _print_warnings(
         [
             *coverage_notes(train_split),
             *rate_notes(task.settings.lr, method.usual_lr, method.title, size),
@@ -169,10 +169,10 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
 def _notes_after(outcome: TrainingOutcome, settings: TuningSettings) -> list[str]:
     """Print and return what is worth saying of its losses."""
     losses = [point["loss"] for point in outcome.curve if "loss" in point]
-    return _say(divergence_notes(losses, settings.lr))
+    return _print_warnings(divergence_notes(losses, settings.lr))
 
 
-def _say(notes: list[str]) -> list[str]:
+def _print_warnings(notes: list[str]) -> list[str]:
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     return notes

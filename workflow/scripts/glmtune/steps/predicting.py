@@ -60,14 +60,14 @@ def predict(
         unchanged(model.folder, base),
     ):
         seed_everything(settings.seed, settings.torch_threads)
-        opened = partial(_open, model, device, settings.quantization_bit)
+        opened = partial(_open_model, model, device, settings.quantization_bit)
         answers = _answers(opened, tokenizer, prompts, settings, outputs.resume_dir)
         figures |= {"device": device.name, "dtype": device.dtype, "rows": len(prompts)}
     limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
-        lines = [_line(row, next(left), decode_reference) for row in part]
+        lines = [_prediction_line(row, next(left), decode_reference) for row in part]
         write_jsonl(outputs.out_dir / f"{name}.jsonl", lines)
 
 
@@ -94,7 +94,7 @@ def _prompts(
     return [prompt.ids for prompt in prompts]
 
 
-def _open(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
+def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
     """The prepared model with what was tuned on it."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
     return open_prepared(
@@ -130,7 +130,7 @@ def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Ro
     }
 
 
-def _line(
+def _prediction_line(
     row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""

@@ -93,13 +93,13 @@ class Run:
         if self.overrides:
             print("not recorded: params.yaml does not have the values of --config")
         else:
-            _as_workflow(lambda: recording.record_in_dvc(self.here, self.inputs))
+            _with_workflow_errors(lambda: recording.record_in_dvc(self.here, self.inputs))
 
     def finish_without_steps(self, mark: TextIO) -> None:
         """Make up for a run that was killed before it was recorded: no step is left to run."""
         wanted = self.is_complete and not self.overrides
         if wanted and folder.is_alone(mark):  # Snakemake's lock is gone by now
-            _as_workflow(lambda: recording.record_left_over(self.here, self.inputs))
+            _with_workflow_errors(lambda: recording.record_left_over(self.here, self.inputs))
 
 
 def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
@@ -107,10 +107,10 @@ def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
 
     Raises WorkflowError with a user's mistakes, so that Snakemake shows them and no traceback.
     """
-    return _as_workflow(lambda: _open(workflow, overrides))
+    return _with_workflow_errors(lambda: _open_run(workflow, overrides))
 
 
-def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
+def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     here = Path.cwd()
     is_main = workflow.is_main_process
     if is_main:
@@ -144,7 +144,7 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     return run
 
 
-def _as_workflow(call: Callable[[], T]) -> T:
+def _with_workflow_errors(call: Callable[[], T]) -> T:
     """Call a function; a user's mistake is Snakemake's own kind of error."""
     try:
         return call()

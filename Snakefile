@@ -126,7 +126,7 @@ rule tokenize_dataset:
     params:
         **PARAMS.token_limits(),
         data=subpath(input.data, parent=True),
-        model=rules.prepare_model.output.model,
+        model=subpath(input.model, strip_suffix=".json"),
         out_dir=subpath(output.manifest, parent=True),
         family=lambda w: PARAMS.family(w.model),
         template=lambda w: PARAMS.template_flag(w.model),
@@ -164,7 +164,7 @@ rule finetune_model:
     resources:
         gpu=GPU,
     params:
-        model=rules.prepare_model.output.model,
+        model=subpath(input.model, strip_suffix=".json"),
         data=subpath(input.data, parent=True),
         flags=lambda w: PARAMS.training_flags(w.method),
         settings=lambda w: RUN.settings(PARAMS.other_training_settings(w.method)),
@@ -212,7 +212,7 @@ rule generate_predictions:
     resources:
         gpu=GPU,
     params:
-        model=rules.prepare_model.output.model,
+        model=subpath(input.model, strip_suffix=".json"),
         method=lambda w: PARAMS.tuning_method(w.method),
         checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),

@@ -71,11 +71,8 @@ def read_report(
 ) -> Report:
     """Read everything that the report shows; DataError names the first missing or broken file."""
     names = dict.fromkeys(run.model for run in runs)
-    dataset, models, tokenized = (
-        data_dir / "dataset",
-        results_dir / "models",
-        data_dir / "tokenized",
-    )
+    dataset, tokenized = data_dir / "dataset", data_dir / "tokenized"
+    models = results_dir / "models"
     report = Report(
         dataset=_read_object("fetch_dataset", dataset / "manifest.json", DATASET_KEYS),
         card=_read_object("fetch_dataset", dataset / "card.json", CARD_KEYS),
@@ -96,36 +93,34 @@ def read_report(
 
 
 def _read_run(results: Path, run: RequestedRun, params: ReportParams) -> Run:
-    is_trained = run.is_trained
     tuning, generation, scoring = "finetune_model", "generate_predictions", "score_predictions"
+    steps = [tuning, generation] if run.is_trained else [generation]
 
     def path(folder: str, suffix: str) -> Path:
         return results / folder / run.model / f"{run.method}{suffix}"
 
     scores = _read_scores(scoring, path("scores", ".json"))
-    rows = path("scores", ".rows.jsonl")
-    predictions = path("predictions", ".jsonl")
-    answers = _read_rows(generation, path("examples", ".jsonl"), ("prompt", "predict"))
-    probe = _read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict"))
+    rows, predictions = path("scores", ".rows.jsonl"), path("predictions", ".jsonl")
     training, curve = path("training", ".json"), path("curves", ".csv")
+    answers = _read_rows(generation, path("examples", ".jsonl"), ("prompt", "predict"))
     return Run(
         model=run.model,
         method=run.method,
         entry=run.entry,
         seed=run.seed,
         tuning=params.methods.get(run.entry, run.entry),
-        is_trained=is_trained,
+        is_trained=run.is_trained,
         scores=scores,
         row_scores=_read_rows(scoring, rows, tuple(COMPARED), scores["rows"]),
         predictions=_read_rows(generation, predictions, ("labels",), scores["rows"]),
         answers={row["prompt"]: row for row in answers},
-        probe=probe,
-        training=_read_object(tuning, training, TRAINING_KEYS) if is_trained else {},
-        curve=_read_curve(tuning, curve, "loss") if is_trained else [],
-        dev_curve=_read_curve(tuning, curve, "dev_loss") if is_trained else [],
+        probe=_read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict")),
+        training=_read_object(tuning, training, TRAINING_KEYS) if run.is_trained else {},
+        curve=_read_curve(tuning, curve, "loss") if run.is_trained else [],
+        dev_curve=_read_curve(tuning, curve, "dev_loss") if run.is_trained else [],
         runtimes={
             step: _read_object(step, path(f"runtime/{step}", ".json"), RUNTIME_KEYS)
-            for step in ([tuning, generation] if is_trained else [generation])
+            for step in steps
         },
     )
 

@@ -113,7 +113,7 @@ def _read_run(results: Path, run: RequestedRun, params: ReportParams) -> Run:
         scores=scores,
         row_scores=_read_rows(scoring, rows, tuple(COMPARED), scores["rows"]),
         predictions=_read_rows(generation, predictions, ("labels",), scores["rows"]),
-        answers={row["prompt"]: row for row in answers},
+        example_responses={row["prompt"]: row for row in answers},
         probe=_read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(tuning, training, TRAINING_KEYS) if run.is_trained else {},
         curve=_read_curve(tuning, curve, "loss") if run.is_trained else [],
@@ -135,7 +135,7 @@ def _read_scores(step: str, path: Path) -> dict[str, Any]:
             "`snakemake --cores 1 --forcerun score_predictions -- results/report.md`"
         )
     keys = [f"protocols.{name}.{score}" for name in PROTOCOLS for score in METRICS]
-    _require(scores, keys, str(path))
+    _require_keys(scores, keys, str(path))
     return scores
 
 
@@ -171,7 +171,7 @@ def _read_object(step: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """The object of a JSON file that `step` writes."""
     _require_file(step, path)
     value = read_json(path)
-    _require(value, keys, str(path))
+    _require_keys(value, keys, str(path))
     return value
 
 
@@ -182,7 +182,7 @@ def _read_rows(
     _require_file(step, path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
-        _require(row, keys, f"{path}: line {number}")
+        _require_keys(row, keys, f"{path}: line {number}")
     if expected is not None and len(rows) != expected:
         raise DataError(
             f"{path}: {len(rows)} rows; expected {expected}, as many as were scored; "
@@ -200,7 +200,7 @@ def _require_file(step: str, path: Path) -> None:
         )
 
 
-def _require(value: Any, keys: Sequence[str], where: str) -> None:
+def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
     """Raise DataError unless `value` is an object with all these keys."""
     for key in keys:
         inner = value

@@ -148,19 +148,19 @@ def wrong_greedy_ids(folder: Path, version: str, kind: str, use_cache: bool) -> 
     return float(wrong)
 
 
-# --- Packed and sharded weights --------------------------------------------------------------
+# --- Quantized and sharded weights --------------------------------------------------------------
 
 
-def wrong_packed_tensors(folder: Path, version: str, bits: int, dtype: str) -> float:
-    """How many tensors differ when this project packs the checkpoint."""
+def wrong_quantized_tensors(folder: Path, version: str, bits: int, dtype: str) -> float:
+    """How many tensors differ when this project quantizes the checkpoint."""
     model = load_model(folder / version / "checkpoint", dtype=dtype)
     quantize_model(model, bits)
     official = load_model(folder / version / f"checkpoint_int{bits}", dtype=dtype).state_dict()
     return float(different(model.state_dict(), official))
 
 
-def dequantised_weights(folder: Path, version: str, bits: int) -> float:
-    """Weights unpacked from the official packed checkpoint."""
+def dequantized_weights(folder: Path, version: str, bits: int) -> float:
+    """Weights dequantized from the official quantized checkpoint."""
     golden = load_file(folder / version / f"quant_int{bits}.safetensors")
     model = load_model(folder / version / f"checkpoint_int{bits}")
     differences = []
@@ -172,8 +172,8 @@ def dequantised_weights(folder: Path, version: str, bits: int) -> float:
     return max(differences)
 
 
-def logits_of_packed_weights(folder: Path, version: str, bits: int) -> float:
-    """Logits in fp32 of the official packed checkpoint."""
+def logits_of_quantized_weights(folder: Path, version: str, bits: int) -> float:
+    """Logits in fp32 of the official quantized checkpoint."""
     golden = load_file(folder / version / f"quant_int{bits}.safetensors")
     model = load_model(folder / version / f"checkpoint_int{bits}")
     with torch.no_grad():
@@ -227,17 +227,19 @@ COMPARISONS: dict[str, Comparison] = {
     },
     **{
         f"int{bits} bytes from {dtype}": Comparison(
-            partial(wrong_packed_tensors, bits=bits, dtype=dtype), EXACT
+            partial(wrong_quantized_tensors, bits=bits, dtype=dtype), EXACT
         )
         for bits in BITS
         for dtype in ("float32", "float16")
     },
     **{
-        f"int{bits} weights, unpacked": Comparison(partial(dequantised_weights, bits=bits), EXACT)
+        f"int{bits} weights, dequantized": Comparison(
+            partial(dequantized_weights, bits=bits), EXACT
+        )
         for bits in BITS
     },
     **{
-        f"int{bits} logits": Comparison(partial(logits_of_packed_weights, bits=bits), TOLERANCE)
+        f"int{bits} logits": Comparison(partial(logits_of_quantized_weights, bits=bits), TOLERANCE)
         for bits in BITS
     },
     "shards": Comparison(wrong_sharded_tensors, EXACT),

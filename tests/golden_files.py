@@ -1,7 +1,7 @@
 """The golden data in tests/fixtures as the folders of the official layout that tests read.
 
 `tools/golden_fixtures.py` keeps of every golden file what fits into a repository: weights in fp16,
-where that is exact, once. The shards and the packed checkpoints are made of them again here.
+where that is exact, once. The shards and the quantized checkpoints are made of them again here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKED_LINEARS = (
     *("query_key_value.weight", "dense.weight"),
     *("dense_h_to_4h.weight", "dense_4h_to_h.weight"),
 )
-DIGESTS = "packed_digests.json"
+DIGESTS = "quantized_digests.json"
 
 State = dict[str, torch.Tensor]
 
@@ -61,7 +61,7 @@ def read_small(file: Path) -> State:
 
 
 def pack(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed numbers and scales of a fp16 weight, by the formula of the official quantization.py.
+    """Quantized values and scales of an fp16 weight, by the official quantization.py.
 
     Written a second time, apart from glmtune.modeling.quantization, which is compared with it.
     """
@@ -74,15 +74,15 @@ def pack(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def pack_state(state: State, bits: int) -> State:
-    """The state dict of an official quantised checkpoint."""
-    packed = dict(state)
+    """The state dict of an official quantized checkpoint."""
+    quantized = dict(state)
     for name in [name for name in state if name.endswith(PACKED_LINEARS)]:
-        packed[name], packed[f"{name}_scale"] = pack(state[name], bits)
-    return packed
+        quantized[name], quantized[f"{name}_scale"] = pack(state[name], bits)
+    return quantized
 
 
 def digest(state: State) -> str:
-    """The SHA-256 of all packed numbers and scales."""
+    """The SHA-256 of all quantized numbers and scales."""
     running = hashlib.sha256()
     for name in sorted(state):
         if name.endswith("weight_scale"):
@@ -102,11 +102,11 @@ def _write_shards(folder: Path, state: State) -> None:
 
 
 def _write_packed(folder: Path, state: State, bits: int, expected: str) -> None:
-    packed = pack_state(state, bits)
-    if digest(packed) != expected:
+    quantized = pack_state(state, bits)
+    if digest(quantized) != expected:
         raise RuntimeError(f"{folder.name}: int{bits}: not the official bytes; torch rounds anew?")
     target = folder / f"checkpoint_int{bits}"
     target.mkdir()
-    torch.save(packed, target / "pytorch_model.bin")
+    torch.save(quantized, target / "pytorch_model.bin")
     config: dict[str, Any] = json.loads((folder / "checkpoint" / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(config | {"quantization_bit": bits}))

@@ -166,7 +166,7 @@ def test_whole_weights_are_told_with_their_size(params: Params, weights: Path) -
     ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "no such folder; expected one with weights"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no weights in it; expected"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "found no weights; expected"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json in "),
         (
             lambda folder: (folder / "tokenizer.model").unlink(),

@@ -94,8 +94,8 @@ def test_a_folder_without_permission_is_explained(
     number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = message_of(OSError(number, "refused", "/models/a"), capsys)
-    assert message.startswith("error: /models/a: not permitted (")
-    assert message.endswith("check the owner and mode of the folder\n")
+    assert message.startswith("error: /models/a: access denied (")
+    assert message.endswith("check the owner and permissions of the folder\n")
 
 
 def test_a_full_gpu_is_answered_with_the_parameters_to_lower(

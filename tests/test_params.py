@@ -302,7 +302,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     ]
 
 
-def test_packed_weights_and_full_fine_tuning_exclude_each_other(values: dict[str, Any]) -> None:
+def test_quantized_weights_and_full_fine_tuning_exclude_each_other(values: dict[str, Any]) -> None:
     (mistake,) = mistakes_with(values, "quantization_bit", 4)
     assert "methods.full trains every weight" in mistake
 

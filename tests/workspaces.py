@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from run_smoke import copy_project  # noqa: E402
-
-# What Snakemake prints as a job starts (the messages of the Snakefile) -> rule, and its wildcards.
-MESSAGES = {
-    r"Write the data set": "fetch_dataset",
-    r"Make the base model (\S+) ready": "prepare_model",
-    r"Encode the data set with the vocabulary and prompts of (\S+)\.": "tokenize_dataset",
-    r"Tune (\S+) with (\S+)\.": "finetune_model",
-    r"Let (\S+), tuned by (\S+), answer": "generate_predictions",
-    r"Score the predictions of (\S+), (\S+):": "score_predictions",
-    r"Compare all models": "render_report",
-}
 
 MODEL = "chatglm2-6b"
 # What another lr or pre_seq_len reruns.
@@ -145,11 +135,23 @@ def jobs_in(output: str) -> set[str]:
     """The jobs in Snakemake's output, as `rule model method`."""
     jobs = set()
     for line in output.splitlines():
-        for pattern, rule in MESSAGES.items():
-            found = re.search(rf"▶ {pattern}", line)  # perhaps behind another step's progress bar
+        for rule, message in _messages():
+            found = message.search(line)  # perhaps behind another step's progress bar
             if found:
                 jobs.add(" ".join([rule, *found.groups()]))
     return jobs
+
+
+@cache
+def _messages() -> list[tuple[str, re.Pattern[str]]]:
+    """Each rule, and what Snakemake prints as a job of it starts, its wildcards in groups."""
+    _, *rules = (ROOT / "Snakefile").read_text(encoding="utf-8").split("\nrule ")
+    found = []
+    for rule in rules:
+        if message := re.search(r'message:\s+"([^"]+)"', rule):
+            pattern = re.sub(r"\\{wildcards.*?\\}", r"(\\S+)", re.escape(message[1]))
+            found.append((rule.partition(":")[0], re.compile("▶ " + pattern)))
+    return found
 
 
 def new_workspace(

@@ -42,12 +42,13 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 from glmtune.checkpoints.building import build_model  # noqa: E402
-from glmtune.families.family import IGNORED, Example  # noqa: E402
+from glmtune.families.family import Example  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.families.tokenized import TokenizedRows, from_examples  # noqa: E402
 from glmtune.files import write_json  # noqa: E402
 from glmtune.generation.batches import generate_texts  # noqa: E402
 from glmtune.generation.settings import GenerationSettings  # noqa: E402
+from glmtune.labels import IGNORED_LABEL  # noqa: E402
 from glmtune.seeding import seed_everything  # noqa: E402
 from glmtune.training.train import train  # noqa: E402
 from glmtune.tuning.registry import get_method  # noqa: E402
@@ -277,7 +278,7 @@ def measure_training(sizes: Sizes, threads: int) -> dict[str, Any]:
 
 def _example(prompt: list[int], answer: list[int], length: int = 0) -> Example:
     padding = max(0, length - len(prompt) - len(answer))
-    labels = [IGNORED] * len(prompt) + answer + [IGNORED] * padding
+    labels = [IGNORED_LABEL] * len(prompt) + answer + [IGNORED_LABEL] * padding
     return Example(prompt + answer + [PAD] * padding, labels)
 
 
@@ -324,7 +325,7 @@ def _loss_of_all_logits(
     logits = model.get_output_embeddings()(hidden).float()
     targets = labels[:, 1:].flatten()
     total = cross_entropy(
-        logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum"
+        logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED_LABEL, reduction="sum"
     )
     return total / num_items, logits
 

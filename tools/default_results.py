@@ -124,7 +124,7 @@ WORDS = {
         "and": " and ",
         "elsewhere": "The same run with {kernels} kernels moves BLEU-4 by up to {bleu:.1f} "
         "({bleu_run}) and correct answers to general questions by up to {general:.0f} points "
-        "({general_run}): another CPU adds in another order, and training amplifies the difference.",
+        "({general_run}): another CPU adds in another order, which training amplifies.",
         "asked": "Asked for `{prompt}`, {title}'s miniature answers",
         "answer": "> {method}: {answer}",
         "forgotten": "Tuning has a price. Correct answers to general questions (“请问英国的首都。”), "
@@ -137,8 +137,8 @@ WORDS = {
         "torch {torch}。{elsewhere}",
         "and": "、",
         "elsewhere": "同样的运行换成 {kernels} 指令集，BLEU-4 最多相差 {bleu:.1f}（{bleu_run}），"
-        "常识问答正确率最多相差 {general:.0f} 个百分点（{general_run}）：不同 CPU 的浮点累加顺序不同，"
-        "训练又会把差异放大。",
+        "常识问答正确率最多相差 {general:.0f} 个百分点（{general_run}）："
+        "不同 CPU 的浮点累加顺序不同，训练又会把差异放大。",
         "asked": "提示词为 `{prompt}` 时，{title} 微型模型的回答：",
         "answer": "> {method}：{answer}",
         "forgotten": "微调是有代价的，即灾难性遗忘。常识问答（“请问英国的首都。”）的正确率（%）：",

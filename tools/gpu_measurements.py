@@ -20,11 +20,12 @@ from transformers import TrainerCallback
 
 from glmtune.checkpoints.building import build_model
 from glmtune.devices import Place
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.generation.batches import generate_texts
 from glmtune.generation.settings import GenerationSettings
+from glmtune.labels import IGNORED_LABEL
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.quantization import quantize_model
 from glmtune.seeding import seed_everything
@@ -235,7 +236,7 @@ def random_rows(config: Any, case: TrainingCase) -> TokenizedRows:
     for _ in range(2 * case.batch_size * case.accumulation):
         source = [*random_ids(random, case.source - len(end)), *end]
         target = random_ids(random, case.target)
-        examples.append(Example(source + target, [IGNORED] * len(source) + target))
+        examples.append(Example(source + target, [IGNORED_LABEL] * len(source) + target))
     return from_examples(examples)
 
 

@@ -1,4 +1,4 @@
-"""Measure training, memory, generation and packed linears at 6B on a GPU, with random weights.
+"""Measure training, memory, generation and quantized linears at 6B on a GPU, with random weights.
 
 python tools/measure_gpu.py --out FILE.json [--only training generation …] [--seconds 500] [--tiny]
 
@@ -32,7 +32,7 @@ from gpu_measurements import (
     measure_matrix_rate,
     measure_training,
 )
-from packed_measurements import PackedCase, measure_packed
+from quantized_measurements import QuantizedCase, measure_quantized
 
 from glmtune.devices import Place, choose_device
 from glmtune.errors import ResourceError
@@ -104,20 +104,22 @@ def measurements() -> Iterator[Measurement]:
     for model in MODELS:
         yield Measurement("agreement", {"model": model}, partial(measure_agreement, model))
     yield Measurement("matrix_rate", {}, measure_matrix_rate)
-    for packed in packed_cases():
-        yield Measurement("quantized_linear", asdict(packed), partial(measure_packed, packed))
+    for quantized in quantized_cases():
+        yield Measurement(
+            "quantized_linear", asdict(quantized), partial(measure_quantized, quantized)
+        )
     for training in training_cases():
         yield Measurement("training", asdict(training), partial(measure_training, training))
     for answers in generation_cases():
         yield Measurement("generation", asdict(answers), partial(measure_generation, answers))
 
 
-def packed_cases() -> Iterator[PackedCase]:
-    """The layers' linears of ChatGLM2-6B: unpacked, then multiplied with 1, 16 and 2048 inputs."""
+def quantized_cases() -> Iterator[QuantizedCase]:
+    """The layers' linears of ChatGLM2-6B: dequantized, then applied to 1, 16 and 2048 inputs."""
     for rows, columns in ((4096, 4096), (4608, 4096), (2 * 13696, 4096), (4096, 13696)):
         for bits in BITS:
             for inputs in (None, 1, 16, 2048):
-                yield PackedCase(rows, columns, bits, inputs)
+                yield QuantizedCase(rows, columns, bits, inputs)
 
 
 def training_cases() -> Iterator[TrainingCase]:

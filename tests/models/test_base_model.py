@@ -1,4 +1,4 @@
-"""Opening a base model: what a device's precision may not change."""
+"""Opening a base model: results that must not depend on the device's precision."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from glmtune.modeling.quantization import quantize, quantize_model
 @pytest.mark.parametrize("family", ["chatglm-6b", "chatglm2-6b"])
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_packed_weights_do_not_depend_on_the_precision_of_the_device(
+def test_quantized_weights_do_not_depend_on_the_precision_of_the_device(
     family: str, bits: int, dtype: str, tmp_path: Path
 ) -> None:
     save_model(tiny_model(family).half(), tmp_path)
     exact = open_prepared(ModelRef(tmp_path), quantization_bit=bits).state_dict()
     opened = open_prepared(ModelRef(tmp_path), dtype=dtype, quantization_bit=bits).state_dict()
-    packed = [name for name, tensor in exact.items() if tensor.dtype == torch.int8]
-    assert packed
-    for name in packed:
+    quantized = [name for name, tensor in exact.items() if tensor.dtype == torch.int8]
+    assert quantized
+    for name in quantized:
         scale = f"{name}_scale"
         assert torch.equal(opened[name], exact[name])
         assert torch.equal(opened[scale], exact[scale])
-    kept = {*packed, *(f"{name}_scale" for name in packed)}
+    kept = {*quantized, *(f"{name}_scale" for name in quantized)}
     others = {tensor.dtype for name, tensor in opened.items() if name not in kept}
     assert others == {getattr(torch, dtype)}
 
 
 @pytest.mark.parametrize("family", ["chatglm-6b", "chatglm2-6b"])
 @pytest.mark.parametrize("bits", BITS)
-def test_packing_while_reading_gives_what_packing_the_whole_model_gives(
+def test_quantizing_while_loading_equals_quantizing_the_loaded_model(
     family: str, bits: int, tmp_path: Path
 ) -> None:
     model = tiny_model(family).half()
@@ -54,8 +54,10 @@ def test_packing_while_reading_gives_what_packing_the_whole_model_gives(
         assert torch.equal(tensor.to(expected[name].dtype), expected[name]), name
 
 
-def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose RAM holds the packed model need not hold the whole one."""
+def test_weights_are_quantized_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RAM for the quantized model is enough; the full-precision one need not fit."""
     save_model(tiny_model("chatglm2-6b").half(), tmp_path)
     alive: list[weakref.ref[torch.Tensor]] = []
 
@@ -70,7 +72,7 @@ def test_weights_are_packed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_packed_random_model_is_the_same_in_every_precision(tmp_path: Path, bits: int) -> None:
+def test_a_quantized_random_model_is_the_same_in_every_precision(tmp_path: Path, bits: int) -> None:
     location = {"random": tiny_config("chatglm2-6b"), "seed": 7}
     write_json(tmp_path / "location.json", location)
     in_full = open_prepared(ModelRef(tmp_path), quantization_bit=bits).state_dict()
@@ -81,12 +83,12 @@ def test_a_packed_random_model_is_the_same_in_every_precision(tmp_path: Path, bi
         assert torch.equal(in_full[name].to(tensor.dtype), tensor), name
 
 
-def test_a_packed_checkpoint_is_not_packed_otherwise(tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_not_requantized(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     save_model(model, tmp_path)
     assert load_model(tmp_path, quantization_bit=4).config.quantization_bit == 4
-    with pytest.raises(WeightsError, match="packed in 4 bits; found quantization_bit 8; set it to"):
+    with pytest.raises(WeightsError, match="found quantization_bit 8 for .* to 4 bits; set"):
         load_model(tmp_path, quantization_bit=8)
     with pytest.raises(ParamsError, match="quantization_bit: found 3; expected None, 8 or 4"):
         load_model(tmp_path, quantization_bit=3)

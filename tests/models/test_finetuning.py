@@ -67,7 +67,7 @@ def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
     assert runtime["estimated_memory_mib"] > 50  # the libraries count on the CPU, as in the peak
     assert not set(runtime) & set(manifest)
     assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
-    assert "memory: about" in capsys.readouterr().err
+    assert "estimated memory: " in capsys.readouterr().err
 
 
 def test_the_manifest_holds_the_settings_file_and_nothing_else(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
     shutil.rmtree(folder / "done")
     second = read_json(run(folder) / "runtime.json")  # from the checkpoint of the last step
     assert second["tokens"] == first["tokens"]
-    earlier = read_json(folder / "work" / "checkpoint-4" / "pace.json")["seconds"]
+    earlier = read_json(folder / "work" / "checkpoint-4" / "throughput.json")["seconds"]
     assert second["training_seconds"] >= round(earlier, 2) > 0
     assert second["seconds"] > second["training_seconds"]
     assert "earlier_seconds" not in second
@@ -130,7 +130,7 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
 ) -> None:
     monkeypatch.setattr(finetuning, "free_memory", lambda place: 1000.0)
     monkeypatch.setattr(finetuning, "open_prepared", lambda *_, **__: pytest.fail("opened"))
-    with pytest.raises(ResourceError, match=r"memory: about .* are free; in params.yaml"):
+    with pytest.raises(ResourceError, match=r"estimated memory: .* GB; .* in params.yaml: "):
         run(folder)
 
 
@@ -142,12 +142,12 @@ def test_an_estimate_that_fails_stops_nothing(
     assert "memory: not estimated (ZeroDivisionError: " in capsys.readouterr().err
 
 
-def test_every_weight_of_a_packed_model_cannot_be_trained(folder: Path) -> None:
+def test_every_weight_of_a_quantized_model_cannot_be_trained(folder: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     save_model(model, folder / "model")
     write_json(folder / "model.json", {"source": "folder", "files": hash_model(folder / "model")})
-    with pytest.raises(ParamsError, match=r"full trains every weight, .* packed in 4 bits, which"):
+    with pytest.raises(ParamsError, match=r"full trains every weight, .* to 4 bits, which"):
         run(folder, method="full")
     assert (run(folder) / "checkpoint").is_dir()  # LoRA can
 

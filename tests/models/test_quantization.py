@@ -1,6 +1,6 @@
-"""Packed weights: their layout, and gradients through them.
+"""Quantized weights: their layout, and gradients through them.
 
-That they are the official bytes is in tests/test_goldens.py.
+tests/models/test_goldens.py compares them with the official bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
+from glmtune.modeling.dequantizers import unpack_int4
 from glmtune.modeling.precision import BITS
 from glmtune.modeling.quantization import (
     QuantizedLinear,
@@ -24,7 +25,6 @@ from glmtune.modeling.quantization import (
     quantize,
     quantize_model,
 )
-from glmtune.modeling.unpacking import unpack_int4
 from glmtune.training.parameters import count_parameters
 
 pytestmark = pytest.mark.numeric
@@ -32,28 +32,28 @@ pytestmark = pytest.mark.numeric
 IDS = torch.tensor([prompt([5, 9, 33])])
 
 
-def test_an_odd_number_of_columns_is_not_packed_in_four_bits() -> None:
+def test_an_odd_number_of_columns_is_not_quantized_to_four_bits() -> None:
     odd = tiny_config("chatglm2-6b") | {"ffn_hidden_size": 41}
-    with pytest.raises(WeightsError, match="quantization_bit 4: two columns share a byte, .* 41 "):
+    with pytest.raises(WeightsError, match="quantization_bit 4: found a linear layer with 41 col"):
         quantize_model(build_model(odd), 4)
     quantize_model(build_model(odd), 8)
 
 
 def test_four_bits_are_packed_in_pairs() -> None:
     numbers = torch.tensor([[1, -1, -7, 7]], dtype=torch.int8)
-    packed = pack_int4(numbers)
-    assert packed.tolist() == [[0x1F, (0x97) - 256]]
-    assert torch.equal(unpack_int4(packed), numbers)
+    quantized = pack_int4(numbers)
+    assert quantized.tolist() == [[0x1F, (0x97) - 256]]
+    assert torch.equal(unpack_int4(quantized), numbers)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
-    packed, scale = quantize(torch.zeros(2, 4), 8)
-    assert torch.equal(dequantize(packed, scale, 8), torch.zeros(2, 4).half())
+    quantized, scale = quantize(torch.zeros(2, 4), 8)
+    assert torch.equal(dequantize(quantized, scale, 8), torch.zeros(2, 4).half())
 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_quantised_model_saves_and_loads(tmp_path: Path, family: str, bits: int) -> None:
+def test_a_quantized_model_saves_and_loads(tmp_path: Path, family: str, bits: int) -> None:
     model = tiny_model(family)
     quantize_model(model, bits)
     save_model(model, tmp_path)
@@ -63,25 +63,25 @@ def test_a_quantised_model_saves_and_loads(tmp_path: Path, family: str, bits: in
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_gradients_pass_through_packed_weights(bits: int) -> None:
+def test_gradients_pass_through_quantized_weights(bits: int) -> None:
     torch.manual_seed(1)
     linear = QuantizedLinear(6, 4, bits=bits, bias=False)
-    packed, scale = quantize(torch.randn(4, 6), bits)
-    linear.weight = torch.nn.Parameter(packed, requires_grad=False)
+    quantized, scale = quantize(torch.randn(4, 6), bits)
+    linear.weight = torch.nn.Parameter(quantized, requires_grad=False)
     linear.weight_scale = scale
     x = torch.randn(3, 6, requires_grad=True)
     linear(x).square().sum().backward()
     plain = x.detach().clone().requires_grad_(True)
     torch.nn.functional.linear(
-        plain, dequantize(packed, scale, bits).float()
+        plain, dequantize(quantized, scale, bits).float()
     ).square().sum().backward()
     torch.testing.assert_close(x.grad, plain.grad)
 
 
-# PEFT asks for it by a name that transformers has renamed.
+# PEFT uses a name that transformers has since renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_lora_trains_on_packed_weights(family: str) -> None:
+def test_lora_trains_on_quantized_weights(family: str) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = tiny_model(family)
@@ -98,7 +98,7 @@ def test_lora_trains_on_packed_weights(family: str) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_packed_weight_counts_as_whole(bits: int) -> None:
+def test_a_quantized_weight_counts_in_full(bits: int) -> None:
     model = tiny_model("chatglm-6b")
     whole = sum(parameter.numel() for parameter in model.parameters())
     quantize_model(model, bits)

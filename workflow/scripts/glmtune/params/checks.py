@@ -93,7 +93,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
             if isinstance(entry, dict) and entry.get("method", name) == EVERY_WEIGHT:
                 yield (
                     f"quantization_bit: found {bits}, but methods.{name} trains every weight and "
-                    f"packed weights cannot be trained; set it to null or remove methods.{name}"
+                    f"quantized weights cannot be trained; set it to null or remove methods.{name}"
                 )
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from glmtune.report.contents import Entry, Report
+from glmtune.report.contents import MethodEntry, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw_losses(report: Report) -> str:
 
 
 def _draw_panel(
-    panel: Axes, model: str, entries: Sequence[Entry], colours: Mapping[str, str]
+    panel: Axes, model: str, entries: Sequence[MethodEntry], colours: Mapping[str, str]
 ) -> None:
     panel.set(visible=True, title=model, xlabel="step", ylabel="training loss")
     panel.grid(alpha=0.3)

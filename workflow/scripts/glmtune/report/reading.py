@@ -126,7 +126,7 @@ def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) 
         scores=scores,
         row_scores=_read_rows(path("scores", ".rows.jsonl"), tuple(COMPARED), scores["rows"]),
         predictions=_read_rows(path("predictions", ".jsonl"), ("labels",), scores["rows"]),
-        answers={row["prompt"]: row for row in answers},
+        example_responses={row["prompt"]: row for row in answers},
         probe=_read_rows(path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(training, TRAINING_KEYS) if is_trained else {},
         curve=_read_curve(path("curves", ".csv"), "loss") if is_trained else [],
@@ -147,7 +147,7 @@ def _read_scores(path: Path) -> dict[str, Any]:
             "`snakemake --cores 1 --forcerun score_predictions -- results/report.md`"
         )
     keys = [f"protocols.{name}.{score}" for name in PROTOCOLS for score in METRICS]
-    _require(scores, keys, str(path))
+    _require_keys(scores, keys, str(path))
     return scores
 
 
@@ -182,7 +182,7 @@ def _read_training_answers(path: Path) -> list[str]:
 def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     _require_file(path)
     value = read_json(path)
-    _require(value, keys, str(path))
+    _require_keys(value, keys, str(path))
     return value
 
 
@@ -193,7 +193,7 @@ def _read_rows(
     _require_file(path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
-        _require(row, keys, f"{path}: line {number}")
+        _require_keys(row, keys, f"{path}: line {number}")
     if expected is not None and len(rows) != expected:
         raise DataError(
             f"{path}: {len(rows)} rows; expected {expected}, as many as were scored; "
@@ -215,7 +215,7 @@ def _require_file(path: Path) -> None:
     )
 
 
-def _require(value: Any, keys: Sequence[str], where: str) -> None:
+def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
     """Raise DataError unless `value` is an object with all these keys."""
     for key in keys:
         inner = value

@@ -21,7 +21,7 @@ from glmtune.seeding import seed_everything
 from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.parameters import count_parameters
-from glmtune.training.throughput import describe_pace
+from glmtune.training.throughput import describe_throughput
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
 from glmtune.tuning.memory_estimate import (
     check_memory,
@@ -56,16 +56,16 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.done`.
 
     `model` is untuned; `settings` are those of `Params.training_settings`.
-    Raises ResourceError for a training that cannot fit or diverges, ParamsError for packed weights
-    that cannot be trained, WeightsError for weights that are not those of the manifest.
+    Raises ResourceError for a training that cannot fit or diverges, ParamsError for quantized
+    weights that cannot be trained, WeightsError for weights that are not those of the manifest.
     """
     task = _read_task(model.folder, data, settings)
-    packed = _with_stored_quantization(task)
-    expected_peak = _report_memory(task, packed)
+    quantized = _with_stored_quantization(task)
+    expected_peak = _report_memory(task, quantized)
     base, done = read_json(model.manifest), outputs.done
     with (
         recorded_runtime(done / "runtime.json") as figures,
-        explained_when_full(packed),
+        explained_when_full(quantized),
         unchanged(model.folder, base),
     ):
         tuned = _open_for_training(task)
@@ -96,14 +96,14 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
 
 
 def _with_stored_quantization(task: _Task) -> TuningSettings:
-    """The settings, with the bits that the model's files are packed in if nothing else is asked."""
+    """The settings; `quantization_bit` is that of the model's files unless it is set."""
     stored = read_prepared_config(task.folder).get("quantization_bit") or None
     if stored and task.method.trains_base:
         name = task.method.name
         raise ParamsError(
             f"methods: {name} trains every weight, but the model's files "
-            f"({model_folder(task.folder)}) are packed in {stored} bits, which cannot be "
-            f"trained; give it a checkpoint that is not packed, or remove {name}"
+            f"({model_folder(task.folder)}) are quantized to {stored} bits, which cannot be "
+            f"trained; give it a checkpoint that is not quantized, or remove {name}"
         )
     bits = task.settings.quantization_bit or stored
     return replace(task.settings, quantization_bit=bits)
@@ -183,9 +183,9 @@ def _figures(
 ) -> dict[str, Any]:
     """What differs from run to run: where it ran, how fast, in how much memory (MiB)."""
     place, tokens = task.place, len(task.rows.input_ids)
-    pace = describe_pace(
+    throughput = describe_throughput(
         model,
-        outcome.pace,
+        outcome.throughput,
         mean_length=tokens / len(task.rows),
         target_share=int(task.rows.targets_of_rows().sum()) / tokens,
     )
@@ -194,8 +194,8 @@ def _figures(
         "dtype": place.dtype,
         "dtype_reason": place.reason,
         "estimated_memory_mib": expected_peak,
-        "earlier_seconds": outcome.pace.earlier_seconds,
-        **pace,
+        "earlier_seconds": outcome.throughput.earlier_seconds,
+        **throughput,
     }
 
 

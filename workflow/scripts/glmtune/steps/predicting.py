@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
 from glmtune.devices import Place, choose_device
-from glmtune.families.conversation import shown_answer
+from glmtune.families.conversation import Row, shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
 from glmtune.families.registry import get_family
@@ -28,8 +28,6 @@ from glmtune.synthetic.general_qa import probe_rows
 from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
-
-Row = Mapping[str, Any]
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""One training path for every method: transformers' Trainer over tokenised rows.
+"""One training path for every method: transformers' Trainer over tokenized rows.
 
 It trains whatever parameters require gradients and knows nothing about methods or families.
 """
@@ -24,10 +24,10 @@ from glmtune.errors import ResourceError
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
-from glmtune.training.parameters import count_parameters, magnitudes, trainable_state
+from glmtune.training.parameters import abs_sums, count_parameters, trainable_state
 from glmtune.training.resuming import last_checkpoint
 from glmtune.training.settings import TrainingSettings
-from glmtune.training.trainer import Pace, ResumableTrainer
+from glmtune.training.trainer import ResumableTrainer, Throughput
 
 # A value of `optimizer` in params.yaml -> its name in TrainingArguments.
 OPTIMIZERS = {
@@ -36,7 +36,7 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
-# Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
+# TrainingArguments has two names for recomputing activations: an old and, since 2026, a new one.
 CHECKPOINTING = next(
     name
     for name in ("activation_checkpointing", "gradient_checkpointing")
@@ -46,9 +46,9 @@ CHECKPOINTING = next(
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training came to; losses are means per target token, in nats.
+    """The result of a training; losses are means per target token, in nats.
 
-    A point of `curve` has step, loss and learning_rate, and dev_loss where that was measured.
+    A point of `curve` has step, loss and learning_rate, and dev_loss if it was measured.
     """
 
     train_loss: float
@@ -58,7 +58,7 @@ class TrainingOutcome:
     best_step: int | None  # of the lowest dev loss, if its weights were kept
     trainable_parameters: int
     total_parameters: int
-    pace: Pace = field(compare=False)
+    throughput: Throughput = field(compare=False)
 
 
 def train(
@@ -73,12 +73,11 @@ def train(
     adam_beta2: float = 0.999,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
-    """Train the parameters of `model` that require gradients; resume from `work` if it can.
+    """Train the parameters of `model` that require gradients; resume from `work` if possible.
 
-    `dtype` is the type that is computed in; trained weights and their optimizer stay in float32
-    beside it.
+    Computes in `dtype`; the trained weights and the optimizer stay in float32.
     """
-    before = magnitudes(model)
+    before = abs_sums(model)
     trainer = ResumableTrainer(
         model=model,
         args=_arguments(settings, work, dtype, adam_beta2),
@@ -90,7 +89,7 @@ def train(
     trainer.add_callback(ProgressWithLoss())
     if dev is not None and settings.eval_steps:
         trainer.watch_dev_loss(dev, settings)
-    pace = trainer.train_on(last_checkpoint(work))
+    throughput = trainer.train_on(last_checkpoint(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
     curve = _curve(trainer.state)
@@ -102,7 +101,7 @@ def train(
         best_step=best_step,
         trainable_parameters=sum(p.numel() for p in trainable_state(model).values()),
         total_parameters=count_parameters(model),
-        pace=pace,
+        throughput=throughput,
     )
 
 
@@ -117,7 +116,7 @@ def require_optimizer(settings: TrainingSettings) -> None:
 
 
 def _curve(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged at each step, in the names of `TrainingOutcome.curve`."""
+    """The values logged at each step, under the names of `TrainingOutcome.curve`."""
     names = {"loss": "loss", "learning_rate": "learning_rate", DEV_LOSS: "dev_loss"}
     points: dict[int, dict[str, float]] = {}
     for entry in state.log_history:
@@ -131,11 +130,11 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 def _refuse_unchanged(
     model: PreTrainedModel, before: Mapping[str, float], settings: TrainingSettings
 ) -> None:
-    if magnitudes(model) == before:
+    if abs_sums(model) == before:
         raise ResourceError(
-            f"{settings.max_steps} steps changed no trained weight: lr is {settings.lr}, too "
+            f"{settings.max_steps} steps changed no trainable weight: lr {settings.lr} is too "
             "small for the weights' precision, no row has a target, or every step overflowed in "
-            "float16; raise lr, or look at the target_tokens of data/tokenized and at the curve"
+            "float16; raise lr, or check target_tokens in data/tokenized and the loss curve"
         )
 
 
@@ -160,11 +159,11 @@ def _arguments(
         max_grad_norm=settings.max_grad_norm,
         **recomputing,
         bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",  # with scaled losses: small gradients would become 0
-        # By default the Trainer writes 0 for a loss that is no number.
+        fp16=dtype == "float16",  # with loss scaling: small gradients would underflow
+        # By default the Trainer logs 0 for a non-finite loss.
         logging_nan_inf_filter=False,
         logging_strategy="steps",
-        logging_first_step=True,  # what the end is compared with
+        logging_first_step=True,  # to compare the last losses with
         logging_steps=settings.logging_steps,
         save_strategy="steps",
         save_steps=settings.save_steps,
@@ -174,7 +173,7 @@ def _arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
     )
-    # One process uses one GPU. On several the Trainer would split batches with DataParallel, which
-    # multiplies batch_size; torchrun, which gives each GPU its process, has n_gpu 1 by itself.
+    # One process uses one GPU. With several, the Trainer would use DataParallel, which multiplies
+    # batch_size; torchrun, which starts one process per GPU, sets n_gpu to 1 by itself.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

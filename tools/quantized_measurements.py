@@ -1,4 +1,4 @@
-"""What `measure_gpu.py` measures of packed weights: each way to unpack them, at the sizes of 6B."""
+"""What `measure_gpu.py` measures of quantized weights: each dequantizer, at the sizes of 6B."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from glmtune.devices import Place
 from glmtune.errors import ResourceError
+from glmtune.modeling.dequantizers import OPENERS, choose_dequantizer, dequantize_with_torch
 from glmtune.modeling.quantization import quantize
-from glmtune.modeling.unpacking import OPENERS, choose_unpacker, unpack_with_torch
 
 
 @dataclass(frozen=True)
-class PackedCase:
-    """A packed weight (rows, columns), unpacked only, or multiplied with that many inputs too."""
+class QuantizedCase:
+    """A quantized weight (rows, columns), dequantized only, or also applied to `inputs` rows."""
 
     rows: int
     columns: int
@@ -27,12 +27,12 @@ class PackedCase:
     inputs: int | None
 
 
-def measure_packed(case: PackedCase, place: Place, tiny: bool) -> dict[str, Any]:
-    """Seconds with each unpacker, or why it refuses; of a product also with an unpacked weight."""
+def measure_quantized(case: QuantizedCase, place: Place, tiny: bool) -> dict[str, Any]:
+    """Seconds with each dequantizer, or why it refuses; of a product also without dequantizing."""
     device, dtype = torch.device(place.device), getattr(torch, place.dtype)
     rows, columns = (case.rows // 64, case.columns // 64) if tiny else (case.rows, case.columns)
-    packed, scale = quantize(torch.randn(rows, columns, device=device), case.bits)
-    weight = unpack_with_torch(packed, scale, case.bits, dtype)
+    quantized, scale = quantize(torch.randn(rows, columns, device=device), case.bits)
+    weight = dequantize_with_torch(quantized, scale, case.bits, dtype)
     figures: dict[str, Any] = {}
     x = None
     if case.inputs is not None:
@@ -40,16 +40,16 @@ def measure_packed(case: PackedCase, place: Place, tiny: bool) -> dict[str, Any]
         figures["unpacked_seconds"] = median_seconds(lambda: F.linear(x, weight), calls=20)
     for name in OPENERS:
         try:
-            unpack = choose_unpacker(device, case.bits, dtype, name)
+            dequantizer = choose_dequantizer(device, case.bits, dtype, name)
         except ResourceError as error:
             figures[f"{name}_refused"] = str(error)
             continue
-        run = partial(unpack, packed, scale, case.bits, dtype)
+        run = partial(dequantizer, quantized, scale, case.bits, dtype)
         figures[f"{name}_same_bits"] = torch.equal(run(), weight)
         work = run if x is None else partial(_multiply, x, run)
         figures[f"{name}_seconds"] = median_seconds(work, calls=20)
     return figures
 
 
-def _multiply(x: torch.Tensor, unpack: Callable[[], torch.Tensor]) -> torch.Tensor:
-    return F.linear(x, unpack())
+def _multiply(x: torch.Tensor, dequantizer: Callable[[], torch.Tensor]) -> torch.Tensor:
+    return F.linear(x, dequantizer())

@@ -1,4 +1,4 @@
-"""Who unpacks packed weights: the same bits from each, and one message where one cannot."""
+"""Dequantizers: all give the same bits, and one that cannot run gives one message."""
 
 from __future__ import annotations
 
@@ -15,64 +15,66 @@ import pytest
 import torch
 
 from glmtune.errors import ParamsError, ResourceError, run_script
-from glmtune.modeling import unpacking, unpacking_triton
-from glmtune.modeling.precision import BITS
-from glmtune.modeling.quantization import QuantizedLinear, dequantize, quantize
-from glmtune.modeling.unpacking import (
+from glmtune.modeling import dequantizer_triton, dequantizers
+from glmtune.modeling.dequantizers import (
     OPENERS,
     VARIABLE,
     check_bits,
-    choose_unpacker,
-    unpack_with_torch,
+    choose_dequantizer,
+    dequantize_with_torch,
 )
+from glmtune.modeling.precision import BITS
+from glmtune.modeling.quantization import QuantizedLinear, dequantize, quantize
 from glmtune.workspace.code_inputs import SCRIPTS
 
 pytestmark = pytest.mark.numeric
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Rows and columns around the 1024 columns that a program of the kernel writes.
+# Shapes around the 1024 columns that one program of the kernel writes.
 SHAPES = ((1, 2), (5, 1022), (3, 1024), (7, 2050))
 
-# Triton's interpreter cuts off what a GPU rounds to nearest when it makes bfloat16. So scales that
-# are powers of two there: every product is then a bfloat16.
+# Triton's interpreter truncates to bfloat16 where a GPU rounds to nearest. So scales are powers of
+# two there: every product is then exact in bfloat16.
 IN_THE_INTERPRETER = """
 import sys
 import torch
 from glmtune.modeling.quantization import quantize
-from glmtune.modeling.unpacking import unpack_with_torch
-from glmtune.modeling.unpacking_triton import unpack_with_triton
+from glmtune.modeling.dequantizers import dequantize_with_torch
+from glmtune.modeling.dequantizer_triton import dequantize_with_triton
 
 for shape in {shapes}:
     for bits in {bits}:
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         weight[0] = 0
-        packed, scales = quantize(weight, bits)
+        quantized, scales = quantize(weight, bits)
         powers = torch.exp2(-torch.arange(shape[0])).half()
         for dtype in {dtypes}:
             scale = powers if dtype == torch.bfloat16 else scales
-            expected = unpack_with_torch(packed, scale, bits, dtype)
-            found = unpack_with_triton(packed, scale, bits, dtype)
+            expected = dequantize_with_torch(quantized, scale, bits, dtype)
+            found = dequantize_with_triton(quantized, scale, bits, dtype)
             print(shape, bits, dtype, torch.equal(found, expected))
 """
 
 
 @pytest.fixture(autouse=True)
 def _nothing_chosen_yet() -> Iterator[None]:
-    choose_unpacker.cache_clear()
+    choose_dequantizer.cache_clear()
     yield
-    choose_unpacker.cache_clear()
+    choose_dequantizer.cache_clear()
 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("at_once", [1, 3 * 64, 5 * 64 + 1])
-def test_a_matrix_is_unpacked_alike_in_parts_and_whole(
+def test_dequantizing_in_parts_equals_dequantizing_at_once(
     monkeypatch: pytest.MonkeyPatch, bits: int, at_once: int
 ) -> None:
-    packed, scale = quantize(torch.randn(7, 64, generator=torch.Generator().manual_seed(1)), bits)
-    whole = unpack_with_torch(packed, scale, bits, torch.float32)
-    monkeypatch.setattr(unpacking, "VALUES_AT_ONCE", at_once)
-    assert torch.equal(unpack_with_torch(packed, scale, bits, torch.float32), whole)
+    quantized, scale = quantize(
+        torch.randn(7, 64, generator=torch.Generator().manual_seed(1)), bits
+    )
+    whole = dequantize_with_torch(quantized, scale, bits, torch.float32)
+    monkeypatch.setattr(dequantizers, "VALUES_AT_ONCE", at_once)
+    assert torch.equal(dequantize_with_torch(quantized, scale, bits, torch.float32), whole)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -89,27 +91,27 @@ def test_the_kernel_gives_the_bits_of_pytorch_in_tritons_interpreter() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", BITS)
 def test_the_kernel_gives_the_bits_of_pytorch_on_a_gpu(bits: int, dtype: torch.dtype) -> None:
-    unpack = choose_unpacker(CUDA, bits, dtype, "triton")
+    dequantizer = choose_dequantizer(CUDA, bits, dtype, "triton")
     for shape in (*SHAPES, (513, 4096)):
-        packed, scale = quantize(torch.randn(shape, device=CUDA), bits)
-        expected = unpack_with_torch(packed, scale, bits, dtype)
-        assert torch.equal(unpack(packed, scale, bits, dtype), expected)
+        quantized, scale = quantize(torch.randn(shape, device=CUDA), bits)
+        expected = dequantize_with_torch(quantized, scale, bits, dtype)
+        assert torch.equal(dequantizer(quantized, scale, bits, dtype), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", BITS)
 def test_a_weight_is_rounded_to_fp16_in_every_type(bits: int, dtype: torch.dtype) -> None:
-    packed, scale = quantize(torch.randn(9, 64), bits)
-    rounded = dequantize(packed, scale, bits)
+    quantized, scale = quantize(torch.randn(9, 64), bits)
+    rounded = dequantize(quantized, scale, bits)
     assert rounded.dtype == torch.float16
-    assert torch.equal(dequantize(packed, scale, bits, dtype), rounded.to(dtype))
+    assert torch.equal(dequantize(quantized, scale, bits, dtype), rounded.to(dtype))
 
 
-def test_pytorch_unpacks_on_the_cpu() -> None:
-    assert choose_unpacker(CPU, 4, torch.float32) is unpack_with_torch
+def test_pytorch_dequantizes_on_the_cpu() -> None:
+    assert choose_dequantizer(CPU, 4, torch.float32) is dequantize_with_torch
 
 
-def test_where_triton_fails_pytorch_unpacks_and_one_line_says_why(
+def test_if_triton_fails_pytorch_dequantizes_and_one_line_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -117,9 +119,10 @@ def test_where_triton_fails_pytorch_unpacks_and_one_line_says_why(
 
     monkeypatch.setitem(OPENERS, "triton", fail)
     for _ in range(2):
-        assert choose_unpacker(CUDA, 4, torch.float16) is unpack_with_torch
+        assert choose_dequantizer(CUDA, 4, torch.float16) is dequantize_with_torch
     assert capsys.readouterr().out == (
-        "packed weights: unpacked by PyTorch, without Triton: RuntimeError: no C compiler\n"
+        "quantized weights: dequantized by PyTorch, Triton is unavailable: RuntimeError: no C "
+        "compiler\n"
     )
 
 
@@ -135,27 +138,27 @@ def test_triton_is_not_tried_on_a_gpu_too_old_for_it(
     dtype: torch.dtype,
     needed: str,
 ) -> None:
-    monkeypatch.setattr(unpacking_triton, "find_spec", lambda name: name)
+    monkeypatch.setattr(dequantizer_triton, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_unpacker(CUDA, 4, dtype) is unpack_with_torch
+    assert choose_dequantizer(CUDA, 4, dtype) is dequantize_with_torch
     found = ".".join(map(str, capability))
     expected = f"found compute capability {found}; expected {needed} or higher for {dtype}"
     assert expected in capsys.readouterr().out
 
 
-def test_a_kernel_that_gives_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unrounded(packed, scale, bits, dtype):  # type: ignore[no-untyped-def]
-        return (packed * scale.to(dtype)[:, None]).to(dtype)
+def test_a_kernel_with_different_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unrounded(quantized, scale, bits, dtype):  # type: ignore[no-untyped-def]
+        return (quantized * scale.to(dtype)[:, None]).to(dtype)
 
     monkeypatch.setitem(OPENERS, "triton", lambda *_: unrounded)
-    assert choose_unpacker(CPU, 8, torch.float16, "triton") is unrounded
-    with pytest.raises(ResourceError, match="found other bits than PyTorch's for 8-bit weights"):
-        choose_unpacker(CPU, 8, torch.float32, "triton")
+    assert choose_dequantizer(CPU, 8, torch.float16, "triton") is unrounded
+    with pytest.raises(ResourceError, match="found results different from PyTorch's for 8-bit"):
+        choose_dequantizer(CPU, 8, torch.float32, "triton")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ParamsError) as refused:
-        choose_unpacker(CPU, 4, torch.float16, "cuda")
+        choose_dequantizer(CPU, 4, torch.float16, "cuda")
     assert str(refused.value) == (
         "GLMTUNE_QUANTIZATION_KERNEL: found 'cuda'; expected auto or one of torch, triton, "
         "cpm_kernels"
@@ -163,7 +166,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["triton", "cpm_kernels"])
-def test_a_linear_uses_what_the_variable_asks_for_or_ends_with_exit_code_2(
+def test_a_linear_uses_the_requested_dequantizer_or_exits_with_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: str
 ) -> None:
     linear = QuantizedLinear(4, 2, bits=8, bias=False)
@@ -178,7 +181,7 @@ def test_a_linear_uses_what_the_variable_asks_for_or_ends_with_exit_code_2(
 
 def refusal(bits: int = 8) -> str:
     with pytest.raises(ResourceError) as refused:
-        choose_unpacker(CUDA, bits, torch.float16, "cpm_kernels")
+        choose_dequantizer(CUDA, bits, torch.float16, "cpm_kernels")
     return str(refused.value)
 
 
@@ -191,15 +194,15 @@ def test_cpm_kernels_is_refused_where_it_is_not_installed(monkeypatch: pytest.Mo
     assert "pip install -e '.[cpm-kernels]'" in refusal()
 
 
-def test_an_import_of_cpm_kernels_that_fails_is_a_refusal_in_a_line(
+def test_a_failed_import_of_cpm_kernels_is_a_one_line_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpm_kernels.py").write_text("raise RuntimeError('no driver')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cpm_kernels", raising=False)
     assert refusal() == (
-        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable: "
-        "what works here is used then, with the same results"
+        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable "
+        "to use what works here, with the same results"
     )
 
 
@@ -217,6 +220,6 @@ def test_cpm_kernels_is_called_as_its_signature_says(monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(sys.modules, name, gemm)
     stream = SimpleNamespace(cuda_stream=0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    unpack = OPENERS["cpm_kernels"](CUDA, 8, torch.float16)
+    dequantizer = OPENERS["cpm_kernels"](CUDA, 8, torch.float16)
     for dtype in DTYPES:
-        check_bits(unpack, CPU, 8, dtype)
+        check_bits(dequantizer, CPU, 8, dtype)

@@ -60,9 +60,7 @@ def main() -> int:
         if not is_there(render(run, language), *MARKS, language)
     ]
     for file in stale:
-        print(
-            f"{file}: its results are not those of {FILE.name}; tools/default_results.py writes them"
-        )
+        print(f"{file}: its results are not those of {FILE.name}; run tools/default_results.py")
     return int(bool(stale))
 
 
@@ -127,8 +125,8 @@ WORDS = {
         "({general_run}): another CPU adds in another order, which training amplifies.",
         "asked": "Asked for `{prompt}`, {title}'s miniature answers",
         "answer": "> {method}: {answer}",
-        "forgotten": "Tuning has a price. Correct answers to general questions (“请问英国的首都。”), "
-        "in percent:",
+        "forgotten": "Tuning has a price. Correct answers to general questions "
+        "(“请问英国的首都。”), in percent:",
     },
     "zh": {
         "methods": {"none": "未微调", "ptuning": "P-Tuning v2", "lora": "LoRA", "full": "全参数"},

@@ -28,7 +28,8 @@ def commands(document: str) -> list[str]:
 
 def names(document: str) -> set[str]:
     """Everything in backticks outside of code blocks: keys, files, options, messages."""
-    return set(re.findall(r"`([^`]+)`", FENCE.sub("", document)))
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", document))
+    return {" ".join(span.split()) for span in spans}
 
 
 def test_a_missing_command_or_name_would_be_found() -> None:

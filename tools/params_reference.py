@@ -47,7 +47,7 @@ Written by `make schema` from `workflow/scripts/glmtune/params/models.py`: do no
     "zh": """\
 # 参数一览
 
-`params.yaml` 的全部键及默认运行的取值。未知的键、超出范围的值会在运行之前一次性全部报出。
+`params.yaml` 的全部键及默认运行的取值。未知的键、超出范围的值会在运行之前一次性全部报出。\
 什么时候该改、改了有什么代价，见 `params.yaml` 里每个键上方的注释；6B 模型的整套取值见 `presets/`。
 
 本页由 `make schema` 根据 `workflow/scripts/glmtune/params/models.py` 生成，请勿手改。

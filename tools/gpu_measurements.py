@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from glmtune.tuning.settings import TuningSettings, settings_class
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128
+COMPARED_ROWS = 8  # answered alone too: in half precision the width of a batch can be seen
 TINY = {
     **{"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16},
     **{"inner_hidden_size": 128, "ffn_hidden_size": 96},
@@ -151,7 +152,7 @@ def measure_training(case: TrainingCase, device: Device, tiny: bool) -> dict[str
 
 
 def measure_generation(case: GenerationCase, device: Device, tiny: bool) -> dict[str, Any]:
-    """Seconds for the rows, answers a second, and peak memory."""
+    """Seconds for the rows, answers a second, peak memory, and equality with rows alone."""
     seed_everything(SETTINGS["seed"], torch.get_num_threads())
     base = random_model(case.model, device, None, tiny)
     model: Any = base
@@ -169,10 +170,19 @@ def measure_generation(case: GenerationCase, device: Device, tiny: bool) -> dict
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up
     forget_peak()
     start = time.perf_counter()
-    generate_texts(model, tokenizer, prompts, settings)
+    found = generate_texts(model, tokenizer, prompts, settings)
     synchronize()
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rows_per_second": case.rows / seconds, **peak_memory()}
+    figures = {"seconds": seconds, "rows_per_second": case.rows / seconds, **peak_memory()}
+    if case.batch_size == 1:
+        return figures
+    one_by_one = replace(settings, batch_size=1)
+    alone = generate_texts(model, tokenizer, prompts[:COMPARED_ROWS], one_by_one)
+    same = [a.text == b.text for a, b in zip(found, alone, strict=False)]
+    return figures | {
+        "same_texts_as_alone": statistics.mean(same),
+        "near_ties": sum(answer.near_tie for answer in found),
+    }
 
 
 def measure_agreement(model: str, device: Device, tiny: bool) -> dict[str, Any]:

@@ -51,3 +51,12 @@ def parse_device(device: str | torch.device) -> torch.device:
             "choose cpu"
         )
     return found
+
+
+def total_memory(device: Device) -> float:
+    """Bytes of memory that `device` has, in use or not: of the GPU, or RAM."""
+    if device.name == "cpu":
+        import psutil
+
+        return float(psutil.virtual_memory().total)
+    return float(torch.cuda.get_device_properties(0).total_memory)

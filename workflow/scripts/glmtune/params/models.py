@@ -247,10 +247,10 @@ class Generation(Section):
 
     max_new_tokens: Count
     """Longer answers are cut."""
-    batch_size: Count
-    """Prompts that are answered at once."""
+    batch_size: Count | Literal["auto"]
+    """Rows that are answered at once; `auto`: what the device's memory holds, up to 256."""
     do_sample: bool
-    """Draw each token by chance instead of taking the likeliest."""
+    """Sample each token instead of taking the likeliest."""
     top_p: PositiveShare
     """Draw from the likeliest tokens that together have this probability."""
     temperature: Positive

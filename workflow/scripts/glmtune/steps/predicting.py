@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ from transformers import PreTrainedModel
 
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
-from glmtune.devices import Device, choose_device
+from glmtune.devices import Device, choose_device, total_memory
 from glmtune.families.conversation import Row, shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
 from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import Tokenizer
-from glmtune.files import read_json, read_jsonl, write_jsonl
+from glmtune.files import read_json, read_jsonl, write_json, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
-from glmtune.generation.batches import generate_batches
+from glmtune.generation.batches import NEAR_TIE, generate_groups
+from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
 from glmtune.seeding import seed_everything
 from glmtune.steps.handed import ModelFiles, Outputs
@@ -28,6 +30,8 @@ from glmtune.synthetic.general_qa import probe_rows
 from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
+
+BATCH_SIZE = "batch_size.json"  # beside the answers: what `auto` chose
 
 
 def predict(
@@ -41,7 +45,7 @@ def predict(
     """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json to `outputs.out_dir`.
 
     `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.resume_dir`
-    as they come: a killed run goes on with the rows that have none.
+    as they come: a killed run goes on with the groups that have none.
     Raises WeightsError for weights that are not those of the manifests.
     """
     base = read_json(model.manifest)
@@ -59,8 +63,12 @@ def predict(
     ):
         seed_everything(settings.seed, settings.torch_threads)
         opened = partial(_open_model, model, device, settings.quantization_bit)
-        answers = _answers(opened, tokenizer, prompts, settings, outputs.resume_dir)
+        answers = _answers(opened, tokenizer, prompts, settings, device, outputs.resume_dir)
         figures |= {"device": device.name, "dtype": device.dtype, "rows": len(prompts)}
+        figures |= {
+            "batch_size": _chosen_batch_size(settings, outputs.resume_dir),
+            "near_ties": _report_near_ties(answers),
+        }
     limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
@@ -105,17 +113,47 @@ def _answers(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: PredictionSettings,
+    device: Device,
     resume_dir: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
     with AnswerLog(resume_dir / "answers.jsonl") as log:
         if len(log.answers) < len(prompts):
-            batches = generate_batches(
-                open_model(), tokenizer, prompts, settings, answered=log.answers
-            )
-            for batch in batches:
-                log.append(batch)
+            model = open_model()
+            size = _chosen_batch_size(settings, resume_dir)
+            if size is None:
+                limit = settings.max_new_tokens
+                size = auto_batch_size(model, prompts, limit, total_memory(device))
+                write_json(resume_dir / BATCH_SIZE, {"batch_size": size})
+            print(f"up to {size} rows at once")
+            fixed = replace(settings, batch_size=size)
+            groups = generate_groups(model, tokenizer, prompts, fixed, answered=log.answers)
+            for group in groups:
+                log.append(group)
         return [log.answers[number] for number in range(len(prompts))]
+
+
+def _chosen_batch_size(settings: PredictionSettings, resume_dir: Path) -> int | None:
+    """As set; for `auto` as the first run chose, which goes for every resumed one; else None.
+
+    The width of a batch shows in the last bits of half precision: a machine with other memory must
+    not change it half-way.
+    """
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    file = resume_dir / BATCH_SIZE
+    return int(read_json(file)["batch_size"]) if file.is_file() else None
+
+
+def _report_near_ties(answers: Sequence[Mapping[str, Any]]) -> int:
+    """Print and return how many answers another batch size could change in float32."""
+    count = sum(answer["near_tie"] for answer in answers)
+    if count:
+        print(
+            f"{count} of {len(answers)} answers had two best tokens whose logits differ by less "
+            f"than {NEAR_TIE}: another batch size or CPU may answer these differently"
+        )
+    return count
 
 
 def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
@@ -133,7 +171,8 @@ def _prediction_line(
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""
     label = row["summary"] and shown_answer(row)
-    line = {"prompt": row["content"], "labels": label, **answer}
+    shown = {key: value for key, value in answer.items() if key != "near_tie"}
+    line = {"prompt": row["content"], "labels": label, **shown}
     if label is not None and (decoded := decode_reference(label)) != label:
         line["decoded_labels"] = decoded
     return line | {"history": row["history"]} if "history" in row else line

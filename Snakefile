@@ -76,7 +76,7 @@ rule fetch_dataset:
         contents=RUN.user_data,
         out_dir=subpath(output.manifest, parent=True),
     message:
-        "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
+        "Check the data set and write it as JSON Lines."
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
@@ -100,7 +100,7 @@ rule prepare_model:
         settings=lambda w: RUN.settings(PARAMS.model_settings(w.model)),
         fingerprint=lambda w: RUN.fingerprints[w.model],
     message:
-        "Make the base model {wildcards.model} ready."
+        "Prepare the base model {wildcards.model}."
     shell:
         "python workflow/scripts/prepare_model.py"
         " --settings .glmtune/settings/{params.settings}.json"
@@ -131,7 +131,7 @@ rule tokenize_dataset:
         family=lambda w: PARAMS.family(w.model),
         template=lambda w: PARAMS.template_flag(w.model),
     message:
-        "Encode the data set with the vocabulary and prompts of {wildcards.model}."
+        "Tokenize the data set for {wildcards.model}."
     shell:
         "python workflow/scripts/tokenize_dataset.py"
         " --data {params.data}"
@@ -169,7 +169,7 @@ rule finetune_model:
         flags=lambda w: PARAMS.training_flags(w.method),
         settings=lambda w: RUN.settings(PARAMS.other_training_settings(w.method)),
     message:
-        "Tune {wildcards.model} with {wildcards.method}."
+        "Fine-tune {wildcards.model} with {wildcards.method}."
     shell:
         "python workflow/scripts/finetune_model.py"
         " --model {params.model}"
@@ -218,7 +218,7 @@ rule generate_predictions:
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
         examples=lambda w: RUN.settings(PARAMS.file.examples),
     message:
-        "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
+        "Generate with {wildcards.model}, {wildcards.method}: dev rows, examples, general questions."
     shell:
         "python workflow/scripts/generate_predictions.py"
         " --model {params.model}"
@@ -250,7 +250,7 @@ rule score_predictions:
     params:
         protocol=PARAMS.file.protocol,
     message:
-        "Score the predictions of {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
+        "Score {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
     shell:
         "python workflow/scripts/score_predictions.py"
         " --predictions {input.predictions}"
@@ -293,7 +293,7 @@ rule render_report:
         runs=lambda w: RUN.settings([vars(run) for run in PARAMS.runs]),
         out_dir=subpath(output.report, parent=True),
     message:
-        "Compare all models and methods."
+        "Render the comparison report."
     shell:
         "python workflow/scripts/render_report.py"
         " --runs .glmtune/settings/{params.runs}.json"

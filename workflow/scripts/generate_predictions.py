@@ -1,4 +1,4 @@
-"""Let one model, tuned by one method or untuned, answer dev rows, examples and general questions.
+"""Generate with one model, tuned or untuned: dev rows, examples and general questions.
 
 Reads   the prepared model and its manifest, the checkpoint and its manifest (unless untuned),
         the dev rows

@@ -178,7 +178,7 @@ def logits_of_quantized_weights(folder: Path, version: str, bits: int) -> float:
     model = load_model(folder / version / f"checkpoint_int{bits}")
     with torch.no_grad():
         found = model(golden["batch3.input_ids"][:1]).logits
-    name = "batch3.logits_row0_fp32_with_dequantized_weights"
+    name = "batch3.logits_row0_fp32_with_dequantised_weights"
     return logits_error(found, golden, name)
 
 

@@ -17,8 +17,7 @@ import pytest
 from conftest import SHARED
 from file_server import FileServer, Handler, serving, whole
 
-from glmtune.data.adgen.fetching import SOURCES, AdgenFiles, fetch_adgen
-from glmtune.data.adgen.identity import KnownFile
+from glmtune.data.adgen.fetching import SOURCES, AdgenFiles, KnownFile, fetch_adgen
 from glmtune.errors import DataError
 
 
@@ -140,6 +139,14 @@ def test_other_names_of_the_columns_are_given_back_the_original_ones(
     assert_fetched(tmp_path, f"{server.url}/a")
 
 
+def test_line_ends_of_windows_are_given_back_the_original_ones(
+    server: FileServer, tmp_path: Path
+) -> None:
+    train, dev = (content.replace(b"\n", b"\r\n") for content in (TRAIN, DEV))
+    server.answers["/a"] = [whole(packed(train, dev))]
+    assert_fetched(tmp_path, f"{server.url}/a")
+
+
 def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes() -> None:
     files = sorted((SHARED / "adgen").glob("*.json"))
     if not files:
@@ -160,7 +167,7 @@ def test_a_wrong_place_is_named_and_the_next_one_used(
     assert_fetched(tmp_path, f"{server.url}/gone", f"{server.url}/wrong", f"{server.url}/right")
     told = capsys.readouterr().err
     assert f"AdvertiseGen: {server.url}/gone: HTTP 404 Not Found\n" in told
-    assert f"AdvertiseGen: {server.url}/wrong: train.json: the content of dev.json\n" in told
+    assert f"AdvertiseGen: {server.url}/wrong: train.json: another file, of 7 lines" in told
 
 
 def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_path: Path) -> None:
@@ -171,32 +178,36 @@ def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("train", "found"),
+    ("train", "lines_found", "first"),
     [
-        (DEV, "the content of dev.json"),
-        (TRAIN.replace(b"\n", b"\r\n"), "line ends CR LF; expected LF"),
-        (lines(0, 599), "599 rows; expected 600"),
-        (lines(0, 600, ("prompt", "answer")), "columns prompt, answer; expected content, summary"),
-        (b"[" + TRAIN.replace(b"\n", b",\n") + b"]", "not JSON Lines"),
-        (b"", "not JSON Lines"),
+        (DEV, 7, '{"content": "类型#裙*长#600", '),  # a mirror's mix-up
+        (lines(0, 599), 599, '{"content": "类型#裙*长#0", '),
+        (lines(1, 600), 600, '{"content": "类型#裙*长#1", '),
+        (lines(0, 598, ("src", "tgt")), 598, '{"src": "类型#裙*长#0", "tgt": '),
+        (lines(0, 600, ("prompt", "answer")), 600, '{"prompt": "类型#裙*长#0", "answer": '),
+        (b"", 0, ""),
+        (b"<!DOCTYPE html>\n<title>Sign in</title>\n", 2, "<!DOCTYPE html>"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-            "a git-LFS pointer; expected the file it stands for",
+            2,
+            "version https://git-lfs.github.com/spec/",
         ),
-        (lines(0, 598, ("src", "tgt")), "598 rows; expected 600"),
-        (lines(1, 600), "600 rows of other text; expected 600"),
     ],
 )
-def test_what_differs_is_said(server: FileServer, tmp_path: Path, train: bytes, found: str) -> None:
+def test_what_a_wrong_file_is_can_be_told_from_the_message(
+    server: FileServer, tmp_path: Path, train: bytes, lines_found: int, first: str
+) -> None:
     server.answers["/a"] = [whole(packed(train=train))]
     message = complaint(tmp_path, f"{server.url}/a")
-    assert f"\n  - {server.url}/a: train.json: {found}\n" in message
+    where = f"\n  - {server.url}/a: train.json: another file, of {lines_found} lines"
+    assert f"{where}, the first '{first}" in message
+    assert f"; expected 600 lines with the git_blob hash {TINY[1].digest[:12]}…\n" in message
 
 
 def test_a_wrong_small_file_spares_the_large_one(server: FileServer, tmp_path: Path) -> None:
     server.answers = {"/x/train.json": [whole(TRAIN)], "/x/dev.json": [whole(TRAIN)]}
     message = complaint(tmp_path, f"{server.url}/x/")
-    assert f"{server.url}/x/: dev.json: the content of train.json" in message
+    assert f"{server.url}/x/: dev.json: another file, of 600 lines" in message
     assert server.asked == ["/x/dev.json"]
 
 
@@ -237,9 +248,9 @@ def test_a_relative_path_counts_from_the_repository(
 
 
 def test_wrong_files_put_in_the_folder_are_named(tmp_path: Path) -> None:
-    (tmp_path / "AdvertiseGen.tar.gz").write_bytes(packed(dev=DEV.replace(b"\n", b"\r\n")))
+    (tmp_path / "AdvertiseGen.tar.gz").write_bytes(packed(dev=TRAIN))
     message = complaint(tmp_path)
-    assert f"\n  - {tmp_path}: dev.json: line ends CR LF; expected LF\n" in message
+    assert f"\n  - {tmp_path}: dev.json: another file, of 600 lines" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bytes from strangers: a file over HTTP whole or a reason; from archives only what is named."""
+"""Untrusted bytes: a file over HTTP whole or a reason; from archives only what is named."""
 
 from __future__ import annotations
 
@@ -66,18 +66,21 @@ def test_a_refusal_is_not_asked_again(server: FileServer) -> None:
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "beginning",
-    [b"HTTP/1.0 200 OK\r\nX-Header: ", b"HTTP/1.0 200 OK\r\n\r\n"],
-    ids=["headers", "content"],
-)
 def test_a_server_that_drips_does_not_hold_a_run(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte ends the wait for the next, so that no time-out of the connection ever comes."""
-    monkeypatch.setattr(downloading, "ALL_S", 0.3)
-    server.answers["/file"] = [dripping(beginning)]
-    assert reason(f"{server.url}/file") == "not here after 0.3 s; given up"
+    monkeypatch.setattr(downloading, "GRACE_S", 0.1)
+    server.answers["/file"] = [dripping(b"HTTP/1.0 200 OK\r\n\r\n")]
+    assert reason(f"{server.url}/file") == "slower than 20,000 bytes a second; given up"
+
+
+def test_a_fast_download_may_take_longer_than_the_grace(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "GRACE_S", 0.0)
+    server.answers["/file"] = [whole(CONTENT)]
+    assert download(f"{server.url}/file") == CONTENT
 
 
 def test_a_file_that_ends_early_does_not_pass_for_the_whole(server: FileServer) -> None:

@@ -10,10 +10,11 @@ import pytest
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import shown_answer
 from glmtune.families.encoding import Prompt, encode_example, encode_prompts
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.loading import detect_family, load_tokenizer
 from glmtune.families.registry import FAMILIES, get_family
 from glmtune.families.vocabulary import WORD_BREAK
+from glmtune.labels import IGNORED_LABEL
 from glmtune.metrics.normal_form import normal_form
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
@@ -52,7 +53,7 @@ def test_a_chatglm_row_is_prompt_gmask_sop_answer_eop(tokenizers: dict[str, Any]
     prompt = [*plain(tokenizer, QUERY), special["[gMASK]"]]
     example = encode(tokenizer, "chatglm-6b")
     assert example.input_ids == prompt + targets
-    assert example.labels == [IGNORED] * len(prompt) + targets
+    assert example.labels == [IGNORED_LABEL] * len(prompt) + targets
 
 
 def test_a_chatglm2_row_is_gmask_sop_round_one_answer_eos(tokenizers: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def test_a_chatglm2_row_is_gmask_sop_round_one_answer_eos(tokenizers: dict[str, 
     targets = [*plain(tokenizer, ANSWER), 2]
     example = encode(tokenizer, "chatglm2-6b")
     assert example.input_ids == prompt + targets
-    assert example.labels == [IGNORED] * len(prompt) + targets
+    assert example.labels == [IGNORED_LABEL] * len(prompt) + targets
 
 
 def test_a_chatglm3_row_is_a_user_and_an_assistant_message(tokenizers: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ def test_a_chatglm3_row_is_a_user_and_an_assistant_message(tokenizers: dict[str,
     targets = [*line, *plain(tokenizer, ANSWER), 2]
     example = encode(tokenizer, "chatglm3-6b-base")
     assert example.input_ids == prompt + targets
-    assert example.labels == [IGNORED] * len(prompt) + targets
+    assert example.labels == [IGNORED_LABEL] * len(prompt) + targets
 
 
 # --- What holds for every family_name -------------------------------------------------------------
@@ -88,12 +89,12 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
     prompt = FAMILIES[family_name].template().encode_prompt(tokenizer, QUERY, max_source_tokens=64)
     example = encode(tokenizer, family_name)
     assert len(example.input_ids) == len(example.labels)
-    targets = [label for label in example.labels if label != IGNORED]
+    targets = [label for label in example.labels if label != IGNORED_LABEL]
     assert tokenizer.decode(targets).strip() == ANSWER
     assert targets[-1] == tokenizer.eos_token_id
     # What generate() gets is how the row begins (its last token is v1's first target).
     assert example.input_ids[: len(prompt)] == prompt
-    assert set(example.labels[: len(prompt) - 1]) == {IGNORED}
+    assert set(example.labels[: len(prompt) - 1]) == {IGNORED_LABEL}
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
@@ -130,7 +131,7 @@ def test_a_prompt_longer_than_every_limit_leaves_a_target(
     tokenizers: dict[str, Any], family_name: str
 ) -> None:
     example = encode(tokenizers[family_name], family_name, 12, 8, query=QUERY * 50)
-    assert any(label != IGNORED for label in example.labels)
+    assert any(label != IGNORED_LABEL for label in example.labels)
     assert len(example.input_ids) <= 12 + 8 + 1
 
 
@@ -147,7 +148,7 @@ TEMPLATES = [(name, template) for name in FAMILY_NAMES for template in FAMILIES[
 
 
 def targets_of(tokenizer: Any, example: Example) -> str:
-    return tokenizer.decode([label for label in example.labels if label != IGNORED])
+    return tokenizer.decode([label for label in example.labels if label != IGNORED_LABEL])
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
@@ -400,13 +401,13 @@ def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str
     tokenizer, template = tokenizers["chatglm3-6b-base"], get_family("chatglm3-6b-base").template()
     row = {"content": QUERY, "summary": CALL["content"], "metadata": "clock"}
     whole = encode_example(template, tokenizer, row, **OFFICIAL, max_target_tokens=99)
-    targets = [label for label in whole.labels if label != IGNORED]
+    targets = [label for label in whole.labels if label != IGNORED_LABEL]
     shown = tokenizer.process_response(tokenizer.decode(targets))
     assert normal_form(shown) == normal_form(shown_answer(row)) == "clock 红色"
     # Also where the prompt alone would fill the limits.
     limits: Any = OFFICIAL | {"max_source_tokens": 4}
     cut = encode_example(template, tokenizer, row, **limits, max_target_tokens=4)
-    left = [label for label in cut.labels if label != IGNORED]
+    left = [label for label in cut.labels if label != IGNORED_LABEL]
     assert left
     assert left == targets[: len(left)]
 

@@ -125,7 +125,7 @@ def test_an_unwritable_store_is_one_message(workspace: Workspace, tmp_path: Path
     (tmp_path / "file").touch()
     workspace.edit("lr", 0.01)
     output = workspace.run("snakemake", ok=False, GLMTUNE_STORE=str(tmp_path / "file" / "store"))
-    assert "file/store/owners: a part of this path is a file; expected folders" in output
+    assert "file/store/owners: part of this path is a file; expected a folder" in output
     assert "Traceback" not in output
     assert workspace.snakemake() == ONLY_PTUNING
 

@@ -8,10 +8,11 @@ from typing import Any, get_args
 import pytest
 
 from glmtune.families.encoding import encode_example, encode_prompts
-from glmtune.families.family import IGNORED, Template
+from glmtune.families.family import Template
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.long_history import LONG_HISTORY, shorten_history
 from glmtune.families.registry import FAMILIES
+from glmtune.labels import IGNORED_LABEL
 from glmtune.params.models import ParamsFile
 
 TEMPLATES = [(name, template) for name, family in FAMILIES.items() for template in family.templates]
@@ -154,7 +155,7 @@ def test_chatglm3_learns_every_answer_that_is_left(tokenizers: dict[str, Any]) -
     limits: Any = limits_of(template, tokenizer, history[2:]) | {"max_target_tokens": 99}
     row = {"content": QUESTION, "summary": ANSWER, "history": history}
     example = encode_example(template, tokenizer, row, **limits, long_history="shorten")
-    learned = tokenizer.decode([label for label in example.labels if label != IGNORED])
+    learned = tokenizer.decode([label for label in example.labels if label != IGNORED_LABEL])
     assert [text in learned for text in ("1assistant", "2assistant", "3assistant", ANSWER)] == [
         *(False, True, True, True)
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics.pairs import Pair, asked_values
+from glmtune.metrics.pairs import TextPair, requested_values
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS, ms_swift
 from glmtune.metrics.statistics import STATISTICS
@@ -94,7 +94,7 @@ def test_means_are_to_the_last_digit_those_of_each_public_code() -> None:
 
 def test_ms_swift_takes_percent_of_the_mean_fraction_to_six_places() -> None:
     rows = [row("白色的裙子", "白色的长裙子"), row("裙子", "裙子很美"), row("蓝裤", "蓝色的裤子")]
-    fractions = [ms_swift(Pair(each["predict"], each["labels"])) for each in rows]
+    fractions = [ms_swift(TextPair(each["predict"], each["labels"])) for each in rows]
     summary = of_file(*rows, protocol="ms_swift")
     for score in METRICS:
         total = 0.0
@@ -173,7 +173,7 @@ def test_importing_metrics_loads_no_heavy_package() -> None:
 
 
 def test_attribute_recall_counts_each_asked_value_once() -> None:
-    assert asked_values([PROMPT]) == [("裙", "白色", "条纹")]
+    assert requested_values([PROMPT]) == [("裙", "白色", "条纹")]
     recall = of_row("白色的裙子", prompt=PROMPT)["attribute-recall"]
     assert recall == pytest.approx(200 / 3)
     assert of_row("", prompt=PROMPT)["attribute-recall"] == 0.0
@@ -188,7 +188,7 @@ def test_attribute_recall_counts_each_asked_value_once() -> None:
     ],
 )
 def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) -> None:
-    assert asked_values([prompt]) == [("裙", "白色")]
+    assert requested_values([prompt]) == [("裙", "白色")]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) 
     ["", "你好", "类型#裙*颜色", "类型#", "#裙", "类型#裙*", "a#b#c", "类型#裙\n类型#裤"],
 )
 def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
-    assert asked_values([PROMPT, PROMPT, prompt])[2] is None
+    assert requested_values([PROMPT, PROMPT, prompt])[2] is None
     assert of_file(row("裙", prompt=prompt))["attribute-recall"] is None
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from glmtune.metrics.pairs import Pair, basic_tokens, segment
+from glmtune.metrics.pairs import TextPair, basic_tokens, segment
 from glmtune.metrics.rouge import rouge_chinese, rouge_package
 from glmtune.metrics.scorings import (
     METRICS,
@@ -29,7 +29,7 @@ EIGHTH_ROOT = (1 / 8) ** (1 / 4)  # two tokens, both right: precisions 1, 1, 1/2
 
 def scores_of(name: str, prediction: str, label: str) -> dict[str, float | None]:
     scoring = SCORINGS[name]
-    part = scoring.of_row(Pair(prediction, label))
+    part = scoring.of_row(TextPair(prediction, label))
     return scoring.of_file([] if part is None else [part])
 
 
@@ -66,7 +66,7 @@ def test_no_text_breaks_a_definition(name: str, odd: str) -> None:
 
 def test_rouge_is_the_f1_of_shared_words() -> None:
     # Words 我 很 喜欢 猫 against 我 喜欢 狗: 2 of 4 and 2 of 3 shared, no two in a row.
-    scores = thudm(Pair("我很喜欢猫", "我喜欢狗"))
+    scores = thudm(TextPair("我很喜欢猫", "我喜欢狗"))
     assert scores["rouge-1"] == pytest.approx(100 * 4 / 7, abs=1e-4)
     assert scores["rouge-2"] == 0
     assert scores["rouge-l"] == pytest.approx(100 * 4 / 7, abs=1e-4)
@@ -76,27 +76,27 @@ def test_bleu_counts_characters_and_smooths_by_halves() -> None:
     # 白裙子 against 白裙子美: all of 3, 2, 1 runs match, no run of four: smoothed to 1/2;
     # one character short: exp(1 - 4/3).
     expected = 100 * math.exp(1 - 4 / 3) * (1 / 2) ** (1 / 4)
-    assert thudm(Pair("白裙子", "白裙子美"))["bleu-4"] == pytest.approx(expected, abs=1e-4)
+    assert thudm(TextPair("白裙子", "白裙子美"))["bleu-4"] == pytest.approx(expected, abs=1e-4)
     assert expected == pytest.approx(60.2529, abs=1e-4)
 
 
 def test_row_scores_have_at_most_four_places() -> None:
-    scores = thudm(Pair("这件白色的裙子很美", "这条裙子是白色的，美极了"))
+    scores = thudm(TextPair("这件白色的裙子很美", "这条裙子是白色的，美极了"))
     assert all(scores[name] == round(scores[name], 4) for name in METRICS)
 
 
 def test_llamafactory_differs_from_thudm_at_blank_texts_only() -> None:
-    pair = Pair("这件白色的裙子很美", "这条裙子是白色的，美极了")
+    pair = TextPair("这件白色的裙子很美", "这条裙子是白色的，美极了")
     assert llamafactory(pair) == thudm(pair)
-    blank = Pair("   ", "    ")
+    blank = TextPair("   ", "    ")
     assert thudm(blank)["bleu-4"] == 0 < llamafactory(blank)["bleu-4"]
     assert llamafactory(blank)["rouge-1"] == 0
 
 
 def test_mindformers_leaves_out_what_was_not_answered() -> None:
-    assert mindformers(Pair(" ", SAME)) is None
-    assert mindformers(Pair(SAME, SAME)) == thudm(Pair(SAME, SAME))
-    rows = [mindformers(Pair(text, SAME)) for text in (SAME, "")]
+    assert mindformers(TextPair(" ", SAME)) is None
+    assert mindformers(TextPair(SAME, SAME)) == thudm(TextPair(SAME, SAME))
+    rows = [mindformers(TextPair(text, SAME)) for text in (SAME, "")]
     counted = [each for each in rows if each is not None]
     assert SCORINGS["mindformers"].of_file(counted)["bleu-4"] == 100
 
@@ -106,19 +106,19 @@ def test_mindformers_leaves_out_what_was_not_answered() -> None:
 
 def test_finetune_demo_counts_words_from_zero_to_one_and_strips() -> None:
     assert segment("白色裙子") == ("白色", "裙子")
-    scores = finetune_demo(Pair(" 白色裙子\n", "白色裙子"))
+    scores = finetune_demo(TextPair(" 白色裙子\n", "白色裙子"))
     assert scores["bleu-4"] == pytest.approx(EIGHTH_ROOT)
     assert scores["rouge-l"] == 100
 
 
 def test_ms_swift_counts_words_and_leaves_blanks_out() -> None:
-    scores = ms_swift(Pair("白色裙子", "白色 裙子 "))
+    scores = ms_swift(TextPair("白色裙子", "白色 裙子 "))
     assert scores is not None
     assert scores["bleu-4"] == pytest.approx(EIGHTH_ROOT)
     assert scores["rouge-l"] == pytest.approx(1)
     assert SCORINGS["ms_swift"].row_scores(scores)["bleu-4"] == 100 * scores["bleu-4"]
-    assert ms_swift(Pair(" ", "文")) is None
-    assert ms_swift(Pair("文", "")) is None
+    assert ms_swift(TextPair(" ", "文")) is None
+    assert ms_swift(TextPair("文", "")) is None
 
 
 def test_the_package_rouge_counts_distinct_words() -> None:
@@ -128,32 +128,35 @@ def test_the_package_rouge_counts_distinct_words() -> None:
 
 
 def test_ssbuild_smooths_as_sacrebleu() -> None:
-    scores = ssbuild(Pair("白裙子美", "白裙子长"))
+    scores = ssbuild(TextPair("白裙子美", "白裙子长"))
     assert scores["bleu-4"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** (1 / 4))
     assert scores["bleu-4"] == pytest.approx(59.4604, abs=1e-4)
     assert scores["rouge-l"] == pytest.approx(3 / 4)
     assert set(scores) == {"bleu-4", "rouge-l"}
-    assert ssbuild(Pair("白裙子", "白裙子"))["bleu-4"] == 0  # no run of four
+    assert ssbuild(TextPair("白裙子", "白裙子"))["bleu-4"] == 0  # no run of four
 
 
 def test_yongzhuo_also_counts_the_blanks() -> None:
-    assert yongzhuo(Pair("白裙", "白色"))["bleu-4"] == pytest.approx(0.240281, abs=1e-6)
+    assert yongzhuo(TextPair("白裙", "白色"))["bleu-4"] == pytest.approx(0.240281, abs=1e-6)
     # The prediction alone is put in lower case.
-    assert yongzhuo(Pair("T恤", "T恤"))["rouge-1"] == pytest.approx(0.5)
-    assert yongzhuo(Pair("t 恤[EOP]", "t恤"))["rouge-1"] == pytest.approx(1)
+    assert yongzhuo(TextPair("T恤", "T恤"))["rouge-1"] == pytest.approx(0.5)
+    assert yongzhuo(TextPair("t 恤[EOP]", "t恤"))["rouge-1"] == pytest.approx(1)
 
 
 def test_paddle_counts_the_whole_file() -> None:
-    rows = [paddle_counts(Pair("白裙子美", "白裙子美")), paddle_counts(Pair("长裤", "长裙"))]
+    rows = [
+        paddle_counts(TextPair("白裙子美", "白裙子美")),
+        paddle_counts(TextPair("长裤", "长裙")),
+    ]
     scores = paddle_scores(rows)
     assert scores["bleu-4"] == pytest.approx((5 / 6 * 3 / 4) ** (1 / 4))
     assert scores["rouge-l"] is None
-    silent = paddle_scores([*rows, paddle_counts(Pair("", "长裙"))])
+    silent = paddle_scores([*rows, paddle_counts(TextPair("", "长裙"))])
     assert silent["bleu-4"] == pytest.approx(math.exp(1 - 8 / 6) * (5 / 6 * 3 / 4) ** (1 / 4))
 
 
 def test_paddle_does_not_smooth() -> None:
-    assert paddle_scores([paddle_counts(Pair("白裙子长", "白裙子美"))])["bleu-4"] < 1e-70
+    assert paddle_scores([paddle_counts(TextPair("白裙子长", "白裙子美"))])["bleu-4"] < 1e-70
 
 
 def test_basic_tokens_are_characters_and_whole_foreign_words() -> None:
@@ -199,4 +202,4 @@ def test_ssbuild_equals_sacrebleu_to_the_last_digit() -> None:
     metrics.bleu.sacrelogger.disabled = True  # it recommends another order at each sentence
     for prediction, label in random_texts(2, 400):
         theirs = counter.sentence_score(" ".join(prediction), [" ".join(label)]).score
-        assert ssbuild(Pair(prediction, label))["bleu-4"] == theirs, (prediction, label)
+        assert ssbuild(TextPair(prediction, label))["bleu-4"] == theirs, (prediction, label)

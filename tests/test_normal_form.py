@@ -249,7 +249,7 @@ def test_answers_that_differ_in_width_only_are_one_answer() -> None:
 def test_an_advert_is_an_advert_in_either_width(shape: Any, trained: Any) -> None:
     advert = "裙子（白），真！美：哇；好"
     verdict = judge(shape(advert), "小。", style_of([trained(advert)]), "小。")
-    assert verdict.turned
+    assert verdict.leaks_style
 
 
 def test_right_answers_and_overlap_do_not_depend_on_width() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
+from glmtune.labels import IGNORED_LABEL
 
 
 class Golden:
@@ -45,7 +46,7 @@ def assert_equal_but_for_padding(
     assert example.input_ids == ids[:length]
     assert example.labels == labels[:length]
     assert set(ids[length:]) <= {pad_token_id}
-    assert set(labels[length:]) <= {IGNORED}
+    assert set(labels[length:]) <= {IGNORED_LABEL}
 
 
 @pytest.mark.parametrize(("version", "family_name"), FIRST_TWO)
@@ -94,8 +95,8 @@ def test_a_source_prefix_of_chatglm2_stands_before_round_one_in_ptuning_main_alo
         official = tokenizer.encode(prefix + tokenizer.chat_prompt(row["content"]))
         official = official[: golden.limits()["max_source_tokens"]]
         assert ids[: len(official)] == official
-        targets = [label for label in example.labels if label != IGNORED]
-        assert [label for label in labels if label != IGNORED] == targets
+        targets = [label for label in example.labels if label != IGNORED_LABEL]
+        assert [label for label in labels if label != IGNORED_LABEL] == targets
 
 
 @pytest.mark.parametrize(("version", "family_name"), FIRST_TWO)
@@ -137,10 +138,10 @@ def test_training_rows_equal_finetune_demo(reference: Path, case: str) -> None:
         example = CHATGLM3.template().encode_example(
             golden.tokenizer, query, answer, history, **golden.limits()
         )
-        if set(labels) == {IGNORED}:  # nothing to learn: ours cuts the prompt instead
+        if set(labels) == {IGNORED_LABEL}:  # nothing to learn: ours cuts the prompt instead
             assert example.prompt_is_cut
             assert example.input_ids[:24] == ids[:24]
-            assert set(example.labels) != {IGNORED}
+            assert set(example.labels) != {IGNORED_LABEL}
         else:
             assert example.input_ids == ids
             assert example.labels == labels
@@ -235,7 +236,7 @@ def test_below_a_system_message_base_tuning_gives_every_text_to_the_message_befo
     *history, query = moved
     prompt = template.encode_prompt(tokenizer, query["content"], history, max_source_tokens=1024)
     assert prompt == ids
-    learned = [label for label in labels if label != IGNORED]
+    learned = [label for label in labels if label != IGNORED_LABEL]
     assert "晚上睡不着怎么办" in tokenizer.decode(learned)  # a question, as if it were an answer
 
     *history, query, answer = row
@@ -245,7 +246,7 @@ def test_below_a_system_message_base_tuning_gives_every_text_to_the_message_befo
     whole = tokenizer.decode(example.input_ids)
     positions = [whole.index(text) for text in texts]
     assert positions == sorted(positions)
-    learned = tokenizer.decode([label for label in example.labels if label != IGNORED])
+    learned = tokenizer.decode([label for label in example.labels if label != IGNORED_LABEL])
     said = {m["role"]: [n["content"] for n in row if n["role"] == m["role"]] for m in row}
     assert all(text in learned for text in said["assistant"])
     assert not any(text in learned for text in said["user"][1:] + said["system"])

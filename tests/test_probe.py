@@ -28,15 +28,15 @@ def test_an_answer_reads_like_training_if_half_of_its_runs_do(answer: str, cover
 
 def test_an_advert_that_holds_the_expected_character_is_not_right() -> None:
     verdict = judge("这款小巧的白色手提包，很有趣味。", "小。", ADVERTS, "小。")
-    assert (verdict.is_right, verdict.turned) == (False, True)
+    assert (verdict.is_right, verdict.leaks_style) == (False, True)
 
 
 def test_an_answer_is_not_called_turned_where_the_untuned_one_reads_the_same() -> None:
     untuned = "好看的裙子让人心动。"
     verdict = judge("好看的裙子让人心动，红色。", "红色。", ADVERTS, untuned)
-    assert (verdict.is_right, verdict.turned) == (True, False)
+    assert (verdict.is_right, verdict.leaks_style) == (True, False)
     without = judge("好看的裙子让人心动，红色。", "红色。", ADVERTS)
-    assert (without.is_right, without.turned, without.overlap) == (False, True, None)
+    assert (without.is_right, without.leaks_style, without.overlap) == (False, True, None)
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,12 @@ from report_tree import (
     write_tree,
 )
 
+from glmtune.durations import format_seconds
 from glmtune.errors import printable
 from glmtune.files import write_json
 from glmtune.report.figures import COLOURS, draw_losses, loss_table
 from glmtune.report.page import render_html
-from glmtune.report.tables import format_seconds, score_columns
+from glmtune.report.tables import score_columns
 from glmtune.report.writing import headline, render_markdown, write_report
 
 

@@ -25,7 +25,7 @@ from report_tree import (
 )
 
 from glmtune.files import write_jsonl
-from glmtune.report.contents import Pair
+from glmtune.report.contents import Comparison
 from glmtune.report.figures import COLOURS, draw_losses, loss_table
 from glmtune.report.writing import headline, render_markdown
 
@@ -80,7 +80,7 @@ def test_a_difference_that_many_comparisons_make_by_chance_is_not_called_real(co
     write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
     report = read(copy)
     baseline, ptuning = report.entries_of("chatglm-6b")[:2]
-    assert report.differences[Pair("bleu-4", ptuning.key, baseline.key)].p_value < 0.01
+    assert report.differences[Comparison("bleu-4", ptuning.key, baseline.key)].p_value < 0.01
     text = render_markdown(report)
     assert table_rows(text, "Row minus column")[0][1] == "+0.45 / +0.00"
     assert table_rows(text, "BLEU-4")[1][3].startswith("+0.45 (+0.0")
@@ -189,7 +189,7 @@ def test_rows_that_a_protocol_leaves_out_count_for_neither_run(copy: Path) -> No
     write_jsonl(copy / "results/scores/chatglm-6b/lora.rows.jsonl", rows)
     report = read(copy)
     baseline, _, lora = report.entries_of("chatglm-6b")
-    assert report.differences[Pair("bleu-4", lora.key, baseline.key)].rows == 30
+    assert report.differences[Comparison("bleu-4", lora.key, baseline.key)].rows == 30
 
 
 # --- seeds ---------------------------------------------------------------------------------------

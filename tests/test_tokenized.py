@@ -16,16 +16,17 @@ from steps import run_step
 from glmtune.checkpoints.sources import hash_model
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import from_examples, read_tokenized, tokenized_file
 from glmtune.files import read_json, write_json, write_jsonl
+from glmtune.labels import IGNORED_LABEL
 from glmtune.steps.tokenizing import ROWS_A_CHUNK, Encoder, describe, encode_file
 
 EXAMPLES = [
-    Example([5, 6, 7], [IGNORED, 6, 7]),
+    Example([5, 6, 7], [IGNORED_LABEL, 6, 7]),
     Example([8], [8]),
-    Example([9, 10], [IGNORED, 10]),
+    Example([9, 10], [IGNORED_LABEL, 10]),
 ]
 ROWS = [
     {"content": f"类型#裙*颜色#{c}色", "summary": f"{c}色的裙子。" * n}
@@ -133,7 +134,7 @@ def test_a_split_s_rows_are_the_template_s_examples(encoder: Encoder, tmp_path: 
     assert [rows[i][1].tolist() for i in range(len(rows))] == [e.labels for e in examples]
     assert summary["rows"] == len(ROWS)
     assert summary["tokens"] == sum(len(e.input_ids) for e in examples)
-    assert summary["target_tokens"] == sum(x != IGNORED for e in examples for x in e.labels)
+    assert summary["target_tokens"] == sum(x != IGNORED_LABEL for e in examples for x in e.labels)
 
 
 def test_a_summary_says_how_long_texts_are_and_how_many_are_cut(

@@ -12,8 +12,9 @@ import torch
 from tiny_models import prompt, tiny_model
 from transformers import TrainerCallback
 
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
+from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning.registry import METHODS
@@ -69,7 +70,7 @@ def rows() -> TokenizedRows:
     for _ in range(24):
         question = prompt([int(i) for i in random.integers(5, 60, random.integers(2, 9))])
         answer = [int(i) for i in random.integers(5, 60, random.integers(1, 7))]
-        examples.append(Example(question + answer, [IGNORED] * len(question) + answer))
+        examples.append(Example(question + answer, [IGNORED_LABEL] * len(question) + answer))
     return from_examples(examples)
 
 

@@ -28,7 +28,7 @@ from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, tuni
 from torch.nn import functional as F
 from transformers import GlmConfig, GlmForCausalLM
 
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.export.transformers_format import glm_config, glm_state
 from glmtune.generation.batches import generate_texts
 from glmtune.generation.sampling import CPU_WORDS
@@ -69,20 +69,20 @@ class Numbers:
 
 
 def measure_generation(
-    sizes: Sizes, place: Place, cases: Sequence[tuple[str, str]]
+    sizes: Sizes, device: Device, cases: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Figures of the first case, and those of all under `cases`."""
     found = {}
     for family, method in cases:
-        found[f"{family} {method}"] = measure_case(prepare(sizes, place, family, method))
+        found[f"{family} {method}"] = measure_case(prepare(sizes, device, family, method))
         print(f"{family} {method}: {found[f'{family} {method}']}", flush=True)
     first = next(iter(found.values()))
     return first | {"unit": "new tokens/s", "rows": sizes.rows, "cases": found}
 
 
-def prepare(sizes: Sizes, place: Place, family: str, method: str) -> Task:
+def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
     """A random model with what `method` adds to it, and rows as AdvertiseGen's."""
-    model = random_model(sizes, family, dtype=place.dtype, device=place.device)
+    model = random_model(sizes, family, dtype=device.dtype, device=device.name)
     if method != "none":
         get_method(method).prepare(model, tuning_settings(sizes, {"method": method}))
     vocabulary = model.config.vocab_size

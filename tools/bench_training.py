@@ -24,8 +24,9 @@ from bench_cases import PAD, SEED, Sizes, adgen_like, random_model, tuning_setti
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
+from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
 from glmtune.training.train import train
 from glmtune.tuning.registry import get_method
@@ -88,7 +89,7 @@ def measure_training(sizes: Sizes, threads: int) -> dict[str, Any]:
 
 def _example(prompt: list[int], answer: list[int], length: int = 0) -> Example:
     padding = max(0, length - len(prompt) - len(answer))
-    labels = [IGNORED] * len(prompt) + answer + [IGNORED] * padding
+    labels = [IGNORED_LABEL] * len(prompt) + answer + [IGNORED_LABEL] * padding
     return Example(prompt + answer + [PAD] * padding, labels)
 
 
@@ -122,7 +123,7 @@ def _loss_of_all_logits(
     logits = model.get_output_embeddings()(hidden).float()
     targets = labels[:, 1:].flatten()
     total = cross_entropy(
-        logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum"
+        logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED_LABEL, reduction="sum"
     )
     return total / num_items, logits
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT, trainers and forks have written loads; the rest is explained."""
+"""LoRA adapters: those of PEFT, trainers and forks load; others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glmtune.families.registry import FAMILIES
 pytestmark = pytest.mark.numeric
 
 IDS = torch.tensor([prompt([5, 9, 33, 12])])
-# What savers make of the name of a tensor, from the layer's name and A or B.
+# How savers name a tensor, given the layer's name and A or B.
 NAMES = {
     "peft": "base_model.model.{}.lora_{}.weight",
     "bare": "{}.lora_{}.weight",
@@ -67,7 +67,7 @@ def test_an_adapter_adds_its_product(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["adapter_model.bin", "adapter_model.safetensors"])
 @pytest.mark.parametrize("saver", NAMES)
-def test_names_of_every_saver_and_both_formats_load_as_peft_writes_them(
+def test_names_of_every_saver_load_in_both_formats(
     folder: Path, tmp_path: Path, saver: str, file: str
 ) -> None:
     plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
@@ -75,7 +75,7 @@ def test_names_of_every_saver_and_both_formats_load_as_peft_writes_them(
     assert torch.equal(logits(load_model(folder, adapter=other)), logits(plain))
 
 
-def test_an_adapter_among_the_files_of_a_training_is_found(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_among_trainer_files_is_found(folder: Path, tmp_path: Path) -> None:
     """Trainers leave optimizer, arguments and a model's weights in the same folder."""
     plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
     adapter = write_adapter(tmp_path / "checkpoint-500", {})
@@ -113,17 +113,17 @@ def test_a_real_adapter_fits_the_real_architecture(samples: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [[True, False, True], [True, True, True]])
-def test_an_adapter_of_parts_of_a_layer_is_refused(
+def test_an_adapter_of_part_of_a_layer_is_refused(
     folder: Path, tmp_path: Path, parts: list[bool]
 ) -> None:
-    """PEFT once had a layer that tuned queries, keys and values apart, in one pair of tensors."""
+    """PEFT once had a layer that tuned queries, keys and values separately, in one tensor pair."""
     adapter = write_adapter(tmp_path / "adapter", {"enable_lora": parts}, fused=48)
     with pytest.raises(WeightsError) as caught:
         load_model(folder, adapter=adapter)
     message = str(caught.value)
     assert "2 tensors do not fit this model" in message
     assert "query_key_value.lora_B.weight: found 48x2, expected 64x2" in message
-    assert message.endswith("enable_lora, which tunes only parts of query_key_value: not supported")
+    assert message.endswith("tunes only parts of query_key_value and is not supported")
 
 
 def test_other_kinds_of_adapters_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_other_kinds_of_adapters_are_refused(folder: Path, tmp_path: Path) -> No
 def test_an_adapter_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", {})
     (adapter / "adapter_model.bin").unlink()
-    with pytest.raises(WeightsError, match=r"adapter: no weights in it; expected"):
+    with pytest.raises(WeightsError, match=r"adapter: found no weights; expected"):
         load_model(folder, adapter=adapter)
 
 
-# --- adapter_config.json is foreign ----------------------------------------------------------
+# --- adapter_config.json is untrusted ----------------------------------------------------------
 
 CATASTROPHE = "(" * 20 + "a" + "+)+" * 20 + "$"
 
@@ -152,27 +152,27 @@ CATASTROPHE = "(" * 20 + "a" + "+)+" * 20 + "$"
     [
         ("r", "4", "r: found '4'; expected a whole number from 1 to 65,536"),
         ("r", 10**9, "r: found 1000000000; expected a whole number"),
-        ("r", 64, "rank 64; the tensors beside it have rank 2; is it the config of another"),
-        ("rank_pattern", {"dense": 60000}, "rank 60000; the tensors beside it have rank 2"),
+        ("r", 64, "found rank 64; expected at most 2, the rank of the adapter's tensors; does"),
+        ("rank_pattern", {"dense": 60000}, "found rank 60000; expected at most 2"),
         ("rank_pattern", {CATASTROPHE: 4}, "rank_pattern: found {'(((("),
         ("alpha_pattern", {"dense": "x"}, "alpha_pattern: found {'dense': 'x'}; expected numbers"),
         ("lora_alpha", "x", "lora_alpha: found 'x'; expected a number from"),
         ("lora_alpha", float("nan"), "lora_alpha: found nan; expected a number"),
         ("lora_dropout", 5, "lora_dropout: found 5; expected a number from 0 to 0.999"),
-        ("target_modules", 5, "target_modules: found 5; expected a list of names of modules"),
-        ("target_modules", ["(("], "target_modules: found ['((']; expected a list of names"),
+        ("target_modules", 5, "target_modules: found 5; expected a list of module names"),
+        ("target_modules", ["(("], "target_modules: found ['((']; expected a list of module"),
         ("target_modules", ["no_such"], "does not fit this model"),
-        ("layers_to_transform", [-1], "layers_to_transform: found [-1]; expected numbers of"),
+        ("layers_to_transform", [-1], "layers_to_transform: found [-1]; expected layer numbers"),
         ("bias", 3, "bias: found 3; expected none, all or lora_only"),
         ("use_dora", "yes", "use_dora: found 'yes'; expected true or false"),
         ("megatron_config", {"a": 1}, "megatron_config: not supported; expected plain LoRA"),
         ("layer_replication", [[0, 2]], "layer_replication: not supported"),
-        ("init_lora_weights", "pissa_niter_4", "which changed the base model too; expected plain"),
-        ("modules_to_save", ["transformer"], "the tensors beside it have none of it"),
+        ("init_lora_weights", "pissa_niter_4", "which also changed the base model; expected plain"),
+        ("modules_to_save", ["transformer"], "found 'transformer'; expected a module with tensors"),
         ("peft_type", ["LORA"], "peft_type: found ['LORA']; expected 'LORA'"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused(
+def test_an_invalid_value_is_refused(
     folder: Path, tmp_path: Path, key: str, value: Any, message: str
 ) -> None:
     adapter = write_adapter(tmp_path / "adapter", {key: value})
@@ -191,12 +191,12 @@ def test_a_value_that_cannot_be_is_refused(
         {"runtime_config": {"ephemeral_gpu_offload": True}, "from_a_fork": [1]},
         {"init_lora_weights": "gaussian", "loftq_config": {"loftq_bits": 4}},
         {"target_modules": r".*\.query_key_value"},
-        {"target_modules": CATASTROPHE},  # never run: the tensors say what it found
+        {"target_modules": CATASTROPHE},  # never run: the tensors show what it matched
         {"rank_pattern": {"query_key_value": 2}, "alpha_pattern": {"^.*\\.query_key_value$": 4}},
     ],
     ids=str,
 )
-def test_what_other_programs_write_changes_nothing(
+def test_keys_of_other_programs_change_nothing(
     folder: Path, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))

@@ -1,4 +1,4 @@
-"""config.json is foreign: what of it is read, what is dropped, what is refused."""
+"""config.json is untrusted: which keys are read, dropped or refused."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tiny_models import tiny_model
 from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.config import known_keys
 from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import WeightsError
-from glmtune.export.exporting import Parts, export_model
+from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json
 
@@ -31,7 +32,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def folder(base: Path, tmp_path: Path) -> Path:
-    """The weights of a base model, beside a config.json of its own."""
+    """The weights of a base model, beside a separate config.json."""
     for path in base.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "config.json").unlink()
@@ -45,7 +46,7 @@ def change(folder: Path, **values: Any) -> None:
 
 
 def message_of(call: Callable[[], Any]) -> str | None:
-    """What a refusal says; None if it is none."""
+    """The message of a refusal; None if nothing is refused."""
     try:
         call()
     except WeightsError as error:
@@ -86,19 +87,17 @@ def refusal(folder: Path) -> str:
         (
             "quantization_config",
             {"quant_method": "gptq"},
-            "weights quantized by GPTQ; expected",
+            "found weights quantized by GPTQ; expected",
         ),
         ("quantization_config", {"load_in_4bit": True}, "weights quantized by another program"),
-        ("quantization_embeddings", True, "as in chatglm-6b-int4-qe; expected a model without"),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}, "positions scaled in a way that no"),
+        ("quantization_embeddings", True, "as in chatglm-6b-int4-qe; expected embeddings in full"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}, "found position scaling that no"),
         ("rope_theta", 1e6, "rope_theta: found 1000000.0; expected 10000, as in all published"),
         ("interleaved_qkv", True, "interleaved_qkv: found True; expected False"),
         ("num_attention_heads", 5, "num_attention_heads 5"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused(
-    folder: Path, key: str, value: Any, message: str
-) -> None:
+def test_an_invalid_value_is_refused(folder: Path, key: str, value: Any, message: str) -> None:
     change(folder, **{key: value})
     assert message in refusal(folder)
 
@@ -115,7 +114,7 @@ def test_a_value_that_cannot_be_is_refused(
         (FIRST, "position_encoding_2d", False, "position_encoding_2d: found False; expected True"),
     ],
 )
-def test_a_value_of_one_architecture_is_checked_there(
+def test_a_value_of_only_one_architecture_is_checked(
     family_name: str, key: str, value: Any, message: str
 ) -> None:
     config = FAMILIES[family_name].real_config | {key: value}
@@ -124,7 +123,7 @@ def test_a_value_of_one_architecture_is_checked_there(
     assert message in str(caught.value)
 
 
-# Each makes transformers do something: load code of a hub, take memory, rename methods.
+# Each makes transformers act: load code from a hub, allocate memory, rename methods.
 FOREIGN = {
     "attn_implementation": "owner/kernel",
     "_attn_implementation": "owner/kernel",
@@ -139,7 +138,7 @@ FOREIGN = {
 
 
 @pytest.mark.numeric
-def test_other_keys_are_dropped_and_named_once(
+def test_unknown_keys_are_dropped_and_reported_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = load_model(folder)
@@ -147,7 +146,7 @@ def test_other_keys_are_dropped_and_named_once(
     change(folder, **FOREIGN)
     model = load_model(folder)
     said = capsys.readouterr().err
-    assert said.startswith(f"{folder / 'config.json'}: not read: attn_implementation, ")
+    assert said.startswith(f"{folder / 'config.json'}: ignored keys: attn_implementation, ")
     assert "\x1b" not in said
     assert said.count("\n") == 1
     assert model.config.to_dict() == expected.config.to_dict()
@@ -155,15 +154,13 @@ def test_other_keys_are_dropped_and_named_once(
     assert torch.equal(logits(model, ids), logits(expected, ids))
     load_model(folder)
     assert capsys.readouterr().err == ""
-    export_model(Parts(folder), "official", folder / "out")
+    export_model(ModelRef(folder), "official", folder / "out")
     assert not FOREIGN.keys() & read_json(folder / "out" / "config.json").keys()
 
 
 @pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "9" * 5000])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_a_document_that_no_program_wrote_is_one_message(
-    folder: Path, name: str, content: str
-) -> None:
+def test_a_malformed_document_is_one_message(folder: Path, name: str, content: str) -> None:
     (folder / name).unlink()
     (folder / name).write_text(content)
     with pytest.raises(WeightsError, match=rf"{name}: (not a JSON document|found int)"):
@@ -176,7 +173,7 @@ def test_several_end_tokens_are_kept(folder: Path) -> None:
 
 
 def test_every_key_has_a_rule(base: Path) -> None:
-    """Whatever its value: a message or a configuration, nothing else."""
+    """Every value gives a message or a configuration, nothing else."""
     values = read_json(base / "config.json")
     model_class = type(build_model(values, device="meta"))
     odd = [None, True, 0, -1, 1.5, 10**30, float("inf"), "x", [], {}, [1], {"a": 1}]

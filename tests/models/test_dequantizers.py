@@ -1,4 +1,4 @@
-"""Who dequantizes quantized weights: the same bits from each, and one message where one cannot."""
+"""Dequantizers: all give the same bits, and one that cannot run gives one message."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.numeric
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Rows and columns around the 1024 columns that a program of the kernel writes.
+# Shapes around the 1024 columns that one program of the kernel writes.
 SHAPES = ((1, 2), (5, 1022), (3, 1024), (7, 2050))
 
-# Triton's interpreter cuts off what a GPU rounds to nearest when it makes bfloat16. So scales that
-# are powers of two there: every product is then a bfloat16.
+# Triton's interpreter truncates to bfloat16 where a GPU rounds to nearest. So scales are powers of
+# two there: every product is then exact in bfloat16.
 IN_THE_INTERPRETER = """
 import sys
 import torch
@@ -66,7 +66,7 @@ def _nothing_chosen_yet() -> Iterator[None]:
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("at_once", [1, 3 * 64, 5 * 64 + 1])
-def test_a_matrix_is_dequantized_alike_in_parts_and_whole(
+def test_dequantizing_in_parts_equals_dequantizing_at_once(
     monkeypatch: pytest.MonkeyPatch, bits: int, at_once: int
 ) -> None:
     quantized, scale = quantize(
@@ -111,7 +111,7 @@ def test_pytorch_dequantizes_on_the_cpu() -> None:
     assert choose_dequantizer(CPU, 4, torch.float32) is dequantize_with_torch
 
 
-def test_where_triton_fails_pytorch_dequantizes_and_one_line_says_why(
+def test_if_triton_fails_pytorch_dequantizes_and_one_line_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -121,7 +121,8 @@ def test_where_triton_fails_pytorch_dequantizes_and_one_line_says_why(
     for _ in range(2):
         assert choose_dequantizer(CUDA, 4, torch.float16) is dequantize_with_torch
     assert capsys.readouterr().out == (
-        "quantized weights: dequantized by PyTorch, without Triton: RuntimeError: no C compiler\n"
+        "quantized weights: dequantized by PyTorch, Triton is unavailable: RuntimeError: no C "
+        "compiler\n"
     )
 
 
@@ -145,13 +146,13 @@ def test_triton_is_not_tried_on_a_gpu_too_old_for_it(
     assert expected in capsys.readouterr().out
 
 
-def test_a_kernel_that_gives_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_different_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def unrounded(quantized, scale, bits, dtype):  # type: ignore[no-untyped-def]
         return (quantized * scale.to(dtype)[:, None]).to(dtype)
 
     monkeypatch.setitem(OPENERS, "triton", lambda *_: unrounded)
     assert choose_dequantizer(CPU, 8, torch.float16, "triton") is unrounded
-    with pytest.raises(ResourceError, match="found other bits than PyTorch's for 8-bit weights"):
+    with pytest.raises(ResourceError, match="found results different from PyTorch's for 8-bit"):
         choose_dequantizer(CPU, 8, torch.float32, "triton")
 
 
@@ -165,7 +166,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["triton", "cpm_kernels"])
-def test_a_linear_uses_what_the_variable_asks_for_or_ends_with_exit_code_2(
+def test_a_linear_uses_the_requested_dequantizer_or_exits_with_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: str
 ) -> None:
     linear = QuantizedLinear(4, 2, bits=8, bias=False)
@@ -193,15 +194,15 @@ def test_cpm_kernels_is_refused_where_it_is_not_installed(monkeypatch: pytest.Mo
     assert "pip install -e '.[cpm-kernels]'" in refusal()
 
 
-def test_an_import_of_cpm_kernels_that_fails_is_a_refusal_in_a_line(
+def test_a_failed_import_of_cpm_kernels_is_a_one_line_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpm_kernels.py").write_text("raise RuntimeError('no driver')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cpm_kernels", raising=False)
     assert refusal() == (
-        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable: "
-        "what works here is used then, with the same results"
+        "GLMTUNE_QUANTIZATION_KERNEL=cpm_kernels: RuntimeError: no driver; or unset the variable "
+        "to use what works here, with the same results"
     )
 
 

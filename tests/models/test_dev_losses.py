@@ -1,4 +1,4 @@
-"""Dev losses on the way: measured, the lowest kept, an early end."""
+"""Dev losses during training: measuring, keeping the best weights, stopping early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dev_curve(outcome: TrainingOutcome) -> dict[int, float]:
     return {int(p["step"]): p["dev_loss"] for p in outcome.curve if "dev_loss" in p}
 
 
-def test_dev_losses_on_the_way_change_nothing(rows: TokenizedRows, tmp_path: Path) -> None:
+def test_measuring_dev_losses_changes_nothing(rows: TokenizedRows, tmp_path: Path) -> None:
     plain, _ = tune("chatglm2-6b", "ptuning", rows, tmp_path / "1", max_steps=5)
     model, outcome = tune("chatglm2-6b", "ptuning", rows, tmp_path / "2", max_steps=5, eval_steps=2)
     assert_equal_bits(plain, model)
@@ -35,7 +35,7 @@ MEASURED = {"max_steps": 10, "eval_steps": 2, "save_steps": 4}
 
 
 class Spoil(TrainerCallback):
-    """Makes a model worse than it ever was, so that its best step is known on every machine."""
+    """Makes a model worse than ever before, so that its best step is the same on every machine."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
         if state.global_step == 5:
@@ -43,7 +43,7 @@ class Spoil(TrainerCallback):
                 model.transformer.output_layer.weight.mul_(-20)
 
 
-def test_the_weights_of_the_lowest_dev_loss_are_kept(rows: TokenizedRows, tmp_path: Path) -> None:
+def test_the_weights_with_the_lowest_dev_loss_are_kept(rows: TokenizedRows, tmp_path: Path) -> None:
     model, outcome = tune(
         "chatglm2-6b", "full", rows, tmp_path, Spoil(), **MEASURED, keep_best=True
     )

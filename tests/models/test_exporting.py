@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import save_prefix
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.checkpoints.saving import save_model, write_weights
 from glmtune.checkpoints.sources import LOCATION
 from glmtune.errors import ParamsError, WeightsError
-from glmtune.export.exporting import FORMATS, Parts, export_model
+from glmtune.export.exporting import FORMATS, export_model
 from glmtune.families.loading import detect_family
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder, read_json, write_json
@@ -42,7 +43,7 @@ def write_prefix(folder: Path, base: Path, projection: bool = False) -> Path:
     return folder
 
 
-def refusal(parts: Parts, format_name: str, out: Path) -> str:
+def refusal(parts: ModelRef, format_name: str, out: Path) -> str:
     with pytest.raises((ParamsError, WeightsError)) as caught:
         export_model(parts, format_name, out)
     assert "\n" not in str(caught.value)
@@ -57,7 +58,7 @@ def refusal(parts: Parts, format_name: str, out: Path) -> str:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_an_official_export_is_the_model_and_says_what_it_is(tmp_path: Path, family: str) -> None:
     base = write_base(tmp_path / f"my-{family}", family)
-    export_model(Parts(base), "official", tmp_path / "out")
+    export_model(ModelRef(base), "official", tmp_path / "out")
     ids = prompt_ids(base)
     assert torch.equal(logits(load_model(tmp_path / "out"), ids), logits(load_model(base), ids))
     assert detect_family(tmp_path / "out") == family
@@ -75,7 +76,7 @@ def test_an_official_export_is_the_model_and_says_what_it_is(tmp_path: Path, fam
 def test_an_official_export_has_the_adapter_merged(tmp_path: Path, family: str) -> None:
     base = write_base(tmp_path / "base", family)
     adapter = write_adapter(tmp_path / "adapter", base)
-    export_model(Parts(base, adapter=adapter), "official", tmp_path / "out")
+    export_model(ModelRef(base, adapter=adapter), "official", tmp_path / "out")
     ids = prompt_ids(base)
     merged, plain = (load_model(tmp_path / name) for name in ("out", "base"))
     torch.testing.assert_close(logits(merged, ids), logits(load_model(base, adapter=adapter), ids))
@@ -86,14 +87,14 @@ def test_an_official_export_has_the_adapter_merged(tmp_path: Path, family: str) 
 def test_a_family_that_only_the_folder_s_name_told_is_written_down(tmp_path: Path) -> None:
     base = write_base(tmp_path / "chatglm3-mine", "chatglm3-6b-base", _name_or_path="x")
     write_json(base / "tokenizer_config.json", {})
-    export_model(Parts(base), "official", tmp_path / "out")
+    export_model(ModelRef(base), "official", tmp_path / "out")
     assert detect_family(tmp_path / "out") == "chatglm3-6b-base"
 
 
 def test_a_prepared_folder_that_points_elsewhere_is_exported(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
     write_json(tmp_path / "prepared" / LOCATION, {"folder": str(base)})
-    export_model(Parts(tmp_path / "prepared"), "official", tmp_path / "out")
+    export_model(ModelRef(tmp_path / "prepared"), "official", tmp_path / "out")
     ids = prompt_ids(base)
     assert torch.equal(logits(load_model(tmp_path / "out"), ids), logits(load_model(base), ids))
 
@@ -104,8 +105,9 @@ def test_weights_keep_the_type_of_the_base_unless_another_is_asked_for(
 ) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b", torch_dtype=dtype)
     adapter = write_adapter(tmp_path / "adapter", base)
-    export_model(Parts(base, adapter=adapter), "official", tmp_path / "kept")
-    export_model(Parts(base, adapter=adapter, dtype="float32"), "official", tmp_path / "full")
+    export_model(ModelRef(base, adapter=adapter), "official", tmp_path / "kept")
+    full = ModelRef(base, adapter=adapter)
+    export_model(full, "official", tmp_path / "full", dtype="float32")
     for name, expected in {"kept": dtype, "full": "float32"}.items():
         state = load_file(tmp_path / name / "model.safetensors")
         assert {tensor.dtype for tensor in state.values()} == {getattr(torch, expected)}
@@ -117,15 +119,15 @@ def test_quantized_weights_are_exported_as_they_are(tmp_path: Path) -> None:
     model = load_model(base, dtype="float16")
     quantize_model(model, 4)
     save_model(model, base)
-    export_model(Parts(base), "official", tmp_path / "out")
+    export_model(ModelRef(base), "official", tmp_path / "out")
     assert read_json(tmp_path / "out" / "config.json")["quantization_bit"] == 4
     ids = prompt_ids(base)
     assert torch.equal(logits(load_model(tmp_path / "out"), ids), logits(load_model(base), ids))
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base))
-    message = refusal(Parts(base, adapter=adapter), "official", tmp_path / "merged")
+    message = refusal(ModelRef(base, adapter=adapter), "official", tmp_path / "merged")
     assert message.startswith(f"{adapter}: ")
     assert "quantized to 4 bits" in message
-    message = refusal(Parts(base), "transformers", tmp_path / "glm")
+    message = refusal(ModelRef(base), "transformers", tmp_path / "glm")
     assert "quantized to 4 bits, a layout that transformers does not read" in message
 
 
@@ -136,7 +138,7 @@ def test_large_weights_become_shards_with_an_index(
     base = write_base(tmp_path / "base", "chatglm2-6b")
     monkeypatch.setattr(write_weights, "__kwdefaults__", {"shard_bytes": 60_000})
     out = tmp_path / "out"
-    export_model(Parts(base), format_name, out)
+    export_model(ModelRef(base), format_name, out)
     shards = sorted(out.glob("*.safetensors"))
     assert len(shards) > 2
     assert shards[0].name == f"model-00001-of-{len(shards):05}.safetensors"
@@ -173,7 +175,7 @@ def test_a_prefix_export_is_what_thudm_s_scripts_read(
 ) -> None:
     base = write_base(tmp_path / "base", family)
     prefix = write_prefix(tmp_path / "prefix", base, projection)
-    export_model(Parts(base, prefix=prefix), "thudm-prefix", tmp_path / "out")
+    export_model(ModelRef(base, prefix=prefix), "thudm-prefix", tmp_path / "out")
     config = read_json(tmp_path / "out" / "config.json")
     assert (config["pre_seq_len"], config["prefix_projection"]) == (4, projection)
     assert config["num_layers"] == 2
@@ -193,12 +195,12 @@ def test_a_prefix_inside_a_complete_checkpoint_is_exported(tmp_path: Path) -> No
     model = load_model(base, prefix=write_prefix(tmp_path / "prefix", base))
     (base / "model.safetensors").unlink()
     torch.save(model.state_dict(), base / "pytorch_model.bin")
-    export_model(Parts(base), "thudm-prefix", tmp_path / "out")
+    export_model(ModelRef(base), "thudm-prefix", tmp_path / "out")
     exported = torch.load(tmp_path / "out" / "pytorch_model.bin", weights_only=True)
     assert exported
     assert all("prefix_encoder" in name for name in exported)
     for format_name in ("official", "transformers"):
-        message = refusal(Parts(base), format_name, tmp_path / "merged")
+        message = refusal(ModelRef(base), format_name, tmp_path / "merged")
         assert message.startswith(f"{base}: its P-Tuning v2 prefix: ")
         assert "cannot be merged" in message
 
@@ -209,7 +211,7 @@ def test_a_prefix_inside_a_complete_checkpoint_is_exported(tmp_path: Path) -> No
 @pytest.mark.parametrize("format_name", ["official", "transformers"])
 def test_a_prefix_cannot_be_merged(tmp_path: Path, format_name: str) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
-    parts = Parts(base, prefix=tmp_path / "prefix")
+    parts = ModelRef(base, prefix=tmp_path / "prefix")
     message = refusal(parts, format_name, tmp_path / "out")
     assert "cannot be merged into them; export it with --format thudm-prefix" in message
 
@@ -219,28 +221,28 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     other = write_base(tmp_path / "other", "chatglm-6b")
     prefix, adapter = write_prefix(tmp_path / "p", other), write_adapter(tmp_path / "a", other)
     out = tmp_path / "out"
-    assert "was the prefix tuned on" in refusal(Parts(base, prefix=prefix), "thudm-prefix", out)
-    assert "do not fit" in refusal(Parts(base, adapter=adapter), "official", out)
-    both = Parts(base, adapter=adapter, prefix=prefix)
+    assert "was the prefix tuned on" in refusal(ModelRef(base, prefix=prefix), "thudm-prefix", out)
+    assert "do not fit" in refusal(ModelRef(base, adapter=adapter), "official", out)
+    both = ModelRef(base, adapter=adapter, prefix=prefix)
     assert "has no place for an adapter" in refusal(both, "thudm-prefix", out)
-    assert "no prefix in it" in refusal(Parts(base), "thudm-prefix", out)
-    wrong = Parts(base, family="chatglm-6b")
+    assert "found no prefix" in refusal(ModelRef(base), "thudm-prefix", out)
+    wrong = ModelRef(base, family="chatglm-6b")
     assert "a model of another family" in refusal(wrong, "official", out)
-    assert "a PEFT adapter, not a model" in refusal(Parts(adapter), "official", out)
-    assert "a P-Tuning v2 prefix, not a model" in refusal(Parts(prefix), "official", out)
+    assert "found a PEFT adapter; expected a model" in refusal(ModelRef(adapter), "official", out)
+    assert "a P-Tuning v2 prefix; expected a model" in refusal(ModelRef(prefix), "official", out)
 
 
 def test_an_adapter_that_was_never_trained_is_named_by_its_folder(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base), scale=0.0)
-    message = refusal(Parts(base, adapter=adapter), "official", tmp_path / "out")
+    message = refusal(ModelRef(base, adapter=adapter), "official", tmp_path / "out")
     assert message.startswith(f"{adapter}: has no effect")
 
 
 def test_a_model_without_its_vocabulary_says_what_to_copy(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
     (base / "tokenizer.model").unlink()
-    message = refusal(Parts(base), "official", tmp_path / "out")
+    message = refusal(ModelRef(base), "official", tmp_path / "out")
     assert "a model without a vocabulary; copy ice_text.model (ChatGLM-6B) or " in message
     assert "from its base model's folder into it" in message
 
@@ -260,7 +262,7 @@ def test_a_folder_with_something_in_it_is_not_written_to(
     target = out / name
     target.parent.mkdir(exist_ok=True)
     target.write_text("[]")
-    message = refusal(Parts(tmp_path), "official", out)
+    message = refusal(ModelRef(tmp_path), "official", out)
     assert message == (
         f"--out {out}: {found}; expected a new folder, an empty one or an earlier export: "
         "choose another"
@@ -270,21 +272,21 @@ def test_a_folder_with_something_in_it_is_not_written_to(
 
 def test_an_earlier_export_is_replaced_unless_something_was_added(tmp_path: Path) -> None:
     base, out = write_base(tmp_path / "base", "chatglm2-6b"), tmp_path / "out"
-    export_model(Parts(base), "transformers", out)
-    export_model(Parts(base), "official", out)
+    export_model(ModelRef(base), "transformers", out)
+    export_model(ModelRef(base), "official", out)
     assert not (out / "tokenizer.json").exists()
     assert read_json(out / "export.json") == {
         "format": "official",
         "model": str(base),
         "files": ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"],
     }
-    assert "is what is exported" in refusal(Parts(out), "official", out)
+    assert "is what is exported" in refusal(ModelRef(out), "official", out)
     (out / "notes.md").write_text("mine")
-    assert "holds notes.md, which no export wrote" in refusal(Parts(base), "official", out)
+    assert "holds notes.md, which no export wrote" in refusal(ModelRef(base), "official", out)
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    message = refusal(Parts(tmp_path), "gguf", tmp_path / "out")
+    message = refusal(ModelRef(tmp_path), "gguf", tmp_path / "out")
     assert message == f"--format: found 'gguf'; choose from {', '.join(FORMATS)}"
 
 
@@ -321,12 +323,12 @@ def test_parts_that_are_not_those_of_their_manifests_are_refused(tmp_path: Path)
     adapter = write_adapter(results / "checkpoints" / "own" / "lora", base)
     training = results / "training" / "own" / "lora.json"
     write_json(training, {"checkpoint": hash_folder(adapter)})
-    export_model(Parts(base, adapter), "official", tmp_path / "whole")
+    export_model(ModelRef(base, adapter=adapter), "official", tmp_path / "whole")
 
     write_json(training, {"checkpoint": hash_folder(adapter) | {"adapter_config.json": "0" * 64}})
-    message = refusal(Parts(base, adapter), "official", tmp_path / "out")
+    message = refusal(ModelRef(base, adapter=adapter), "official", tmp_path / "out")
     assert "adapter_config.json: found SHA-256" in message
     save_model(load_model(base).half(), base)
-    message = refusal(Parts(base), "official", tmp_path / "out")
+    message = refusal(ModelRef(base), "official", tmp_path / "out")
     assert "found SHA-256" in message
-    assert "put it back, or run `snakemake` again" in message
+    assert "restore it, or run `snakemake` again" in message

@@ -52,7 +52,7 @@ def run(folder: Path, **changes: Any) -> Path:
         model=ModelFiles(folder=folder / "model", manifest=folder / "model.json"),
         data=folder / "data",
         settings=settings_of(**STEP | changes),
-        outputs=Outputs(done=done, work=folder / "work"),
+        outputs=Outputs(out_dir=done, resume_dir=folder / "work"),
     )
     return done
 
@@ -67,7 +67,7 @@ def test_pace_and_memory_stand_in_the_runtime_and_not_in_the_manifest(
     assert runtime["estimated_memory_mib"] > 50  # the libraries count on the CPU, as in the peak
     assert not set(runtime) & set(manifest)
     assert (manifest["steps"], manifest["best_step"], manifest["notes"]) == (4, 4, [])
-    assert "memory: about" in capsys.readouterr().err
+    assert "estimated memory: " in capsys.readouterr().err
 
 
 def test_the_manifest_holds_the_settings_file_and_nothing_else(folder: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
 def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetuning, "free_memory", lambda place: 1000.0)
+    monkeypatch.setattr(finetuning, "free_memory", lambda device: 1000.0)
     monkeypatch.setattr(finetuning, "open_prepared", lambda *_, **__: pytest.fail("opened"))
-    with pytest.raises(ResourceError, match=r"memory: about .* are free; in params.yaml"):
+    with pytest.raises(ResourceError, match=r"estimated memory: .* GB; .* in params.yaml: "):
         run(folder)
 
 

@@ -1,6 +1,6 @@
-"""The architectures compute what the official code computed, on every machine.
+"""The architectures compute the same as the official code, on every machine.
 
-Compared with the golden data in tests/fixtures, and with all of it where it is beside the checkout.
+Compared with the golden data in tests/fixtures, and with the full set if it is beside the checkout.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CASES = [(kind, v) for kind, comparison in COMPARISONS.items() for v in comparis
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_steps() -> Iterator[None]:
-    """Training steps are computed once for several comparisons; let their memory go."""
+    """Training steps are computed once for several comparisons; free their memory afterwards."""
     yield
     step.cache_clear()
 
 
 @pytest.mark.parametrize(("kind", "version"), CASES)
-def test_every_golden_number_is_met(goldens: Path, kind: str, version: str) -> None:
+def test_every_golden_value_is_matched(goldens: Path, kind: str, version: str) -> None:
     comparison = COMPARISONS[kind]
     assert comparison.measure(goldens, version) <= comparison.tolerance[version]
 
@@ -76,13 +76,13 @@ def load_tool() -> Any:
     return module
 
 
-def test_the_committed_goldens_are_what_the_reference_gives(full_reference: Path) -> None:
+def test_the_committed_goldens_match_the_reference(full_reference: Path) -> None:
     command = [sys.executable, str(TOOL), "--reference", str(full_reference), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_committed_golden_that_was_edited_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_golden_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_tool()
     files = {path: (FIXTURES / path).read_bytes() for path in tool.stored()}
     assert tool.check(files) == 0
@@ -97,13 +97,13 @@ def test_the_committed_goldens_stay_small() -> None:
     assert sum(path.stat().st_size for path in FIXTURES.rglob("*")) < 4_000_000
 
 
-def test_the_committed_goldens_hold_no_row_of_the_data_set(committed_reference: Path) -> None:
+def test_the_committed_goldens_contain_no_row_of_the_data_set(committed_reference: Path) -> None:
     files = sorted((SHARED / "adgen").glob("*.json"))
     if not files:
         pytest.skip("rows of the data set are not beside this checkout")
     rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
     prompts = {row["content"][:16] for row in rows}
-    # What a reader could see: texts, and the ids of the models in the words of the vocabulary.
+    # Readable content: texts, and the models' ids decoded with the vocabulary.
     seen = [file.read_text("utf-8") for file in FIXTURES.rglob("*.json")]
     for version in VERSIONS:
         tokenizer = load_tokenizer(committed_reference / version / "checkpoint")

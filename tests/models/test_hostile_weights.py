@@ -1,4 +1,4 @@
-"""Weight and vocabulary files that somebody damaged, by accident or not: one message each."""
+"""Weight and vocabulary files damaged by accident or on purpose: one message each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refusal(folder: Path) -> str:
     return message.removeprefix(f"{folder}/")
 
 
-# --- an index that leads elsewhere -----------------------------------------------------------
+# --- an index that points elsewhere -----------------------------------------------------------
 
 
 def write_index(folder: Path, *names: str) -> None:
@@ -67,19 +67,19 @@ def write_index(folder: Path, *names: str) -> None:
     "name",
     ["../model.safetensors", "{}/model.safetensors", "a/b", "..", "", "shard.bin", "x" * 300],
 )
-def test_an_index_names_files_beside_it(folder: Path, base: Path, name: str) -> None:
+def test_an_index_may_only_name_files_beside_it(folder: Path, base: Path, name: str) -> None:
     name = name.format(base)
     (folder.parent / "model.safetensors").write_bytes(b"elsewhere")
     write_index(folder, name)
-    assert refusal(folder).startswith("model.safetensors.index.json: names '")
+    assert refusal(folder).startswith("model.safetensors.index.json: found shard name '")
 
 
-def test_a_link_out_of_the_folder_is_refused_and_the_hub_s_own_are_not(
+def test_links_out_of_the_folder_are_refused_except_the_hub_s_own(
     folder: Path, base: Path, tmp_path: Path
 ) -> None:
     (folder / "model-1.safetensors").symlink_to(base / "model.safetensors")
     write_index(folder, "model-1.safetensors")
-    assert "'model-1.safetensors' is a link out of the folder" in refusal(folder)
+    assert "'model-1.safetensors' links to a file outside the folder" in refusal(folder)
     snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
     blobs = snapshot.parent.parent / "blobs"
     for each in (snapshot, blobs):
@@ -91,7 +91,7 @@ def test_a_link_out_of_the_folder_is_refused_and_the_hub_s_own_are_not(
     load_model(snapshot)
 
 
-# --- tensors that are no weights -------------------------------------------------------------
+# --- tensors that are not weights -------------------------------------------------------------
 
 
 def as_nested(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,19 +110,22 @@ def with_one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "sparse": (lambda t: t.to_sparse(), "a sparse, nested, quantized or empty tensor"),
     "meta": (lambda t: t.to("meta"), "a sparse, nested, quantized or empty tensor"),
-    "complex": (lambda t: t.to(torch.complex64), "complex64 numbers; expected weights"),
-    "float8": (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn numbers; expected weights"),
-    "integer": (lambda t: t.to(torch.int64), "int64 numbers; expected weights"),
-    "bytes": (lambda t: t.to(torch.int8), "int8 numbers; expected weights, or quantization_bit"),
-    "boolean": (lambda t: t > 0, "bool numbers; expected weights"),
-    "NaN": (with_one(float("nan")), "NaN or infinite numbers; expected a model"),
-    "infinite": (with_one(float("-inf")), "NaN or infinite numbers; expected a model"),
+    "complex": (lambda t: t.to(torch.complex64), "complex64 values; expected float weights"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn values; expected float weights"),
+    "integer": (lambda t: t.to(torch.int64), "int64 values; expected float weights"),
+    "bytes": (
+        lambda t: t.to(torch.int8),
+        "int8 values; expected float weights, or quantization_bit",
+    ),
+    "boolean": (lambda t: t > 0, "bool values; expected float weights"),
+    "NaN": (with_one(float("nan")), "found NaN or infinite values; expected a model"),
+    "infinite": (with_one(float("-inf")), "found NaN or infinite values; expected a model"),
     "expanded": (lambda t: torch.zeros(1).expand(1 << 30), "its tensors would take 4,295,"),
 }
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_a_tensor_that_is_no_weight_is_one_message(
+def test_a_tensor_that_is_not_a_weight_is_one_message(
     kind: str, folder: Path, state: dict[str, torch.Tensor]
 ) -> None:
     change, message = TENSORS[kind]
@@ -133,33 +136,31 @@ def test_a_tensor_that_is_no_weight_is_one_message(
 
 
 @pytest.mark.parametrize("key", [0, None, ("a",)])
-def test_names_that_are_no_text_are_one_message(folder: Path, key: object) -> None:
+def test_names_that_are_not_text_are_one_message(folder: Path, key: object) -> None:
     torch.save({key: torch.zeros(1)}, folder / "pytorch_model.bin")
-    assert "a dictionary of tensors was expected" in refusal(folder)
+    assert "expected a dictionary of tensors" in refusal(folder)
 
 
-def test_a_dictionary_that_holds_itself_ends(folder: Path) -> None:
+def test_a_dictionary_that_contains_itself_is_one_message(folder: Path) -> None:
     state: dict[str, object] = {}
     state["model"] = state
     torch.save(state, folder / "pytorch_model.bin")
-    assert "a dictionary of tensors was expected" in refusal(folder)
+    assert "expected a dictionary of tensors" in refusal(folder)
 
 
 def test_nan_is_found_in_safetensors_too(folder: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state | {NAME: with_one(float("nan"))(state[NAME])}, folder / "model.safetensors")
-    assert f"model.safetensors: {NAME}: NaN or infinite numbers" in refusal(folder)
+    assert f"model.safetensors: {NAME}: found NaN or infinite values" in refusal(folder)
 
 
-def test_one_tensor_may_be_there_under_two_names(
-    folder: Path, state: dict[str, torch.Tensor]
-) -> None:
-    """As one storage, which torch.save writes once."""
+def test_one_tensor_may_have_two_names(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    """They share one storage, which torch.save writes once."""
     name = next(iter(state))
     torch.save(state | {"again": state[name]}, folder / "pytorch_model.bin")
     assert "1 unexpected: again" in refusal(folder)
 
 
-def test_numbers_too_large_for_the_type_asked_for_are_one_message(
+def test_values_too_large_for_the_requested_type_are_one_message(
     folder: Path, state: dict[str, torch.Tensor]
 ) -> None:
     """bfloat16 reaches 3e38; in float16 such a weight would be infinite."""
@@ -171,9 +172,7 @@ def test_numbers_too_large_for_the_type_asked_for_are_one_message(
 
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}_scale"])
-def test_bytes_and_numbers_are_not_taken_for_each_other(
-    base: Path, folder: Path, name: str
-) -> None:
+def test_quantized_bytes_and_floats_are_not_confused(base: Path, folder: Path, name: str) -> None:
     quantized = load_model(base, quantization_bit=8)
     state = {key: tensor.clone() for key, tensor in quantized.state_dict().items()}
     state[name] = state[name].to(torch.float16 if name == NAME else torch.int8)
@@ -184,17 +183,17 @@ def test_bytes_and_numbers_are_not_taken_for_each_other(
         load_model(folder)
 
 
-# --- pickles that run nothing and still take everything ---------------------------------------
+# --- pickles that run no code but exhaust resources ---------------------------------------
 
 
 def bytearray_of(size: int) -> bytes:
-    """The pickle of `bytearray(size)`: a few bytes that ask for all memory."""
+    """The pickle of `bytearray(size)`: a few bytes that request all memory."""
     number = size.to_bytes(8, "little")
     return b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + number + b"\x85R."
 
 
 def doubled_tuples(levels: int) -> bytes:
-    """The pickle of {t: 1} where each tuple holds the one before it twice: 2 ** levels hashes."""
+    """The pickle of {t: 1} where each tuple has the one before it twice: 2 ** levels hashes."""
     tuples = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(levels))
     return b"\x80\x02)q\x00" + tuples + b"}h%cK\x01s." % levels
 
@@ -203,11 +202,11 @@ def doubled_tuples(levels: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (bytearray_of(10**11), "asks for a bytearray"),
-        (doubled_tuples(100), "tuples in 20 levels"),
+        (bytearray_of(10**11), "found a bytearray"),
+        (doubled_tuples(100), "found tuples nested more than 20 levels deep"),
     ],
 )
-def test_a_pickle_that_takes_all_memory_or_time_is_one_message(
+def test_a_pickle_that_exhausts_memory_or_time_is_one_message(
     folder: Path, content: bytes, message: str, is_zip: bool
 ) -> None:
     file = folder / "pytorch_model.bin"
@@ -228,7 +227,7 @@ def test_a_pickle_that_takes_all_memory_or_time_is_one_message(
     "sizes",
     [{"num_layers": 1000}, {"padded_vocab_size": 10_000_000}, {"ffn_hidden_size": 1_000_000}],
 )
-def test_sizes_that_the_weight_files_cannot_hold_are_refused_before_a_model_is_built(
+def test_sizes_beyond_the_weight_files_are_refused_before_a_model_is_built(
     base: Path, folder: Path, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
@@ -253,11 +252,11 @@ def test_the_sizes_of_every_model_fit_its_own_files(
     load_model(folder)
 
 
-# --- damaged bytes ---------------------------------------------------------------------------
+# --- corrupt files ---------------------------------------------------------------------------
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The content with some bytes changed, cut out, doubled or zeroed."""
+    """The content with some bytes changed, removed, duplicated or zeroed."""
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 8, 64])):
         end = chance.choice([len(changed), min(400, len(changed))])  # a header is at the start
@@ -290,7 +289,7 @@ READERS = {
 
 
 def write_whole(base: Path, folder: Path, reader: str) -> None:
-    """A folder in which the file of a reader is what is read."""
+    """Write a folder in which the file that `reader` reads is used."""
     for path in base.iterdir():
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
@@ -304,7 +303,7 @@ def write_whole(base: Path, folder: Path, reader: str) -> None:
 
 
 def fuzz(folder: Path, reader: str, count: int, seed: int) -> None:
-    """Only a UserError or success, each within seconds."""
+    """Expect a UserError or success, each within seconds."""
     file = folder / READERS[reader]
     content, chance = file.read_bytes(), random.Random(seed)
     for number in range(count):
@@ -328,7 +327,7 @@ def test_damaged_files_end_in_one_message(reader: str, base: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_many_damaged_files_end_in_one_message(reader: str, base: Path, tmp_path: Path) -> None:
-    """In a process of its own with bounded memory: a crash is a failure too."""
+    """In a separate process with limited memory: a crash also fails."""
     write_whole(base, tmp_path, reader)
     paths = [str(Path(__file__).parent), *sys.path]
     code = f"""

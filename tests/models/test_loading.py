@@ -1,7 +1,6 @@
-"""Model folders as users have them: every container and type, and what is wrong with some.
+"""Model folders as users have them: every container and type, and typical defects.
 
-The words of single messages are in test_weights.py; here is what a user meets on the way from
-a download to a model.
+test_weights.py tests single messages; this file follows a user from a download to a model.
 """
 
 from __future__ import annotations
@@ -45,18 +44,18 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def official_state(model: Any) -> State:
-    """Weights as hubs have them, with what official files hold besides."""
+    """Weights as on hubs, with the extra tensors of official files."""
     state = dict(model.state_dict())
     for key in ("lm_head.weight", "transformer.output_layer.weight"):
         if key in state:
-            state[key] = state[key].clone()  # stored under both names, also where it is tied
+            state[key] = state[key].clone()  # stored under both names, even if tied
     return state | {"transformer.rotary_pos_emb.inv_freq": torch.ones(4)}
 
 
 def write_folder(
     folder: Path, state: State, config: dict[str, Any], container: str = CONTAINERS[0]
 ) -> Path:
-    """A model folder whose weights are in one of CONTAINERS."""
+    """Write a model folder whose weights are in one of CONTAINERS."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     name, _, shards = container.partition(" in ")
@@ -76,7 +75,7 @@ def write_folder(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A ChatGLM2 of three pickled shards."""
+    """A ChatGLM2 in three pickled shards."""
     state = official_state(tiny_model("chatglm2-6b"))
     return write_folder(tmp_path / "model", state, tiny_config("chatglm2-6b"), CONTAINERS[1])
 
@@ -127,7 +126,7 @@ def test_a_pointer_among_the_shards_is_named(folder: Path) -> None:
     assert "pytorch_model-00002-of-00003.bin: a Git-LFS pointer, not the file" in refusal(folder)
 
 
-def test_a_cut_off_shard_is_named(folder: Path) -> None:
+def test_a_truncated_shard_is_named(folder: Path) -> None:
     shard = folder / "pytorch_model-00003-of-00003.bin"
     shard.write_bytes(shard.read_bytes()[:-100])
     message = refusal(folder)
@@ -142,29 +141,27 @@ def test_a_web_page_instead_of_a_shard_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lfs_pointer_ice_text.model", "lfs_pointer_tokenizer.model"])
-def test_the_pointers_that_users_meet_are_explained(
-    samples: Path, tmp_path: Path, name: str
-) -> None:
+def test_git_lfs_pointers_are_explained(samples: Path, tmp_path: Path, name: str) -> None:
     vocabulary = tmp_path / name.removeprefix("lfs_pointer_")
     shutil.copy(samples.parent / "tokenizers" / name, vocabulary)
     with pytest.raises(WeightsError, match="a Git LFS pointer; .*; run `git lfs pull`"):
         load_tokenizer(tmp_path, "chatglm-6b" if "ice" in name else "chatglm2-6b")
 
 
-def test_quantized_weights_without_the_key_that_says_so_are_refused(tmp_path: Path) -> None:
+def test_quantized_weights_without_quantization_bit_are_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     quantize_model(model, 4)
     message = refusal(write_folder(tmp_path, official_state(model), tiny_config("chatglm2-6b")))
-    assert "int8 numbers; expected weights, or quantization_bit in the model's" in message
+    assert "int8 values; expected float weights, or quantization_bit in the model's" in message
 
 
-def test_whole_weights_with_the_key_of_quantized_ones_are_refused(tmp_path: Path) -> None:
+def test_full_precision_weights_with_quantization_bit_are_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b").half()
     config = tiny_config("chatglm2-6b") | {"quantization_bit": 4}
     message = refusal(write_folder(tmp_path, official_state(model), config))
     assert "8 missing: transformer.encoder.layers.0." in message
     assert ".weight_scale" in message
-    assert "8 of another shape: " in message
+    assert "8 with the wrong shape: " in message
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -200,11 +197,11 @@ def test_the_first_release_of_chatglm_is_explained(tmp_path: Path) -> None:
         load_model(source)
 
 
-# --- Nothing in a folder is run --------------------------------------------------------------
+# --- No code in a folder is run --------------------------------------------------------------
 
 
 class Malice:
-    """Makes a file when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -242,12 +239,12 @@ def test_a_malicious_pickle_runs_nothing(
     assert message.startswith(str(target))
     assert "not a file of plain tensors" in message or "cannot be read" in message
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Malice(mark)))  # it would have
+    pickle.loads(pickle.dumps(Malice(mark)))  # an ordinary load would have run it
     assert mark.exists()
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_code_that_a_config_names_is_not_looked_at(tmp_path: Path, family: str) -> None:
+def test_code_named_in_a_config_is_never_imported(tmp_path: Path, family: str) -> None:
     mark = tmp_path / "was here"
     code = f"import os\nos.mkdir({str(mark)!r})\n"
     auto_map = {"AutoConfig": "configuration_chatglm.ChatGLMConfig", "AutoModel": "modeling.Model"}

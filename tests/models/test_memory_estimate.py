@@ -1,4 +1,4 @@
-"""The memory that is told before a training, against what one really keeps."""
+"""The memory estimated before a training, compared with what a training really keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_training import FAMILY_NAMES, TUNINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.building import build_model
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.errors import ResourceError
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows
@@ -26,8 +26,8 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.registry import METHODS
 
-CPU = Place("cpu", "float32", "")
-HALF = Place("cpu", "bfloat16", "")  # as on a card, with the CPU's kernels
+CPU = Device("cpu", "float32", "")
+HALF = Device("cpu", "bfloat16", "")  # as on a GPU, with the CPU's kernels
 BATCH = BatchShape(rows=3, length=12, targets=5)
 # THUDM's train.sh, apart from the batch.
 REAL: dict[str, Any] = {"pre_seq_len": 128, "rank": 8}
@@ -40,7 +40,7 @@ def estimate(family: str, method: str, layers: int = 2, **changes: Any) -> Memor
 
 
 def real(family: str, method: str, batch: BatchShape, **changes: Any) -> MemoryEstimate:
-    """Of the 6B configuration."""
+    """The estimate for the 6B configuration."""
     config = FAMILIES[family].real_config
     return estimate_memory(
         config, METHODS[method], settings_of(method, **REAL | changes), batch, HALF
@@ -48,14 +48,14 @@ def real(family: str, method: str, batch: BatchShape, **changes: Any) -> MemoryE
 
 
 def bytes_kept(model: Any, base: Any) -> int:
-    """What autograd keeps of a forward pass with real numbers."""
+    """The bytes that autograd saves in a forward pass on real tensors."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held, so that no other gets its place
+            kept[storage.data_ptr()] = storage  # kept alive, so that no other reuses its address
         return tensor
 
     ids = torch.zeros(BATCH.rows, BATCH.length, dtype=torch.long)
@@ -67,7 +67,7 @@ def bytes_kept(model: Any, base: Any) -> int:
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
-def test_every_part_is_what_a_real_training_keeps(family: str, method: str) -> None:
+def test_every_part_equals_what_a_real_training_keeps(family: str, method: str) -> None:
     base = build_model(tiny_config(family) | {"num_layers": 5}, seed=1)
     model: Any = METHODS[method].prepare(base, settings_of(method)).train()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -85,14 +85,14 @@ def test_every_part_is_what_a_real_training_keeps(family: str, method: str) -> N
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_recomputing_activations_needs_less_of_them(family: str) -> None:
+def test_gradient_checkpointing_reduces_activations(family: str) -> None:
     plain = estimate(family, "lora", layers=8)
     saving = estimate(family, "lora", layers=8, gradient_checkpointing=True)
     assert saving.activations < plain.activations / 2
     assert saving.fixed == plain.fixed
 
 
-def test_quantized_weights_need_less_and_are_dequantized_one_at_a_time() -> None:
+def test_quantized_weights_are_smaller_and_dequantized_one_at_a_time() -> None:
     batch = BatchShape(4, 193, 129)
     plain, quantized = (real("chatglm2-6b", "lora", batch, quantization_bit=b) for b in (None, 4))
     assert quantized.weights < plain.weights / 3
@@ -100,8 +100,8 @@ def test_quantized_weights_need_less_and_are_dequantized_one_at_a_time() -> None
     assert plain.dequantizing == 0
 
 
-def test_eight_bit_moments_leave_those_of_embeddings_whole() -> None:
-    """As transformers has it; a direct prefix is an embedding."""
+def test_eight_bit_optimizers_keep_the_moments_of_embeddings_in_fp32() -> None:
+    """As in transformers; a prefix without projection is an embedding."""
     plain, small = (estimate("chatglm2-6b", "full", optimizer=o) for o in ("adamw", "adamw_8bit"))
     embeddings = 80 * 32
     assert small.optimizer == (plain.optimizer - 8 * embeddings) / 4 + 8 * embeddings
@@ -110,7 +110,7 @@ def test_eight_bit_moments_leave_those_of_embeddings_whole() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_prefix_stays_while_activations_are_recomputed(family: str) -> None:
+def test_a_prefix_is_kept_while_activations_are_recomputed(family: str) -> None:
     short, long = (
         estimate(family, "ptuning", layers=8, gradient_checkpointing=True, pre_seq_len=n)
         for n in (1, 101)
@@ -138,34 +138,34 @@ def test_a_gpu_keeps_the_norms_of_chatglm_6b_in_float32() -> None:
     settings = settings_of("lora")
     config = tiny_config("chatglm-6b")
     cpu, cuda = (
-        estimate_memory(config, METHODS["lora"], settings, BATCH, Place(device, "bfloat16", ""))
-        for device in ("cpu", "cuda")
+        estimate_memory(config, METHODS["lora"], settings, BATCH, Device(name, "bfloat16", ""))
+        for name in ("cpu", "cuda")
     )
     assert cuda.activations > cpu.activations
 
 
 @pytest.mark.parametrize("name", ["auto", "torch", "triton", "cpm_kernels"])
-def test_the_unpacker_of_the_user_is_not_tried_on_shapes(
+def test_the_requested_dequantizer_is_not_run_on_shapes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLMTUNE_QUANTIZATION_KERNEL", name)
     assert estimate("chatglm2-6b", "lora", quantization_bit=8).total > 0
 
 
-def test_published_figures_are_near() -> None:
-    """THUDM: 6.7 GB for ChatGLM-6B in 4 bits, 1 row at a time; user's logs: 5.3 GB."""
+def test_estimates_are_close_to_published_figures() -> None:
+    """THUDM: 6.7 GB for ChatGLM-6B in 4 bits with 1 row at a time; a user's logs: 5.3 GB."""
     one_row = BatchShape(1, 128, 64)
     assert 4.5e9 < real("chatglm-6b", "ptuning", one_row, quantization_bit=4).total < 6.7e9
     # All weights in fp32 with gradients and moments: 16 bytes each.
     assert real("chatglm-6b", "full", one_row).fixed == pytest.approx(16 * 6.17e9, rel=0.01)
 
 
-def test_a_model_of_one_layer_has_an_estimate_too() -> None:
+def test_a_model_of_one_layer_has_an_estimate() -> None:
     one, two = (estimate("chatglm2-6b", "lora", layers=n) for n in (1, 2))
     assert 0 < one.activations < two.activations
 
 
-def test_the_largest_batch_is_made_of_the_longest_row(rows: TokenizedRows) -> None:
+def test_the_largest_batch_has_the_longest_row_and_most_targets(rows: TokenizedRows) -> None:
     lengths = [len(rows[i][0]) for i in range(len(rows))]
     targets = [int((rows[i][1] != -100).sum()) for i in range(len(rows))]
     assert largest_batch(rows, 4) == BatchShape(4, max(lengths), max(targets))
@@ -175,27 +175,28 @@ def test_the_largest_batch_is_made_of_the_longest_row(rows: TokenizedRows) -> No
 FULL = MemoryEstimate(25e9, 25e9, 50e9, 16e9, 1e9, 0)
 
 
-def test_what_cannot_fit_is_refused_with_the_way_out() -> None:
+def test_a_training_that_cannot_fit_is_refused_with_advice() -> None:
     settings = settings_of("full")
     with pytest.raises(ResourceError) as caught:
         check_memory(FULL, 24e9, settings)
     message = str(caught.value)
-    assert message.startswith("memory: about 117 GB (weights 25, gradients 25, optimizer 50, ")
-    assert "; 24 GB are free; in params.yaml, " in message
+    assert message.startswith("estimated memory: 117 GB (weights 25, gradients 25, optimizer 50, ")
+    assert "; available: 24 GB; to save memory, change in params.yaml: " in message
     assert "lora or ptuning instead of full" in message
     assert "batch_size" not in message  # no smaller batch would help
 
 
-def test_what_may_not_fit_is_warned_of_and_begun() -> None:
+def test_a_training_that_may_not_fit_starts_with_a_warning() -> None:
     settings = settings_of("lora", batch_size=4, gradient_accumulation_steps=4)
     line = check_memory(MemoryEstimate(12e9, 0, 0, 16e9, 1e9, 0), 24e9, settings)
-    assert line.startswith("warning: memory: about 29 GB")
+    assert line.startswith("warning: estimated memory: 29 GB")
     assert "batch_size 4 -> 2 with gradient_accumulation_steps 4 -> 8" in line
     assert "gradient_checkpointing: true; quantization_bit: 4" in line
-    assert check_memory(MemoryEstimate(12e9, 0, 0, 0, 0, 0), 24e9, settings).startswith("memory:")
+    small = MemoryEstimate(12e9, 0, 0, 0, 0, 0)
+    assert check_memory(small, 24e9, settings).startswith("estimated memory: 12 GB")
 
 
-def test_a_smaller_batch_is_the_same_step() -> None:
+def test_a_smaller_batch_keeps_the_size_of_the_step() -> None:
     settings = settings_of("lora", batch_size=9, gradient_accumulation_steps=2)
     line = check_memory(MemoryEstimate(1e9, 0, 0, 9e9, 0, 0), 2e9, settings)
     assert "batch_size 9 -> 3 with gradient_accumulation_steps 2 -> 6" in line
@@ -208,7 +209,7 @@ OUT_OF_MEMORY = (
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "facts"),
     [
         (torch.OutOfMemoryError(OUT_OF_MEMORY), "which 1.20 GiB is free"),
         (RuntimeError("CUDA error: out of memory"), "CUDA error: out of memory"),
@@ -218,21 +219,21 @@ OUT_OF_MEMORY = (
         ),
     ],
 )
-def test_a_full_gpu_is_explained_with_what_is_left_to_lower(error: Exception, told: str) -> None:
+def test_out_of_gpu_memory_is_explained_with_advice(error: Exception, facts: str) -> None:
     settings = settings_of("lora", batch_size=1, gradient_checkpointing=True)
     with pytest.raises(ResourceError) as caught, explained_when_full(settings):
         raise error
     assert str(caught.value).endswith(
-        f"{told}; in params.yaml, lower it by: quantization_bit: 4 (without the method full); or "
-        "use a machine with more memory"
+        f"{facts}; to save memory, change in params.yaml: quantization_bit: 4 (not with the method "
+        "full); or use a machine with more memory"
     )
 
 
-def test_where_nothing_is_left_to_lower_more_memory_is() -> None:
+def test_the_last_advice_is_more_memory() -> None:
     least: dict[str, Any] = {"batch_size": 1, "gradient_checkpointing": True, "quantization_bit": 4}
     assert advice(settings_of("lora", **least)) == "use a machine with more memory"
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_other_errors_are_unchanged() -> None:
     with pytest.raises(RuntimeError, match="illegal"), explained_when_full(settings_of("lora")):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

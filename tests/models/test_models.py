@@ -1,6 +1,6 @@
-"""The architectures on tiny models: cached or not, padded or not, trained or not.
+"""The architectures on tiny models, with and without cache, padding and training.
 
-That they compute what the official code computes is in tests/test_goldens.py.
+tests/models/test_goldens.py compares their results with the official code's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_padding_on_the_right_changes_nothing(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_generated_with_cache_equals_generated_without(family: str) -> None:
+def test_generation_with_and_without_cache_is_equal(family: str) -> None:
     model = tiny_model(family)
     ids, mask = pad_left(ROWS, PADS[family])
     outputs = [
@@ -98,13 +98,13 @@ def test_positions_of_the_first_family_are_two_rows() -> None:
     ]
 
 
-def test_first_family_says_what_a_row_lacks() -> None:
+def test_first_family_names_the_tokens_a_row_lacks() -> None:
     model = tiny_model("chatglm-6b")
     with pytest.raises(ValueError, match=r"needs \[gMASK\] or \[MASK\], and <sop>"):
         model(torch.tensor([[5, 6, 7]]))
 
 
-def test_prompt_of_the_first_family_sees_itself_both_ways() -> None:
+def test_prompt_of_the_first_family_has_bidirectional_attention() -> None:
     first, second = (torch.tensor([prompt(text)]) for text in ([5, 6, 7], [5, 6, 8]))
     for family in FAMILY_NAMES:
         model = tiny_model(family)
@@ -114,7 +114,7 @@ def test_prompt_of_the_first_family_sees_itself_both_ways() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_an_answer_does_not_see_what_comes_after(family: str) -> None:
+def test_an_answer_does_not_see_later_tokens(family: str) -> None:
     model = tiny_model(family)
     first, second = (torch.tensor([[*ROWS[2], 5, 6, last]]) for last in (7, 8))
     with torch.no_grad():
@@ -135,19 +135,19 @@ def test_training_loss_is_the_mean_over_target_tokens(family: str) -> None:
     close(output.loss, by_hand)
     trained = model.train()(ids, labels=labels)
     close(trained.loss, by_hand)
-    assert trained.logits is None  # not computed: most of the memory of a training step
+    assert trained.logits is None  # not computed: they would take most of a training step's memory
     accumulated = model(ids, labels=labels, num_items_in_batch=torch.tensor(12)).loss
     close(accumulated, by_hand * 6 / 12)
 
 
-def test_loss_of_no_target_at_all_is_zero() -> None:
+def test_the_loss_without_any_target_is_zero() -> None:
     head, no_targets = torch.nn.Linear(9, 5, bias=False), torch.zeros(0, dtype=torch.long)
     loss = mean_target_loss(torch.zeros(0, 9), head, no_targets, None)
     assert loss.item() == 0.0
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_the_loss_made_piece_by_piece_has_the_gradients_of_the_whole(trained: bool) -> None:
+def test_the_chunked_loss_has_the_same_gradients(trained: bool) -> None:
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 40, bias=False).requires_grad_(trained)
     targets = torch.randint(0, 40, (2 * ROWS_AT_ONCE + 3,))
@@ -169,7 +169,7 @@ def test_the_loss_made_piece_by_piece_has_the_gradients_of_the_whole(trained: bo
             torch.testing.assert_close(ours, whole)
 
 
-def test_a_head_with_an_adapter_is_called_and_not_bypassed() -> None:
+def test_a_head_with_an_adapter_is_not_bypassed() -> None:
     class Doubled(torch.nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(states)
@@ -180,7 +180,7 @@ def test_a_head_with_an_adapter_is_called_and_not_bypassed() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_only_the_wanted_logits_are_computed(family: str) -> None:
+def test_only_the_requested_logits_are_computed(family: str) -> None:
     model = tiny_model(family)
     ids = torch.tensor([ROWS[0]])
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_only_the_wanted_logits_are_computed(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_the_id_of_padding_is_trained_like_any_word(family: str) -> None:
+def test_the_padding_id_is_trained_like_any_token(family: str) -> None:
     model = tiny_model(family)
     pad = PADS[family]
     ids = torch.tensor([[pad, *ROWS[2], pad, 6]])
@@ -265,7 +265,7 @@ def test_generation_ends_with_the_end_token_of_the_config(family: str) -> None:
     assert model.generation_config.pad_token_id == PADS[family]
 
 
-def test_second_architecture_agrees_with_glm_of_transformers() -> None:
+def test_second_architecture_agrees_with_transformers_glm() -> None:
     from transformers import GlmConfig, GlmForCausalLM
 
     model = tiny_model("chatglm2-6b")

@@ -1,6 +1,6 @@
-"""What went wrong for users of the ChatGLM family elsewhere, one test each.
+"""Pitfalls that users of ChatGLM models met elsewhere, one test each.
 
-A pitfall whose test is in the file of its subject is named in `ELSEWHERE`.
+`ELSEWHERE` lists pitfalls that are tested in the file of their subject.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.tensors import read_weights
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import from_examples
 from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer
+from glmtune.labels import IGNORED_LABEL
 from glmtune.modeling.causal_lm import visible_positions
 from glmtune.modeling.chatglm import prompt_positions
 from glmtune.modeling.prefix import attach_prefix
@@ -63,7 +64,7 @@ ELSEWHERE = {
     "answers never end: the end token is a target": (
         "test_encoding.py::test_the_prompt_is_masked_and_the_answer_is_not"
     ),
-    "answers never end: family_name stops at the end token": (
+    "answers never end: generation stops at the end token": (
         "test_models.py::test_generation_ends_with_the_end_token_of_the_config"
     ),
     "special tokens written by a user": "test_tokenizer.py::test_no_text_makes_a_control_token",
@@ -73,32 +74,32 @@ ELSEWHERE = {
     "a vocabulary of the first release, shifted by 20000 ids": (
         "test_tokenizer.py::test_the_first_release_of_chatglm_is_refused"
     ),
-    "a ChatGLM-6B prompt that is read like an answer": (
-        "test_models.py::test_prompt_of_the_first_family_sees_itself_both_ways"
+    "a ChatGLM-6B prompt with causal attention": (
+        "test_models.py::test_prompt_of_the_first_family_has_bidirectional_attention"
     ),
     "padding on the left": "test_models.py::test_a_padded_batch_equals_its_rows",
     "padding on the right": "test_models.py::test_padding_on_the_right_changes_nothing",
     "a batch of answers": "test_models.py::test_a_generated_batch_equals_its_rows",
     "<unk> shares its id with padding and gets no gradient": (
-        "test_models.py::test_the_id_of_padding_is_trained_like_any_word"
+        "test_models.py::test_the_padding_id_is_trained_like_any_token"
     ),
     "a prefix in a left-padded batch": (
-        "test_prefix.py::test_a_prefixed_batch_generates_what_its_rows_do"
+        "test_prefix.py::test_a_prefixed_batch_generates_the_same_as_single_rows"
     ),
     "a prefix in half precision": (
-        "test_prefix.py::test_a_prefix_stays_in_full_precision_on_a_half_base"
+        "test_prefix.py::test_a_prefix_stays_in_full_precision_on_a_half_precision_base"
     ),
-    "weights tied although they differ": (
+    "different weights that are tied": (
         "test_weights.py::test_output_layer_of_the_first_family_is_tied_if_equal"
     ),
-    "a frozen base that trains along": "test_training.py::test_the_base_stays_as_it_was",
+    "a frozen base that is trained, too": "test_training.py::test_the_base_stays_unchanged",
     "trained weights in half precision": (
-        "test_training.py::test_only_the_method_s_own_weights_are_trained_and_all_of_them"
+        "test_training.py::test_exactly_the_method_s_own_weights_are_trained"
     ),
-    "a loss that is no number trains on": (
-        "test_training_guards.py::test_a_loss_that_is_no_number_stops_with_step_and_cause"
+    "a training that continues with a NaN loss": (
+        "test_training_guards.py::test_a_non_finite_loss_stops_training_with_step_and_cause"
     ),
-    "a resumed training starts anew": (
+    "a resumed training that starts over": (
         "test_resuming.py::test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one"
     ),
 }
@@ -112,15 +113,15 @@ def test_a_pitfall_tested_elsewhere_has_its_test_there(place: str) -> None:
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-# --- Who sees whom, and from where positions count -------------------------------------------
+# --- Attention masks and positions -------------------------------------------
 
 
-def test_a_chatglm_prompt_sees_itself_whole_and_padding_is_seen_by_none() -> None:
+def test_a_chatglm_prompt_attends_to_itself_and_never_to_padding() -> None:
     ids, mask = pad_left([[*prompt([7]), 9], [*prompt([5, 7]), 9]], pad=3)
     prompts = tiny_model("chatglm-6b").transformer._context_lengths(ids, 0)
     visible = visible_positions(mask, 5, 0, context_lengths=prompts, device=ids.device)
     assert visible is not None
-    # Row: [pad] 7 [gMASK] <sop> 9; the columns before <sop> are seen by every token.
+    # Row: [pad] 7 [gMASK] <sop> 9; every token attends to the columns before <sop>.
     assert visible[0, 0, 1:].int().tolist() == [
         [0, 1, 1, 0, 0],
         [0, 1, 1, 0, 0],
@@ -131,10 +132,10 @@ def test_a_chatglm_prompt_sees_itself_whole_and_padding_is_seen_by_none() -> Non
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_a_batch_without_a_mask_is_one_without_padding(family_name: str) -> None:
+def test_a_batch_without_a_mask_has_no_padding(family_name: str) -> None:
     model = tiny_model(family_name)
     ids = torch.tensor([ROWS[0], [*ROWS[0][:-1], 6]])
-    labels = ids.where(ids > 6, IGNORED)
+    labels = ids.where(ids > 6, IGNORED_LABEL)
     ones = torch.ones_like(ids)
     with torch.no_grad():
         alone, masked = model(ids, labels=labels), model(ids, attention_mask=ones, labels=labels)
@@ -143,7 +144,7 @@ def test_a_batch_without_a_mask_is_one_without_padding(family_name: str) -> None
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_embeddings_instead_of_ids_are_refused_in_words(family_name: str) -> None:
+def test_embeddings_instead_of_ids_are_refused_with_a_message(family_name: str) -> None:
     model = tiny_model(family_name)
     embeddings = model.get_input_embeddings()(IDS)
     with pytest.raises(ValueError, match="inputs_embeds: not supported; pass input_ids"):
@@ -198,10 +199,10 @@ def test_rounds_count_from_zero_in_chatglm_and_from_one_in_chatglm2(
 
 
 @pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
-def test_padding_is_no_target_even_inside_an_answer(
+def test_padding_is_never_a_target_even_inside_an_answer(
     vocabularies: dict[str, Any], family_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In ChatGLM2-6B an unknown character has the id of padding; main.py ignores both."""
+    """In ChatGLM2-6B an unknown character has the padding id; main.py ignores both."""
     tokenizer = vocabularies[family_name]
     pad, (before, after) = tokenizer.pad_token_id, tokenizer.encode("红色", False)[-2:]
 
@@ -213,7 +214,7 @@ def test_padding_is_no_target_even_inside_an_answer(
     limits = {"max_source_tokens": 32, "max_target_tokens": 32}
     example = template.encode_example(tokenizer, "红", "红", **limits)
     assert example.input_ids[-4:] == [before, pad, after, tokenizer.eos_token_id]
-    assert example.labels[-4:] == [before, IGNORED, after, tokenizer.eos_token_id]
+    assert example.labels[-4:] == [before, IGNORED_LABEL, after, tokenizer.eos_token_id]
 
 
 # --- Training --------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def recompute_activations(model: Any) -> None:
     + [(name, True) for name in TUNINGS if not METHODS[name].trains_base],
 )
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_recomputing_activations_leaves_no_weight_without_gradient(
+def test_gradient_checkpointing_leaves_no_weight_without_gradient(
     family_name: str, method: str, quantized: bool
 ) -> None:
     """Known as "element 0 of tensors does not require grad": frozen embeddings, frozen layers."""
@@ -238,7 +239,7 @@ def test_recomputing_activations_leaves_no_weight_without_gradient(
     if quantized:
         quantize_model(base, 4)
     model = METHODS[method].prepare(base, settings_of(method, **SETTINGS))
-    # B of LoRA starts at zero, and A gets no gradient through it.
+    # LoRA's B starts at zero, so A gets no gradient through it.
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
@@ -251,7 +252,7 @@ def test_recomputing_activations_leaves_no_weight_without_gradient(
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_input_embeddings_can_be_asked_for_gradients(family_name: str) -> None:
+def test_input_embeddings_can_require_gradients(family_name: str) -> None:
     model = tiny_model(family_name)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -305,10 +306,10 @@ def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path
 
 @pytest.mark.parametrize("method", ["ptuning", "lora"])
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_a_checkpoint_holds_the_method_s_own_weights_alone(
+def test_a_checkpoint_holds_only_the_method_s_own_weights(
     family_name: str, method: str, tmp_path: Path
 ) -> None:
-    """A file of 7 MB is a whole checkpoint of P-Tuning v2, and the base is never copied into it."""
+    """A 7 MB file is a complete P-Tuning v2 checkpoint; the base is never copied into it."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     save_model(tiny_model(family_name), base)
     model = METHODS[method].prepare(load_model(base), settings_of(method, **SETTINGS))

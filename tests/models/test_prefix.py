@@ -1,4 +1,4 @@
-"""P-Tuning v2's prefix: the official numbers, outside the cache, in THUDM's files."""
+"""P-Tuning v2's prefix: official results, outside the cache, in THUDM's file format."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_prefix_of_a_6b_model_has_the_published_size(shape: PrefixShape, count: 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, family: str, projection: bool) -> None:
+def test_a_saved_prefix_loads_unchanged(tmp_path: Path, family: str, projection: bool) -> None:
     model = tiny_with_prefix(family, projection)
     save_model(model, tmp_path / "base")
     save_prefix(model, tmp_path / "prefix")
@@ -73,7 +73,7 @@ def test_a_saved_prefix_loads_as_it_was(tmp_path: Path, family: str, projection:
 def test_a_prefix_is_found_in_a_checkpoint_of_the_complete_model(
     tmp_path: Path, family: str, projection: bool
 ) -> None:
-    """Trainers that do not leave out frozen weights write such ones, some in half precision."""
+    """Trainers that also save frozen weights write such files, some in half precision."""
     model = tiny_with_prefix(family, projection)
     save_model(model, tmp_path / "base")
     checkpoint = tmp_path / "checkpoint-3000"
@@ -97,7 +97,7 @@ def test_saving_a_prefix_twice_writes_the_same_bytes(tmp_path: Path, family: str
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_prefix_changes_logits_and_no_weight_of_the_base(family: str) -> None:
+def test_a_prefix_changes_logits_but_no_base_weight(family: str) -> None:
     model = tiny_model(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = logits(model)
@@ -111,7 +111,7 @@ def test_a_prefix_changes_logits_and_no_weight_of_the_base(family: str) -> None:
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_prefixed_batch_generates_what_its_rows_do(family: str, projection: bool) -> None:
+def test_a_prefixed_batch_generates_the_same_as_single_rows(family: str, projection: bool) -> None:
     model = tiny_with_prefix(family, projection)
     ids, mask = pad_left(ROWS, model.config.pad_token_id)
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -130,7 +130,7 @@ def test_the_cache_holds_no_prefix(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_the_reparametrised_prefix_is_computed_once_per_family(
+def test_the_reparametrized_prefix_is_computed_once(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -147,7 +147,7 @@ def test_the_reparametrised_prefix_is_computed_once_per_family(
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["direct", "projection"])
-def test_a_changed_prefix_is_computed_anew(projection: bool) -> None:
+def test_a_changed_prefix_is_recomputed(projection: bool) -> None:
     model = tiny_with_prefix("chatglm2-6b", projection)
     before = logits(model)
     with torch.no_grad():
@@ -156,19 +156,19 @@ def test_a_changed_prefix_is_computed_anew(projection: bool) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_dropout_falls_on_the_prefix_in_training_only(family: str) -> None:
+def test_prefix_dropout_applies_only_in_training(family: str) -> None:
     model = tiny_with_prefix(family)
     encoder = model.transformer.prefix_encoder
     assert encoder.dropout.p == 0.1
     assert torch.equal(logits(model), logits(model))
     encoder.train()
     (first, _), *_ = encoder(2, torch.float32)
-    assert not torch.equal(first[0], first[1])  # each row of the batch by itself
+    assert not torch.equal(first[0], first[1])  # each row of the batch separately
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_prefix_stays_in_full_precision_on_a_half_base(
+def test_a_prefix_stays_in_full_precision_on_a_half_precision_base(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
     model = tiny_with_prefix(family)
@@ -181,7 +181,7 @@ def test_a_prefix_stays_in_full_precision_on_a_half_base(
     assert half.transformer.prefix_encoder.embedding.weight.grad.isfinite().all()
 
 
-def test_a_prefix_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_prefix_for_another_model_is_refused(tmp_path: Path) -> None:
     save_prefix(tiny_with_prefix("chatglm-6b"), tmp_path)
     with pytest.raises(WeightsError) as caught:
         load_prefix(tiny_model("chatglm2-6b"), tmp_path)
@@ -194,10 +194,10 @@ def test_a_prefix_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_prefix_is_refused(tmp_path: Path) -> None:
     model = tiny_model("chatglm2-6b")
     save_model(model, tmp_path)
-    with pytest.raises(WeightsError, match="no prefix in it; expected transformer.prefix_encoder"):
+    with pytest.raises(WeightsError, match="found no prefix; expected transformer.prefix_encoder"):
         load_prefix(model, tmp_path)
 
 
-def test_a_model_without_a_prefix_has_none_to_save(tmp_path: Path) -> None:
+def test_saving_needs_a_prefix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no prefix to save"):
         save_prefix(tiny_model("chatglm2-6b"), tmp_path)

@@ -1,4 +1,4 @@
-"""What the code that needs torch registers is what params.yaml, report and recipes name."""
+"""The registries of the code that needs torch match params.yaml, the report and the recipes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) ->
     assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
 
 
-def test_params_yaml_knows_the_families_and_methods_of_the_code() -> None:
+def test_params_yaml_accepts_exactly_the_families_and_methods_of_the_code() -> None:
     assert get_args(params.Model.model_fields["family"].annotation) == tuple(FAMILIES)
     assert set(params.METHODS) == set(METHODS)
     assert set(SETTINGS) == set(METHODS) - {"none"}

@@ -1,4 +1,4 @@
-"""A killed training goes on from its last checkpoint and ends with the same bits."""
+"""A killed training resumes from its last checkpoint and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.numeric
 
 
 class Kill(TrainerCallback):
-    """Kills a training after a step; after the last one: when everything has been saved."""
+    """Kills a training after a step; after the last step, once everything is saved."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -39,7 +39,7 @@ class Kill(TrainerCallback):
         raise KeyboardInterrupt
 
 
-def assert_a_killed_one_ends_the_same(
+def assert_a_resumed_training_ends_the_same(
     family: str, method: str, rows: TokenizedRows, folder: Path, kill: int, **changes: Any
 ) -> None:
     whole, curve = tune(family, method, rows, folder / "whole", **changes)
@@ -58,7 +58,7 @@ def assert_a_killed_one_ends_the_same(
 def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
     family: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    assert_a_killed_one_ends_the_same(family, method, rows, tmp_path, kill=3)
+    assert_a_resumed_training_ends_the_same(family, method, rows, tmp_path, kill=3)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,12 @@ def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
 def test_it_does_not_matter_where_a_training_was_killed(
     kill: int, changes: dict[str, Any], rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    assert_a_killed_one_ends_the_same("chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes)
+    assert_a_resumed_training_ends_the_same(
+        "chatglm2-6b", "ptuning", rows, tmp_path, kill, **changes
+    )
 
 
-# At this rate dev losses rise now and then, at steps that differ from machine to machine.
+# At this learning rate dev losses sometimes rise, at steps that differ between machines.
 TOO_FAST = {
     **{"lr": 0.3, "lr_scheduler": "constant", "warmup_ratio": 0.0},
     **{"max_steps": 10, "eval_steps": 2},
@@ -92,24 +94,22 @@ TOO_FAST = {
 
 
 @pytest.mark.parametrize(("kill", "patience"), [(3, 1), (4, 1), (7, 2), (9, 2)])
-def test_a_killed_one_stops_where_it_would_have(
+def test_a_resumed_training_stops_early_at_the_same_step(
     kill: int, patience: int, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     changes = {**TOO_FAST, "early_stopping_patience": patience, "keep_best": True, "save_steps": 2}
-    assert_a_killed_one_ends_the_same("chatglm2-6b", "full", rows, tmp_path, kill, **changes)
+    assert_a_resumed_training_ends_the_same("chatglm2-6b", "full", rows, tmp_path, kill, **changes)
 
 
-def test_the_best_weights_are_those_that_this_run_measured(
-    rows: TokenizedRows, tmp_path: Path
-) -> None:
-    """A killed run left better ones of a step that this one, on another machine, never had."""
+def test_the_best_weights_are_from_this_run(rows: TokenizedRows, tmp_path: Path) -> None:
+    """A killed run left better weights, from a step that this run, elsewhere, never reached."""
     changes = {**TOO_FAST, "keep_best": True, "save_steps": 2}
     with pytest.raises(KeyboardInterrupt):
         tune("chatglm2-6b", "full", rows, tmp_path, Kill(3), **changes)
     best = tmp_path / "best.safetensors"
     poisoned = {name: torch.zeros_like(tensor) for name, tensor in load_file(best).items()}
     save_file(poisoned, best)
-    # It measures nothing more, so the best step is the checkpoint's on every machine.
+    # No more dev losses are measured, so the best step is the checkpoint's on every machine.
     model, outcome = tune("chatglm2-6b", "full", rows, tmp_path, **changes | {"max_steps": 2})
     assert outcome.best_step == 2
     assert mean_loss(model, rows, 4, pad_token_id=3) == pytest.approx(outcome.dev_loss, rel=1e-5)
@@ -125,13 +125,13 @@ def test_every_optimizer_learns_and_resumes(
     changes = {"optimizer": optimizer, "max_steps": 8}
     _, outcome = tune("chatglm2-6b", "full", rows, tmp_path / "learns", **changes)
     assert losses(outcome)[-1] < losses(outcome)[0]
-    assert_a_killed_one_ends_the_same(
+    assert_a_resumed_training_ends_the_same(
         "chatglm2-6b", "full", rows, tmp_path, kill=5, optimizer=optimizer, max_steps=8
     )
 
 
 def kill_after(seconds: float, training: Any) -> bool:
-    """Run `training` in a process that is killed (SIGKILL) after so long; whether it was."""
+    """Run `training` in a process and SIGKILL it after `seconds`; return whether it was killed."""
     child = os.fork()
     if child == 0:
         # Otherwise progress bars share a lock with this process, and it might die holding it.

@@ -15,7 +15,7 @@ from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
 from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
-from glmtune.export.exporting import Parts, export_model
+from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.chatglm2 import rotary_table
@@ -28,7 +28,7 @@ BOTH = (DIVIDES, MULTIPLIES)
 UNPUBLISHED = {"rope_ratio": 8, "seq_length": 256}
 PUBLISHED = [
     *((16, 32768, DIVIDES), (50, 32768, MULTIPLIES), (500, 131072, MULTIPLIES)),
-    (50, 8192, MULTIPLIES),  # cut to what one GPU takes; no ChatGLM2 has this ratio
+    (50, 8192, MULTIPLIES),  # shortened to fit one GPU; no ChatGLM2 has this ratio
 ]
 
 
@@ -56,7 +56,7 @@ def test_a_published_model_has_the_angles_of_its_own_code(
 
 
 @pytest.mark.parametrize("family", BOTH)
-def test_the_family_decides_where_the_file_does_not(family: str, tmp_path: Path) -> None:
+def test_the_family_decides_if_the_config_does_not(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", family, **UNPUBLISHED)
     with pytest.raises(WeightsError) as caught:
         load_model(base)
@@ -69,13 +69,13 @@ def test_the_family_decides_where_the_file_does_not(family: str, tmp_path: Path)
     assert (right - logits(load_model(base, family=other), ids)).abs().max() > 1e-3
     save_model(load_model(base, family=family), tmp_path / "again")
     assert torch.equal(logits(load_model(tmp_path / "again"), ids), right)
-    with pytest.raises(WeightsError, match="expected its own family"):
+    with pytest.raises(WeightsError, match="expected the family of ChatGLM"):
         load_model(tmp_path / "again", family=other)
 
 
 def test_a_published_model_is_not_taken_for_the_other_family() -> None:
     config = FAMILIES[DIVIDES].real_config | {"rope_ratio": 16, "seq_length": 32768}
-    with pytest.raises(WeightsError, match="a model of ChatGLM2-6B; found chatglm3-6b-base"):
+    with pytest.raises(WeightsError, match="a model of ChatGLM2-6B; found family chatglm3-6b-base"):
         build_model(config, MULTIPLIES, device="meta")
 
 
@@ -87,14 +87,14 @@ def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: 
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
     assert torch.equal(logits(open_prepared(ModelRef(done / "model")), ids), expected)
-    # What the estimate of memory builds a model from, without being told the family.
+    # The memory estimate builds a model from this config without knowing the family.
     build_model(read_prepared_config(done / "model"), device="meta")
 
 
 @pytest.mark.parametrize("family", BOTH)
 def test_an_export_has_the_same_logits(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", family, **UNPUBLISHED)
-    parts = Parts(base, family=family)
+    parts = ModelRef(base, family=family)
     ids = prompt_ids(base)
     ours = logits(load_model(base, family=family), ids)
     export_model(parts, "official", tmp_path / "official")
@@ -103,4 +103,4 @@ def test_an_export_has_the_same_logits(family: str, tmp_path: Path) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "transformers")
     assert (logits(theirs, ids) - ours).abs().max() < 1e-4
     with pytest.raises(WeightsError, match="rope_ratio 8"):
-        export_model(Parts(base), "transformers", tmp_path / "unknown")
+        export_model(ModelRef(base), "transformers", tmp_path / "unknown")

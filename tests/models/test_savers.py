@@ -1,4 +1,4 @@
-"""Folders as other programs save them: names, nesting, shards and parts."""
+"""Folders as other programs save them: names, nesting, shards and partitions."""
 
 from __future__ import annotations
 
@@ -67,29 +67,29 @@ SAVERS: dict[str, Callable[[State], State]] = {
 
 
 @pytest.mark.parametrize("saver", SAVERS)
-def test_names_that_savers_leave_are_understood(
+def test_names_that_savers_change_are_understood(
     saver: str, folder: Path, base: Path, state: State
 ) -> None:
     torch.save(SAVERS[saver](state), folder / "pytorch_model.bin")
     assert answers_as(folder, base)
 
 
-def test_two_heads_that_differ_are_both_named(folder: Path, state: State) -> None:
+def test_two_different_output_layers_are_both_named(folder: Path, state: State) -> None:
     save_file(state | {HEAD: state[OFFICIAL_HEAD] + 1}, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=f"{HEAD} and {OFFICIAL_HEAD} are one weight under two"):
+    with pytest.raises(WeightsError, match=f"{HEAD} and {OFFICIAL_HEAD} are two names of one"):
         load_model(folder)
 
 
-def test_a_head_of_another_size_is_refused(folder: Path, state: State) -> None:
+def test_an_output_layer_of_another_size_is_refused(folder: Path, state: State) -> None:
     del state[OFFICIAL_HEAD]
     save_file(state | {HEAD: torch.zeros(3, 32)}, folder / "model.safetensors")
     with pytest.raises(WeightsError, match=r"lm_head.weight is 3x32; this model expects \d+x32"):
         load_model(folder)
 
 
-def test_a_weight_that_is_there_twice_is_refused(folder: Path, state: State) -> None:
+def test_a_duplicate_weight_is_refused(folder: Path, state: State) -> None:
     torch.save(state | prefixed("module.")(state), folder / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="there twice; expected each once"):
+    with pytest.raises(WeightsError, match="found it twice; expected each tensor once"):
         load_model(folder)
 
 
@@ -116,22 +116,22 @@ def write_shards(folder: Path, state: State, ending: str = "safetensors") -> lis
     return files
 
 
-def test_a_whole_set_is_read_where_another_one_is_not_there(
+def test_a_complete_set_is_preferred_to_an_incomplete_one(
     folder: Path, base: Path, state: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The small files came with git, the large ones were chosen by hand."""
+    """The small files came with git, the large ones were downloaded by hand."""
     index = {"weight_map": {"a": "model-00001-of-00007.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match="1 of 1 files are missing"):
         load_model(folder)
     torch.save(state, folder / "pytorch_model.bin")
     assert answers_as(folder, base)
-    assert "reading pytorch_model.bin: the files of model.safetensors.index.json are not all" in (
+    assert "reading pytorch_model.bin, because the files of model.safetensors.index.json are" in (
         capsys.readouterr().err
     )
 
 
-def test_pointers_of_git_are_passed_over_for_a_whole_set(
+def test_a_complete_set_is_preferred_to_git_lfs_pointers(
     folder: Path, base: Path, state: State
 ) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -142,24 +142,22 @@ def test_pointers_of_git_are_passed_over_for_a_whole_set(
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
-def test_shards_need_no_index_if_all_are_there(
-    ending: str, folder: Path, base: Path, state: State
-) -> None:
+def test_complete_shards_need_no_index(ending: str, folder: Path, base: Path, state: State) -> None:
     files = write_shards(folder, state, ending)
     assert answers_as(folder, base)
     files[1].unlink()
-    with pytest.raises(WeightsError, match=r"2 shards like .*, which says there are 3; download"):
+    with pytest.raises(WeightsError, match=r"found 2 shards like .*; expected 3, .*; download"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("mark", ["zero_to_fp32.py", "global_step100"])
-def test_a_checkpoint_of_deepspeed_says_how_to_put_it_together(folder: Path, mark: str) -> None:
+def test_a_deepspeed_checkpoint_says_how_to_merge_it(folder: Path, mark: str) -> None:
     (folder / mark).touch() if "." in mark else (folder / mark).mkdir()
-    with pytest.raises(WeightsError, match=r"put them together with `python zero_to_fp32\.py"):
+    with pytest.raises(WeightsError, match=r"merge them with `python zero_to_fp32\.py"):
         load_model(folder)
 
 
-def test_the_tensors_of_an_adapter_lose_the_same_wrappers(base: Path, tmp_path: Path) -> None:
+def test_wrapper_prefixes_are_removed_from_adapters_too(base: Path, tmp_path: Path) -> None:
     plain = write_adapter(tmp_path / "plain", {})
     name = "module.base_model.model.{}.lora_{}.weight"
     wrapped = write_adapter(tmp_path / "wrapped", {}, name=name)
@@ -172,10 +170,10 @@ def test_the_tensors_of_an_adapter_lose_the_same_wrappers(base: Path, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_a_prefix_of_peft_has_the_keys_and_values_of_peft_s_own_class(
+def test_a_peft_prefix_gives_the_keys_and_values_of_peft_s_own_class(
     base: Path, tmp_path: Path
 ) -> None:
-    """As ChatGLM3's finetune_demo trains and saves it."""
+    """The prefix is trained and saved as in ChatGLM3's finetune_demo."""
     model: Any = load_model(base)
     shape = model.prefix_shape()
     config = PrefixTuningConfig(
@@ -199,7 +197,7 @@ def test_a_prefix_of_peft_has_the_keys_and_values_of_peft_s_own_class(
         load_model(base, adapter=tmp_path / "prefix")
 
 
-def test_a_prefix_of_peft_for_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_peft_prefix_for_another_model_is_refused(base: Path, tmp_path: Path) -> None:
     save_file({"prompt_embeddings": torch.zeros(8, 12)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(WeightsError, match="found 8x12; this model .* expects 8x"):
         load_prefix(load_model(base), tmp_path)

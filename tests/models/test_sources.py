@@ -1,4 +1,4 @@
-"""Where models come from: every kind of source, and what is said of incomplete ones."""
+"""Where models come from: every kind of source, and the messages for incomplete ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from glmtune.steps.preparing import prepare
 
 FAMILY = "chatglm2-6b"
 REVISION = "0123456789" * 4
-# Embeddings for the 256 bytes that every vocabulary has, and some more.
+# Embeddings for the 256 bytes that every vocabulary contains, and some more.
 ROOMY = {"padded_vocab_size": 400, "vocab_size": 800}
 
 
@@ -48,7 +48,7 @@ def roomy_model(family: str) -> Any:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A complete local model folder, at weights/own from where the test stands."""
+    """A complete local model folder, at weights/own in the test's working directory."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "weights/own"
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def manifest_of(folder: Path, **settings: Any) -> dict[str, Any]:
     return prepared(folder, **settings)[1]
 
 
-def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_hashed_but_not_copied(weights: Path, tmp_path: Path) -> None:
     folder, manifest = prepared(tmp_path, source="./weights/own")
     assert [path.name for path in folder.iterdir()] == ["location.json"]
     assert model_folder(folder) == weights
@@ -96,7 +96,7 @@ def test_a_local_folder_is_found_and_hashed_and_not_copied(weights: Path, tmp_pa
         ),
     ],
 )
-def test_an_incomplete_folder_is_refused_once_with_all_that_is_missing(
+def test_an_incomplete_folder_is_refused_with_everything_that_is_missing(
     weights: Path, tmp_path: Path, missing: str, named: str
 ) -> None:
     for name in missing.split():
@@ -107,20 +107,20 @@ def test_an_incomplete_folder_is_refused_once_with_all_that_is_missing(
     assert str(caught.value).startswith(expected)
 
 
-def test_a_folder_that_is_not_there_is_named_with_the_choices(
+def test_a_missing_folder_is_named_with_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"source './no': no such folder .* or a hub id"):
-        fingerprint({"source": "./no"})
+        fingerprint("./no")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
-def test_a_folder_with_other_content_has_another_fingerprint(weights: Path, name: str) -> None:
-    """Of the same names, sizes and times: a second training writes exactly the same sizes."""
-    before = fingerprint({"source": "./weights/own"})
+def test_different_content_has_a_different_fingerprint(weights: Path, name: str) -> None:
+    """With the same names, sizes and times: a second training writes exactly the same sizes."""
+    before = fingerprint("./weights/own")
     swap_a_byte(weights / name)
-    after = fingerprint({"source": "./weights/own"})
+    after = fingerprint("./weights/own")
     assert {key for key in before if before[key] != after[key]} == {name}
 
 
@@ -137,7 +137,7 @@ def test_a_replaced_file_is_refused_before_and_after_the_work(
     folder, manifest = prepared(tmp_path, source="./weights/own")
     with unchanged(folder, manifest):
         pass
-    refused = r"model\.safetensors: found SHA-256 \w{12}…; its manifest has SHA-256 \w{12}…; put it"
+    refused = r"model\.safetensors: found SHA-256 \w{12}…; its manifest has SHA-256 \w{12}…; res"
     with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
         swap_a_byte(weights / "model.safetensors")
     with pytest.raises(WeightsError, match=refused), unchanged(folder, manifest):
@@ -148,7 +148,7 @@ def test_a_replaced_file_is_refused_before_and_after_the_work(
         check_model(folder, manifest)
 
 
-def test_a_checkpoint_that_is_not_the_training_s_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_differs_from_its_manifest_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "lora"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"tuned")
@@ -188,7 +188,7 @@ def test_a_hub_model_is_fetched_at_its_commit_without_code(
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_a_failed_download_is_one_line_that_says_what_to_do(
+def test_a_failed_download_is_one_line_with_a_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     def fail(name: str, **keywords: Any) -> str:
@@ -200,13 +200,13 @@ def test_a_failed_download_is_one_line_that_says_what_to_do(
         prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
     reason = str(failure).splitlines()[0]
     assert str(caught.value) == (
-        f"someone/chatglm2-6b at 012345678901: not downloaded ({type(failure).__name__}: {reason});"
-        " check the name, the revision and the network, or download it by other means and set "
+        f"someone/chatglm2-6b at 012345678901: download failed ({type(failure).__name__}: {reason})"
+        "; check the name, the revision and the network, or download it another way and set "
         "source to that folder"
     )
 
 
-def test_results_that_came_without_the_weights_say_how_to_fetch_them(
+def test_results_pulled_without_weights_say_how_to_fetch_them(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **keys: str(weights))
@@ -217,7 +217,7 @@ def test_results_that_came_without_the_weights_say_how_to_fetch_them(
         model_folder(folder)
 
 
-def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
+def test_a_full_disk_is_not_blamed_on_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(name: str, **keywords: Any) -> str:
@@ -229,7 +229,7 @@ def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
         prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
 
 
-def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
+def test_a_random_model_has_a_vocabulary_and_is_identified_by_its_config(
     weights: Path, tmp_path: Path
 ) -> None:
     config = {"num_layers": 1, **roomy_config(FAMILY)}
@@ -241,7 +241,7 @@ def test_a_random_model_has_a_vocabulary_and_its_config_identifies_it(
     assert open_prepared(ModelRef(folder)).num_parameters() > 0
 
 
-def test_a_random_model_is_the_real_one_unless_config_says_otherwise(
+def test_a_random_model_has_the_real_config_unless_overridden(
     weights: Path, tmp_path: Path
 ) -> None:
     def manifest(name: str, **changes: Any) -> dict[str, Any]:
@@ -254,9 +254,7 @@ def test_a_random_model_is_the_real_one_unless_config_says_otherwise(
     assert manifest("4")["random"] == FAMILIES[FAMILY].real_config
 
 
-def test_a_random_model_opens_the_same_each_time_in_any_place(
-    weights: Path, tmp_path: Path
-) -> None:
+def test_a_random_model_is_the_same_every_time_in_any_folder(weights: Path, tmp_path: Path) -> None:
     folder, _ = prepared(
         tmp_path, source="random", config=roomy_config(FAMILY), tokenizer="weights/own"
     )
@@ -266,9 +264,7 @@ def test_a_random_model_opens_the_same_each_time_in_any_place(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_a_vocabulary_that_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_vocabulary_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError) as caught:
         prepared(tmp_path, source="random", tokenizer="no/vocabulary")
@@ -278,7 +274,7 @@ def test_a_vocabulary_that_is_not_there_is_named(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folder_of_every_family_opens_as_what_it_is(
+def test_a_folder_of_every_family_opens(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -302,15 +298,15 @@ def test_a_model_of_another_family_is_refused_before_any_training(
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_family_is_answered_with_the_choices(weights: Path, tmp_path: Path) -> None:
+def test_an_unknown_family_is_refused_with_the_choices(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=", ".join(FAMILIES)):
         prepared(tmp_path, source="random", family="glm4", tokenizer="weights/own")
 
 
-def test_a_manifest_names_weights_by_content_and_never_a_place(
+def test_a_manifest_identifies_weights_by_content_not_by_path(
     weights: Path, tmp_path: Path
 ) -> None:
-    """So weights that moved train nothing again, and changed ones do."""
+    """So moved weights cause no new training, and changed ones do."""
     here = manifest_of(tmp_path / "1", source="./weights/own")
     there = shutil.copytree(weights, tmp_path / "elsewhere")
     assert manifest_of(tmp_path / "2", source=str(there)) == here
@@ -334,10 +330,10 @@ def test_weights_are_found_from_a_moved_workspace_and_from_a_queued_experiment(
     shutil.copytree(moved / "results", queued / "results")
     monkeypatch.chdir(queued)
     assert model_folder(queued / "results/done/model") == moved / "weights/own"
-    assert fingerprint({"source": "./weights/own"})
+    assert fingerprint("./weights/own")
 
 
-def test_weights_that_are_gone_are_named(weights: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_named(weights: Path, tmp_path: Path) -> None:
     folder, _ = prepared(tmp_path, source="./weights/own")
     shutil.rmtree(weights)
     with pytest.raises(WeightsError) as caught:
@@ -348,10 +344,10 @@ def test_weights_that_are_gone_are_named(weights: Path, tmp_path: Path) -> None:
 
 
 def test_other_files_of_a_folder_are_not_the_model(weights: Path) -> None:
-    before = fingerprint({"source": "./weights/own"})
+    before = fingerprint("./weights/own")
     (weights / "notes.txt").write_text("mine")
-    assert fingerprint({"source": "./weights/own"}) == before
-    assert fingerprint({"source": "miniature"}) == {}
+    assert fingerprint("./weights/own") == before
+    assert fingerprint("miniature") == {}
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(weights: Path, tmp_path: Path) -> None:

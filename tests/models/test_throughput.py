@@ -1,4 +1,4 @@
-"""The throughput of a training: operations by hand, and cards by their names."""
+"""The throughput of a training: operations counted by hand, and GPUs found by name."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from glmtune.tuning.registry import METHODS
         ("a card of tomorrow", None),
     ],
 )
-def test_a_card_s_peak_is_found_by_its_name_or_not_guessed(name: str, peak: float | None) -> None:
+def test_a_gpu_s_peak_is_found_by_name_and_never_guessed(name: str, peak: float | None) -> None:
     assert card_peak(name) == peak
 
 
-def test_operations_are_those_counted_by_hand() -> None:
+def test_operations_match_a_count_by_hand() -> None:
     """Two layers of hidden 32: qkv 32x64, dense 32x32, MLP 32x80 and 40x32; 80 words."""
     model: Any = tiny_model("chatglm2-6b")
     linears = 2 * (32 * model.transformer.layers[0].self_attention.query_key_value.out_features)
@@ -54,12 +54,12 @@ def test_frozen_weights_take_part_in_two_products_of_three() -> None:
     prefix = METHODS["ptuning"].prepare(tiny_model("chatglm2-6b"), settings_of("ptuning"))
     lora = METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings_of("lora"))
     every, frozen, low_rank = (operations_per_token(m, 0, 0.5) for m in (full, prefix, lora))
-    seen = 3 * 4 * SETTINGS["pre_seq_len"] * 32 * 2  # a prefix is looked at by every token
+    seen = 3 * 4 * SETTINGS["pre_seq_len"] * 32 * 2  # every token attends to the prefix
     assert frozen - seen == pytest.approx(every * 2 / 3)
     assert frozen - seen < low_rank < every
 
 
-def test_the_figures_of_a_pace() -> None:
+def test_the_figures_of_a_throughput() -> None:
     model = METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings_of("lora"))
     throughput = describe_throughput(model, Throughput(1000, 2.0), mean_length=10, target_share=0.5)
     assert (throughput["tokens_per_second"], throughput["training_seconds"]) == (500.0, 2.0)

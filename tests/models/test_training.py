@@ -1,4 +1,4 @@
-"""Training: what changes, what each setting does, that it repeats itself, how fast it was."""
+"""Training: which weights change, the effect of each setting, determinism and throughput."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
+from glmtune.labels import IGNORED_LABEL
 from glmtune.training.train import require_optimizer
 from glmtune.training.trainer import mean_loss
 
@@ -48,7 +48,7 @@ def test_the_same_settings_give_the_same_bits(
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", ["ptuning", "lora"])
-def test_the_base_stays_as_it_was(
+def test_the_base_stays_unchanged(
     family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     before = weights(tiny_model(family_name))
@@ -64,7 +64,7 @@ def test_the_base_stays_as_it_was(
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
-def test_only_the_method_s_own_weights_are_trained_and_all_of_them(
+def test_exactly_the_method_s_own_weights_are_trained(
     family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     model, _ = tune(family_name, method, rows, tmp_path, max_steps=2)
@@ -84,7 +84,7 @@ def test_full_fine_tuning_changes_every_layer(rows: TokenizedRows, tmp_path: Pat
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
 @pytest.mark.parametrize("method", TUNINGS)
-def test_accumulated_small_batches_are_one_big_batch(
+def test_accumulated_small_batches_equal_one_big_batch(
     family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     """Token by token, although rows differ in length: the loss is a mean over targets."""
@@ -115,13 +115,13 @@ def test_the_dev_loss_does_not_depend_on_the_batch(family_name: str, rows: Token
     np.testing.assert_allclose(means, means[0], rtol=1e-5)
 
 
-def test_the_dev_loss_is_the_mean_over_targets_and_not_over_rows(rows: TokenizedRows) -> None:
+def test_the_dev_loss_is_the_mean_over_targets_not_rows(rows: TokenizedRows) -> None:
     model, total, targets = tiny_model("chatglm2-6b"), 0.0, 0
     for ids, labels in (rows[i] for i in range(len(rows))):
         with torch.no_grad():
             logits = model(torch.tensor(ids)[None]).logits[0, :-1].log_softmax(-1)
         for position, label in enumerate(labels[1:]):
-            if label != IGNORED:
+            if label != IGNORED_LABEL:
                 total, targets = total - float(logits[position, label]), targets + 1
     assert mean_loss(model, rows, 4, pad_token_id=3) == pytest.approx(total / targets, rel=1e-5)
 
@@ -149,8 +149,8 @@ def test_every_setting_has_an_effect(
     assert after.dev_loss != usual_dev_loss
 
 
-def test_the_rows_of_a_step_are_put_together_by_length(rows: TokenizedRows, tmp_path: Path) -> None:
-    """An epoch of three steps: each shares its eight rows out, the longer four first."""
+def test_the_rows_of_a_step_are_grouped_by_length(rows: TokenizedRows, tmp_path: Path) -> None:
+    """An epoch of three steps: each splits its eight rows, the longer four first."""
     shapes: list[tuple[int, ...]] = []
     changes = {"gradient_accumulation_steps": 2, "max_steps": 3}
     seen = Watch(lambda batch: shapes.append(tuple(batch["input_ids"].shape)))
@@ -163,7 +163,7 @@ def test_the_rows_of_a_step_are_put_together_by_length(rows: TokenizedRows, tmp_
 
 
 class Watch(TrainerCallback):
-    """Calls `look` with what the model is given."""
+    """Calls `look` with the model's inputs."""
 
     def __init__(self, look: Callable[[dict[str, Any]], None]) -> None:
         self.look = look
@@ -183,9 +183,7 @@ def test_the_curve_has_the_logged_steps_and_their_learning_rates(
     assert outcome.train_loss == outcome.curve[-1]["loss"]
 
 
-def test_a_training_shorter_than_the_logging_interval_has_its_first_and_last_point(
-    rows: TokenizedRows, tmp_path: Path
-) -> None:
+def test_a_short_training_logs_its_first_and_last_step(rows: TokenizedRows, tmp_path: Path) -> None:
     changes = {"max_steps": 3, "logging_steps": 50, "save_steps": 50}
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, **changes)
     assert [point["step"] for point in outcome.curve] == [1, 3]
@@ -201,17 +199,15 @@ def test_an_optimizer_without_its_package_is_refused(monkeypatch: pytest.MonkeyP
     require_optimizer(settings_of("full", optimizer="adamw"))
 
 
-def test_the_pace_counts_tokens_without_padding(rows: TokenizedRows, tmp_path: Path) -> None:
-    """24 rows in 3 steps of 4 x 2 are an epoch, whatever they are padded to."""
+def test_throughput_counts_tokens_without_padding(rows: TokenizedRows, tmp_path: Path) -> None:
+    """24 rows in 3 steps of 4 x 2 are an epoch, whatever their padding."""
     changes = {"max_steps": 3, "gradient_accumulation_steps": 2}
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, **changes)
     assert outcome.throughput.tokens == len(rows.input_ids)
     assert outcome.throughput.seconds > 0
 
 
-def test_a_checkpoint_holds_the_trained_weights_and_not_the_base(
-    rows: TokenizedRows, tmp_path: Path
-) -> None:
+def test_a_checkpoint_holds_only_the_trained_weights(rows: TokenizedRows, tmp_path: Path) -> None:
     model, _ = tune("chatglm2-6b", "lora", rows, tmp_path)
     saved = load_file(tmp_path / "checkpoint-4" / "trainable.safetensors")
     assert set(saved) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill, a power cut or a bad disk left: only whole ones are gone on from."""
+"""Checkpoints after a kill, a power cut or disk corruption: only complete ones are resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def killed(rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """What is left of trainings that were killed after so many steps."""
+    """The remains of trainings killed after a step: step -> folder."""
     folder = tmp_path_factory.mktemp("killed")
     for step in (3, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -42,13 +42,13 @@ def killed(rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory) -> dic
 def whole(
     rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Any, TrainingOutcome]:
-    """The same training, which nothing interrupted."""
+    """The same training, uninterrupted."""
     return tune("chatglm2-6b", "ptuning", rows, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
 def work(killed: dict[int, Path], tmp_path: Path) -> Path:
-    """What is left of a training that was killed in its third step."""
+    """The remains of a training that was killed in its third step."""
     return Path(shutil.copytree(killed[3], tmp_path / "work"))
 
 
@@ -96,14 +96,14 @@ def test_a_damaged_checkpoint_is_not_resumed_from(
 ) -> None:
     DAMAGE[damage](work / "checkpoint-2" / name)
     assert last_checkpoint(work) is None
-    said = "incomplete or damaged: checkpoint-2; starting over\n"
+    said = "removing incomplete or corrupt checkpoint-2; starting over\n"
     assert capsys.readouterr().err == said
     assert checkpoints_in(work) == []
 
 
 @pytest.fixture
 def both(work: Path, killed: dict[int, Path]) -> Path:
-    """The same, and one more checkpoint: killed before the older one was removed."""
+    """The same with one more checkpoint: killed before the older one was removed."""
     shutil.copytree(killed[4] / "checkpoint-4", work / "checkpoint-4")
     return work
 
@@ -112,11 +112,15 @@ def both(work: Path, killed: dict[int, Path]) -> Path:
     ("damaged", "resumed", "said"),
     [
         ([2], 4, ""),
-        ([4], 2, "incomplete or damaged: checkpoint-4; resuming from checkpoint-2\n"),
-        ([2, 4], None, "incomplete or damaged: checkpoint-4, checkpoint-2; starting over\n"),
+        ([4], 2, "removing incomplete or corrupt checkpoint-4; resuming from checkpoint-2\n"),
+        (
+            [2, 4],
+            None,
+            "removing incomplete or corrupt checkpoint-4, checkpoint-2; starting over\n",
+        ),
     ],
 )
-def test_a_training_goes_on_from_the_newest_whole_checkpoint_and_ends_the_same(
+def test_the_newest_complete_checkpoint_is_resumed_with_the_same_result(
     damaged: list[int],
     resumed: int | None,
     said: str,
@@ -135,30 +139,30 @@ def test_a_training_goes_on_from_the_newest_whole_checkpoint_and_ends_the_same(
     assert curve == whole[1]
 
 
-def test_a_seal_that_names_no_files_seals_none(work: Path) -> None:
+def test_an_empty_seal_is_invalid(work: Path) -> None:
     (work / "checkpoint-2" / SEAL).write_text("{}")
     assert last_checkpoint(work) is None
 
 
-def test_one_that_reads_back_otherwise_than_written_does_not_replace_the_one_before(
+def test_a_checkpoint_that_reads_back_corrupt_does_not_replace_the_previous_one(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newer = work / "checkpoint-3"
     shutil.copytree(work / "checkpoint-2", newer, ignore=shutil.ignore_patterns(SEAL))
-    reach_disk = training_checkpoints._reach_disk
+    flush_to_disk = training_checkpoints._flush_to_disk
 
     def write_wrongly(path: Path) -> None:
-        reach_disk(path)
+        flush_to_disk(path)
         if path.name == "optimizer.pt":
             change_a_byte(path)
 
-    monkeypatch.setattr(training_checkpoints, "_reach_disk", write_wrongly)
+    monkeypatch.setattr(training_checkpoints, "_flush_to_disk", write_wrongly)
     seal(newer)
     assert checkpoints_in(work) == [work / "checkpoint-2"]
-    assert "checkpoint-3 reads back otherwise than it was written" in capsys.readouterr().err
+    assert "checkpoint-3 is corrupt (it reads back differently" in capsys.readouterr().err
 
 
-def test_the_one_before_stays_until_the_next_one_has_been_read_back(
+def test_the_previous_checkpoint_stays_until_the_next_one_is_verified(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = work / "checkpoint-3"
@@ -187,19 +191,19 @@ def test_the_one_before_stays_until_the_next_one_has_been_read_back(
         ("throughput.json", b'{"rows": 1}'),
     ],
 )
-def test_a_whole_checkpoint_that_cannot_be_loaded_is_one_message(
+def test_a_complete_checkpoint_that_cannot_be_loaded_is_one_message(
     name: str, content: bytes, work: Path, rows: TokenizedRows
 ) -> None:
     checkpoint = work / "checkpoint-2"
     (checkpoint / name).write_bytes(content)
     seal(checkpoint)
-    with pytest.raises(ResourceError, match=r"/checkpoint-2: cannot be resumed from \(") as caught:
+    with pytest.raises(ResourceError, match=r"/checkpoint-2: cannot resume from it \(") as caught:
         tune("chatglm2-6b", "ptuning", rows, work)
-    assert str(caught.value).endswith("); delete it, and the training starts over")
+    assert str(caught.value).endswith("); delete it to start the training over")
     assert "\n" not in str(caught.value)
 
 
-def test_the_newest_whole_one_counts_whatever_the_clock_said(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_counts_whatever_the_clock_says(tmp_path: Path) -> None:
     for step in (2, 10, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "state").write_text("state")
@@ -213,7 +217,7 @@ def test_the_newest_whole_one_counts_whatever_the_clock_said(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", [SEAL, "optimizer.pt"])
-def test_a_checkpoint_that_cannot_be_read_now_is_not_thrown_away(
+def test_a_checkpoint_that_is_temporarily_unreadable_is_kept(
     work: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_file = Path.open

@@ -1,4 +1,4 @@
-"""What stops a training: losses and weights that are none, and what is left of it then."""
+"""Non-finite losses and weights stop a training, and its last good checkpoint stays."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
 from glmtune.errors import ResourceError
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
+from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.train import train
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.numeric
 
 
 class Spoil(TrainerCallback):
-    """Makes a trained weight, or its gradient, no number in one step."""
+    """Sets a trained weight, or its gradient, to NaN in one step."""
 
     def __init__(self, step: int, what: str) -> None:
         self.step, self.what = step, what
@@ -39,36 +40,33 @@ class Spoil(TrainerCallback):
 
 def without_targets(rows: TokenizedRows) -> TokenizedRows:
     return from_examples(
-        Example([int(i) for i in rows[i][0]], [IGNORED] * len(rows[i][0])) for i in range(len(rows))
+        Example([int(i) for i in rows[i][0]], [IGNORED_LABEL] * len(rows[i][0]))
+        for i in range(len(rows))
     )
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_cause(
+def test_a_non_finite_loss_stops_training_with_step_and_cause(
     rows: TokenizedRows, tmp_path: Path
 ) -> None:
     with pytest.raises(ResourceError, match=r"the loss is nan at step \d: .* lower lr"):
         tune("chatglm2-6b", "full", rows, tmp_path, lr=1e30, max_steps=5, max_grad_norm=1e30)
 
 
-def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(
-    rows: TokenizedRows, tmp_path: Path
-) -> None:
-    """The loss of a step is that of the weights before it."""
+def test_non_finite_weights_do_not_replace_good_ones(rows: TokenizedRows, tmp_path: Path) -> None:
+    """The loss of a step is computed with the weights before it."""
     whole, _ = tune("chatglm2-6b", "full", rows, tmp_path / "whole", max_steps=6)
     with pytest.raises(ResourceError) as caught:
         tune("chatglm2-6b", "full", rows, tmp_path / "1", Spoil(4, "gradient"), max_steps=6)
     message = str(caught.value)
     kept = tmp_path / "1" / "checkpoint-2"
-    assert "weights are no numbers after step 4: " in message
+    assert "the weights contain NaN or inf after step 4: " in message
     assert message.endswith(f"lower lr; the last good checkpoint is {kept}")
     assert checkpoints_in(tmp_path / "1") == [kept]
     resumed, _ = tune("chatglm2-6b", "full", rows, tmp_path / "1", max_steps=6)
     assert_equal_bits(whole, resumed)
 
 
-def test_the_last_step_is_looked_at_though_it_is_not_to_be_logged(
-    rows: TokenizedRows, tmp_path: Path
-) -> None:
+def test_the_last_step_is_checked_even_without_logging(rows: TokenizedRows, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="the loss is nan at step 5"):
         tune(
             *("chatglm2-6b", "lora", rows, tmp_path, Spoil(4, "weight")),
@@ -92,11 +90,11 @@ def test_dev_rows_without_a_target_are_named_as_the_cause(
         train(model, rows, without_targets(rows), settings, pad_token_id=3, work=tmp_path)
 
 
-def test_a_batch_without_a_target_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_a_batch_without_a_target_does_not_stop_training(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     ids = [[int(i) for i in random.integers(5, 60, 6)] for _ in range(8)]
     some = from_examples(
-        Example(row, [IGNORED] * 6 if i % 4 == 0 else [IGNORED] * 3 + row[3:])
+        Example(row, [IGNORED_LABEL] * 6 if i % 4 == 0 else [IGNORED_LABEL] * 3 + row[3:])
         for i, row in enumerate(ids)
     )
     changes = {"batch_size": 1, "max_steps": 8, "logging_steps": 8, "save_steps": 8}
@@ -105,12 +103,12 @@ def test_a_batch_without_a_target_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
 
 
-def test_a_training_that_changes_nothing_says_so(rows: TokenizedRows, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"4 steps changed no trained weight: lr is 1e-60"):
+def test_a_training_that_changes_nothing_is_an_error(rows: TokenizedRows, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"4 steps changed no trainable weight: lr 1e-60 is"):
         tune("chatglm2-6b", "full", rows, tmp_path, lr=1e-60, weight_decay=0.0)
 
 
-def test_a_single_step_is_no_warm_up(rows: TokenizedRows, tmp_path: Path) -> None:
-    """The first step of a warm-up has the rate 0."""
+def test_a_single_step_has_no_warm_up(rows: TokenizedRows, tmp_path: Path) -> None:
+    """The first step of a warm-up has learning rate 0."""
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, max_steps=1, warmup_ratio=0.05)
     assert outcome.curve[0]["learning_rate"] == SETTINGS["lr"]

@@ -14,8 +14,9 @@ from tiny_models import TOLERANCE, golden_error, golden_tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune.checkpoints.loading import load_model
+from glmtune.checkpoints.prepared import ModelRef
 from glmtune.errors import WeightsError
-from glmtune.export.exporting import Parts, export_model
+from glmtune.export.exporting import export_model
 from glmtune.export.transformers_format import write_fast_tokenizer
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.vocabulary import read_vocabulary, train_pieces
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.numeric
 FAMILY_NAMES = ["chatglm2-6b", "chatglm3-6b-base"]
 
 
-def refusal(parts: Parts, out: Path) -> str:
+def refusal(parts: ModelRef, out: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         export_model(parts, "transformers", out)
     assert not out.exists()
@@ -37,7 +38,7 @@ def refusal(parts: Parts, out: Path) -> str:
 def test_transformers_own_model_answers_as_ours(tmp_path: Path, family: str) -> None:
     base = write_base(tmp_path / "base", family)
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base), targets=ALL_LINEARS)
-    export_model(Parts(base, adapter=adapter), "transformers", tmp_path / "out")
+    export_model(ModelRef(base, adapter=adapter), "transformers", tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
     assert type(theirs).__name__ == "GlmForCausalLM"
     ours = load_model(base, adapter=adapter)
@@ -54,8 +55,8 @@ def test_transformers_own_model_answers_as_ours(tmp_path: Path, family: str) -> 
 def test_transformers_own_model_has_the_official_logits(
     reference: Path, tmp_path: Path, version: str
 ) -> None:
-    parts = Parts(reference / version / "checkpoint", dtype="float32")
-    export_model(parts, "transformers", tmp_path / "out")
+    model = ModelRef(reference / version / "checkpoint")
+    export_model(model, "transformers", tmp_path / "out", dtype="float32")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tensors = golden_tensors(reference, version, "logits_base")
     assert golden_error(theirs, version, tensors, "batch3") <= TOLERANCE[version]
@@ -78,7 +79,7 @@ def texts() -> list[str]:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_exported_tokenizer_gives_the_same_ids_and_texts(tmp_path: Path, family: str) -> None:
     base = write_base(tmp_path / "base", family)
-    export_model(Parts(base), "transformers", tmp_path / "out")
+    export_model(ModelRef(base), "transformers", tmp_path / "out")
     check_tokenizer(tmp_path / "out", load_tokenizer(base), texts())
 
 
@@ -145,7 +146,7 @@ def test_the_chat_template_gives_the_ids_of_the_official_prompts(
     tmp_path: Path, family: str
 ) -> None:
     base = write_base(tmp_path / "base", family)
-    export_model(Parts(base), "transformers", tmp_path / "out")
+    export_model(ModelRef(base), "transformers", tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     ours = load_tokenizer(base)
     for messages in conversations(with_roles=hasattr(ours, "message_ids")):
@@ -157,7 +158,7 @@ def test_a_conversation_without_a_place_in_rounds_is_refused_by_the_template(
     tmp_path: Path,
 ) -> None:
     export_model(
-        Parts(write_base(tmp_path / "base", "chatglm2-6b")), "transformers", tmp_path / "o"
+        ModelRef(write_base(tmp_path / "base", "chatglm2-6b")), "transformers", tmp_path / "o"
     )
     theirs = AutoTokenizer.from_pretrained(tmp_path / "o")
     question = {"role": "user", "content": "a"}
@@ -170,14 +171,14 @@ def test_a_vocabulary_that_would_give_other_ids_is_refused(tmp_path: Path) -> No
     base = write_base(tmp_path / "base", "chatglm2-6b")
     content = train_pieces(SENTENCES, vocab_size=60, model_type="unigram")
     (base / "tokenizer.model").write_bytes(content)
-    message = refusal(Parts(base), tmp_path / "out")
+    message = refusal(ModelRef(base), tmp_path / "out")
     assert "tokenizer.model: as a tokenizer.json this vocabulary gives other ids" in message
     assert message.endswith("use --format official")
 
 
 def test_the_first_family_has_no_model_in_transformers(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "chatglm-6b")
-    message = refusal(Parts(base), tmp_path / "out")
+    message = refusal(ModelRef(base), tmp_path / "out")
     assert message == (
         f"{base}: transformers has no architecture for ChatGLM-6B; expected ChatGLM2-6B or "
         "ChatGLM3-6B; use --format official"

@@ -1,4 +1,4 @@
-"""The tuning methods: what they keep is what comes back."""
+"""The tuning methods: what they save is what they restore."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def base_folder(family: str, folder: Path) -> Path:
 
 
 def disturb(model: torch.nn.Module) -> None:
-    """Change the weights in training as a training would."""
+    """Change the trainable weights as a training would."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -70,7 +70,7 @@ def test_what_was_saved_answers_as_what_was_trained(family: str, name: str, tmp_
 
 
 @pytest.mark.parametrize("name", ["ptuning", "lora"])
-def test_at_the_start_lora_is_the_base_and_a_prefix_is_not(name: str, tmp_path: Path) -> None:
+def test_at_the_start_lora_equals_the_base_but_a_prefix_does_not(name: str, tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     tuned = METHODS[name].prepare(load_model(base), settings_of(name, **SETTINGS)).eval()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_a_full_checkpoint_opens_like_any_model(family: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
-def test_as_many_weights_are_trained_as_the_formula_says(family: str, name: str) -> None:
+def test_the_number_of_trained_weights_matches_the_formula(family: str, name: str) -> None:
     model = tiny_model(family)
     shape, sizes = model.prefix_shape(), dict(model.named_parameters())
     fused = [w for key, w in sizes.items() if key.endswith("query_key_value.weight")]
@@ -125,8 +125,8 @@ def test_as_many_weights_are_trained_as_the_formula_says(family: str, name: str)
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["ptuning", "lora", "full"])
-def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path) -> None:
-    """Its weights are drawn anew at each opening; only the tuned ones are on disk."""
+def test_a_tuned_random_model_is_restored(family: str, name: str, tmp_path: Path) -> None:
+    """Its weights are regenerated at each opening; only the tuned ones are on disk."""
     base, checkpoint = tmp_path / "base", tmp_path / "checkpoint"
     write_json(base / "location.json", {"random": tiny_config(family), "seed": 7})
     method = METHODS[name]
@@ -141,7 +141,7 @@ def test_a_tuned_random_model_comes_back(family: str, name: str, tmp_path: Path)
         torch.testing.assert_close(restored(INPUT).logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> None:
+def test_lora_tunes_every_layer_named_in_target_modules(tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     settings = SETTINGS | {"target_modules": ["query_key_value", "dense_4h_to_h"]}
     tuned = METHODS["lora"].prepare(load_model(base), settings_of("lora", **settings))
@@ -162,7 +162,7 @@ def test_lora_tunes_every_layer_that_target_modules_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("family", "head"), [("chatglm-6b", "lm_head"), ("chatglm2-6b", "output_layer")]
 )
-def test_lora_on_the_output_layer_comes_back(family: str, head: str, tmp_path: Path) -> None:
+def test_lora_on_the_output_layer_is_restored(family: str, head: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     config = tiny_config(family) | {"tie_word_embeddings": False}
     save_model(build_model(config, family, seed=1), base)
@@ -206,7 +206,7 @@ def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
-def test_a_method_without_its_checkpoint_is_not_answered_by_the_untuned_model(
+def test_a_method_without_a_checkpoint_does_not_fall_back_to_the_base(
     name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ParamsError, match=f"method {name}: found no checkpoint; expected the fold"):
@@ -250,24 +250,23 @@ def test_a_quantized_base_can_be_tuned(name: str, bits: int, tmp_path: Path) -> 
     assert all(gradient is not None for gradient in gradients)
 
 
-def test_embeddings_are_not_tuned_by_lora_as_an_output_layer() -> None:
-    """Merged, the adapter would change what the model reads too."""
+def test_lora_refuses_an_output_layer_tied_to_the_embeddings() -> None:
+    """When merged, the adapter would also change the input embeddings."""
     settings = SETTINGS | {"target_modules": ["lm_head"]}
-    with pytest.raises(ParamsError, match="no linear layer lm_head with weights of its own"):
+    with pytest.raises(ParamsError, match="no linear layer lm_head with untied weights"):
         METHODS["lora"].prepare(tiny_model("chatglm-6b"), settings_of("lora", **settings))
 
 
-def test_unknown_target_modules_are_answered_with_the_choices() -> None:
+def test_unknown_target_modules_are_refused_with_the_choices() -> None:
     settings = SETTINGS | {"target_modules": ["v_proj", "query_key_value", "q_proj"]}
     with pytest.raises(ParamsError) as caught:
         METHODS["lora"].prepare(tiny_model("chatglm2-6b"), settings_of("lora", **settings))
     assert str(caught.value) == (
-        "target_modules: this model has no linear layer q_proj, v_proj with weights of its own; "
-        "choose from dense, "
-        "dense_4h_to_h, dense_h_to_4h, output_layer, query_key_value"
+        "target_modules: this model has no linear layer q_proj, v_proj with untied weights; "
+        "choose from dense, dense_4h_to_h, dense_h_to_4h, output_layer, query_key_value"
     )
 
 
-def test_an_unknown_method_is_answered_with_the_choices() -> None:
+def test_an_unknown_method_is_refused_with_the_choices() -> None:
     with pytest.raises(ParamsError, match="'qlora'; choose from none, ptuning, lora, full"):
         get_method("qlora")

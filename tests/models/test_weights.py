@@ -1,4 +1,4 @@
-"""Model folders: what loads, what is refused, and in which words."""
+"""Model folders: which ones load, which are refused, and with which message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import save_prefix
 from glmtune.checkpoints.saving import save_model
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
@@ -63,34 +63,34 @@ def refusal(folder: Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("place", "asked", "expected"),
+    ("device", "asked", "expected"),
     [
-        (Place("cpu", "float32", ""), {}, torch.float32),
-        (Place("cpu", "bfloat16", ""), {}, torch.bfloat16),
-        (Place("cpu", "bfloat16", ""), {"dtype": "float16"}, torch.float16),
-        (Place("cuda", "bfloat16", ""), {"device": "cpu"}, torch.float32),
-        (Place("cuda", "bfloat16", ""), {"device": "cpu", "dtype": "float16"}, torch.float16),
+        (Device("cpu", "float32", ""), {}, torch.float32),
+        (Device("cpu", "bfloat16", ""), {}, torch.bfloat16),
+        (Device("cpu", "bfloat16", ""), {"dtype": "float16"}, torch.float16),
+        (Device("cuda", "bfloat16", ""), {"device": "cpu"}, torch.float32),
+        (Device("cuda", "bfloat16", ""), {"device": "cpu", "dtype": "float16"}, torch.float16),
     ],
 )
-def test_device_and_dtype_are_those_of_the_workflow_unless_told(
+def test_device_and_dtype_default_to_those_of_the_workflow(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: Place,
+    device: Device,
     asked: dict[str, str],
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: place)
+    monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: device)
     model = load_model(folder, **asked)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.device.type == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows which device would be taken")
-def test_a_gpu_is_taken_where_the_workflow_takes_one(
+def test_a_gpu_is_used_where_the_workflow_uses_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "glmtune.checkpoints.loading.choose_device", lambda: Place("cuda", "float16", "")
+        "glmtune.checkpoints.loading.choose_device", lambda: Device("cuda", "float16", "")
     )
     with pytest.raises(ResourceError, match="found cuda; this machine has 0 CUDA devices"):
         load_model(folder)
@@ -108,7 +108,7 @@ def test_half_precision_shards_load_as_the_whole_file(reference: Path, version: 
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_saved_model_loads_as_it_was(tmp_path: Path, family: str) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path, family: str) -> None:
     model = tiny_model(family)
     save_model(model, tmp_path)
     again = load_model(tmp_path, family=family)
@@ -205,10 +205,8 @@ def test_a_prefix_inside_a_checkpoint_is_attached(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_checkpoint_of_a_trainer_loads_with_what_lies_beside_it(
-    tmp_path: Path, family: str
-) -> None:
-    """Official full fine-tuning: half-precision shards, the trainer's state, no copied file."""
+def test_a_trainer_checkpoint_loads_despite_its_other_files(tmp_path: Path, family: str) -> None:
+    """Official full fine-tuning: half-precision shards, the trainer's state, no copied files."""
     model = tiny_model(family).half()
     folder = tmp_path / "checkpoint-3000"
     folder.mkdir()
@@ -227,7 +225,7 @@ def test_a_checkpoint_of_a_trainer_loads_with_what_lies_beside_it(
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_what_full_fine_tuning_wrote_loads_by_itself(tmp_path: Path, family: str) -> None:
+def test_a_full_fine_tuning_checkpoint_is_self_contained(tmp_path: Path, family: str) -> None:
     model = tiny_model(family)
     FAMILIES[family].train_tokenizer(["白色的裙子。"], tmp_path / "base", vocab_size=20)
     METHODS["full"].save(model, tmp_path / "full", tmp_path / "base")
@@ -249,7 +247,7 @@ def test_a_folder_without_config_is_refused(folder: Path) -> None:
 
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert "no weights in it; expected pytorch_model.bin or model.safetensors" in refusal(folder)
+    assert "found no weights; expected pytorch_model.bin or model.safetensors" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -298,35 +296,35 @@ def test_missing_unexpected_and_misshaped_keys_are_named(folder: Path) -> None:
     assert "7 missing: transformer.encoder.layers.1." in message
     assert message.count("layers.1") == 5
     assert "1 unexpected: extra" in message
-    assert "1 of another shape: transformer.output_layer.weight is 3x32, not 80x32" in message
+    assert "1 with the wrong shape: transformer.output_layer.weight is 3x32, not 80x32" in message
 
 
 def test_another_architecture_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 32}')
-    assert "config.json: model_type 'llama' without the keys of ChatGLM-6B" in refusal(folder)
+    assert "config.json: found model_type 'llama' without the keys of ChatGLM-6B" in refusal(folder)
 
 
 def test_another_family_is_refused(folder: Path) -> None:
     message = refusal(folder, family="chatglm-6b")
-    assert "a model of another family; expected ChatGLM-6B: its config has" in message
+    assert "found a model of another family; expected ChatGLM-6B, whose config has" in message
     load_model(folder, family="chatglm3-6b-base")  # the same architecture
 
 
-def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
+def test_a_config_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     assert "config.json: not a JSON document" in refusal(folder)
 
 
-def test_parts_of_a_model_are_told_from_a_model(folder: Path, tmp_path: Path) -> None:
+def test_prefixes_and_adapters_are_not_taken_for_models(folder: Path, tmp_path: Path) -> None:
     prefixed = tiny_model("chatglm2-6b")
     attach_prefix(prefixed, pre_seq_len=3)
     (folder / "model.safetensors").unlink()
     save_prefix(prefixed, folder)
-    assert "holds a P-Tuning v2 prefix and no model" in refusal(folder)
+    assert "found a P-Tuning v2 prefix without a model" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "a P-Tuning v2 prefix, not a model; give the folder of its base" in refusal(folder)
+    assert "found a P-Tuning v2 prefix; expected a model; pass the folder of" in refusal(folder)
     adapter = write_adapter(tmp_path / "adapter", {})
-    assert "a PEFT adapter, not a model" in refusal(adapter)
+    assert "found a PEFT adapter; expected a model" in refusal(adapter)
 
 
 def test_unknown_types_and_devices_are_refused(folder: Path) -> None:

@@ -33,10 +33,11 @@ def main() -> None:
     parser.add_argument("--dtype", help="float32, float16 or bfloat16; as config.json says")
     flags = parser.parse_args()
     # Imported here: help and wrong flags are answered without waiting for torch.
-    from glmtune.export.exporting import Parts, export_model
+    from glmtune.checkpoints.prepared import ModelRef
+    from glmtune.export.exporting import export_model
 
-    parts = Parts(flags.model, flags.adapter, flags.prefix, flags.family, flags.dtype)
-    export_model(parts, flags.format, flags.out)
+    model = ModelRef(flags.model, flags.prefix, flags.adapter, flags.family)
+    export_model(model, flags.format, flags.out, dtype=flags.dtype)
     print(f"wrote {flags.out}")
 
 

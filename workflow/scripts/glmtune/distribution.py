@@ -1,4 +1,4 @@
-"""How many numbers are spread, as the five figures that manifests and reports show."""
+"""The distribution of many numbers, as the five figures that manifests and reports show."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def distribution(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
-    """Least, mean, median, 95th percentile and greatest; None for each of no values.
+    """Minimum, mean, median, 95th percentile and maximum; all None if there are no values.
 
-    Median and percentile are values that occur: at least half, or 95 %, are not above them.
+    Median and percentile are values that occur: at least half, or 95 %, do not exceed them.
     Example: [1, 2, 3, 10] -> {"min": 1, "mean": 4.0, "median": 2, "p95": 10, "max": 10}
     """
     if len(values) == 0:

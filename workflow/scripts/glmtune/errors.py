@@ -1,4 +1,4 @@
-"""What goes wrong because of a user's input, and how a script says so.
+"""Errors caused by a user's input, and how a script reports them.
 
     UserError                anything a user can cause: one clear message, exit code 2, no traceback
     ├── ParamsError          params.yaml or a script's flags
@@ -24,19 +24,20 @@ from types import TracebackType
 from typing import Any, cast
 
 EXIT_USER_ERROR = 2
-# Unicode's control characters, invisible marks (of direction, too), lone surrogates, line ends.
-UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# The joiners of emoji and of Indic and Persian words: they steer nothing, and are part of a text.
+# Escaped Unicode categories: control characters, invisible marks (also of direction), lone
+# surrogates, line and paragraph separators.
+ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Joiners in emoji and in Indic and Persian words: they are part of the text and harmless.
 JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
 
-# How tqdm goes back from a bar to the one above it.
+# How tqdm moves from a bar to the one above it.
 BAR_ABOVE = "\x1b[A"
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is the whole explanation.
+    """An error that the user can fix; its text is the whole explanation.
 
-    Texts of foreign files stand in it as a terminal can show them.
+    Text from untrusted files is escaped in it, so that a terminal can show it.
     """
 
     def __init__(self, message: str) -> None:
@@ -44,20 +45,20 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    r"""A text without what steers a terminal or turns its order; line breaks stay.
+    r"""Escape what would control a terminal or change the text direction; line breaks stay.
 
     Example: "\x1b[31m" -> "\\x1b[31m"
     """
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSHOWN and character not in f"\n{JOINERS}"
+        if unicodedata.category(character) in ESCAPED and character not in f"\n{JOINERS}"
         else character
         for character in text
     )
 
 
 def shown_name(name: str, longest: int = 100) -> str:
-    """A foreign name in one line, cut if it is long."""
+    """An untrusted name on one line, truncated if it is long."""
     shown = printable(name[:longest]).replace("\n", "\\n")
     return f"{shown}…" if len(name) > longest else shown
 
@@ -79,7 +80,7 @@ class ResourceError(UserError):
 
 
 class _Escaped:
-    """A stream of this process that shows foreign texts and does not let them steer a terminal."""
+    """An output stream that escapes untrusted text, so that it cannot control the terminal."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -88,7 +89,7 @@ class _Escaped:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        r"""Write `text` escaped; progress bars begin and end with \r, or go up a line alone."""
+        r"""Write `text` escaped, except for the \r around progress bars and their moves up."""
         if text and not text.replace(BAR_ABOVE, ""):
             return int(self._stream.write(text))
         bar = text.strip("\r")
@@ -104,22 +105,27 @@ class _Escaped:
 
 @contextmanager
 def _escaped_streams() -> Iterator[None]:
-    """Escape whatever is printed meanwhile: notes, warnings, what libraries say."""
+    """Escape everything printed meanwhile: notes, warnings, the output of libraries."""
     out, err = (cast(io.TextIOBase, _Escaped(stream)) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):
         yield
 
 
 def _show_bug(kind: type[BaseException], bug: BaseException, place: TracebackType | None) -> None:
-    """Print a traceback, whose message may quote a foreign text."""
+    """Print a traceback, escaped because its message may quote untrusted text."""
     print(printable("".join(traceback.format_exception(kind, bug, place))), end="", file=sys.stderr)
 
 
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; turn what a user can mend into one message and exit code 2.
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, or the kind of error where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-    The message is the last line of the log: what was printed before it is not held back. Foreign
-    texts in what is printed are escaped.
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`; turn errors that a user can fix into one message and exit code 2.
+
+    The message is the last line of the log: earlier output is not held back. Untrusted text in the
+    output is escaped.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -136,38 +142,38 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """A sentence for what the machine refused and a user can mend; None for a bug."""
+    """A sentence for a failure of the machine that a user can fix; None for a bug."""
     path = getattr(error, "filename", None) or "the output folder"
     if _is_full_disk(error):
         return f"{path}: no space left on the disk; free some space and run the command again"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
-        return f"{path}: not permitted ({error}); check the owner and mode of the folder"
+        return f"{path}: access denied ({error}); check the owner and permissions of the folder"
     if isinstance(error, NotADirectoryError):
-        return f"{path}: a part of this path is a file; expected folders; choose another place"
+        return f"{path}: part of this path is a file; expected a folder; choose another path"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return (
-            "the memory (RAM) is full; in params.yaml lower training.batch_size and "
+            "out of memory (RAM); in params.yaml, lower training.batch_size and "
             "generation.batch_size, or run fewer jobs at once (--cores 1)"
         )
     if is_full_gpu(error):
         return (
-            "the GPU's memory is full; in params.yaml lower training.batch_size (and raise "
-            "gradient_accumulation_steps as much), set training.gradient_checkpointing to true, "
-            "set quantization_bit to 8 or 4, or lower generation.batch_size"
+            "out of GPU memory; in params.yaml, lower training.batch_size (and raise "
+            "gradient_accumulation_steps by the same factor), set training.gradient_checkpointing "
+            "to true, set quantization_bit to 8 or 4, or lower generation.batch_size"
         )
     return None
 
 
 def is_full_gpu(error: BaseException) -> bool:
-    """Whether a GPU's memory is full, by name and words: most steps do not import torch."""
-    in_words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    """Return whether a GPU ran out of memory, by name and text: most steps do not import torch."""
+    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     is_named = type(error).__name__ == "OutOfMemoryError"
-    return is_named or any(words in str(error) for words in in_words)
+    return is_named or any(text in str(error) for text in texts)
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Whether the disk is full, in whatever words a library says so."""
-    in_words = ("No space left on device", "inline_container")  # safetensors; torch.save cut short
+    """Return whether the disk is full, however a library reports it."""
+    texts = ("No space left on device", "inline_container")  # safetensors; a truncated torch.save
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return any(words in str(error) for words in in_words)
+    return any(text in str(error) for text in texts)

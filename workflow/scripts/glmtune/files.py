@@ -1,6 +1,6 @@
-"""Files as every step reads and writes them: UTF-8, written whole or not at all, hashed.
+"""Read, write and hash files as every step does: in UTF-8, and written atomically.
 
-Knows nothing about what the files mean.
+Knows nothing about the content of the files.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import Any
 
 from glmtune.errors import DataError
 
+LFS_POINTER = b"version https://git-lfs"
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it replaces `path`, on failure it goes.
+    """Yield a temporary path beside `path`; on success it replaces `path`, else it is removed.
 
-    Works for files and for folders: the caller creates either at the yielded name.
+    Works for files and for folders: the caller creates either at the yielded path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +41,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic_path` left below a folder when its process was killed.
+    """Remove temporary files that killed processes left in a folder through `atomic_path`.
 
-    Only for a folder in which no other process writes now.
+    Only for a folder in which no other process is writing.
     """
     for path in list(folder.rglob(".*.????????")):  # the names of tempfile.mkdtemp
         is_ours = path.is_dir() and not path.is_symlink()
@@ -51,7 +53,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, work: str) -> Iterator[None]:
-    """Hold a folder; the operating system lets go of it when the process ends, however it ends."""
+    """Lock a folder; the operating system releases it when the process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -63,7 +65,7 @@ def locked(folder: Path, work: str) -> Iterator[None]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8, with the line ends it has, whole or not at all."""
+    """Write `text` atomically as UTF-8, with its line endings unchanged."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -75,7 +77,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON Lines, one object a row."""
+    """Write JSON Lines, one object per row."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -130,3 +132,8 @@ def _missing(path: Path | str) -> DataError:
 def sha256_of_bytes(content: bytes) -> str:
     """The SHA-256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file that begins so is git-LFS's note of a large file, not the file itself."""
+    return content.startswith(LFS_POINTER)

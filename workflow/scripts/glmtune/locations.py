@@ -1,4 +1,4 @@
-"""Where a workspace belongs, where its store is, where a model's source is."""
+"""Locate the repository of a workspace, its store, and the source of a model."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def main_repository(workspace: Path) -> Path:
 
 
 def user_path(path: str) -> Path:
-    """A path of params.yaml: a relative one counts from the repository, wherever it runs."""
+    """Resolve a path of params.yaml: relative ones start at the repository, wherever it runs."""
     return main_repository(Path.cwd()) / Path(path).expanduser()
 
 
 def store_folder(workspace: Path) -> Path:
-    """Where finished results are kept; the environment variable GLMTUNE_STORE moves it."""
+    """The folder of finished results; the environment variable GLMTUNE_STORE overrides it."""
     return Path(
         os.environ.get("GLMTUNE_STORE") or main_repository(workspace) / ".glmtune" / "store"
     )
 
 
 def kind_of_source(source: str) -> str:
-    """What `models.<name>.source` names: miniature, random, hub or folder."""
+    """The kind of `models.<name>.source`: miniature, random, hub or folder."""
     if source in ("miniature", "random"):
         return source
     is_hub_id = HUB_ID.fullmatch(source) and not user_path(source).exists()

@@ -1,7 +1,7 @@
-"""LoRA adapters in PEFT's format, put into a model.
+"""Load LoRA adapters in PEFT's format into a model.
 
-Configs of old PEFT versions and forks carry keys that today's PEFT does not know; they are dropped.
-So is what savers other than PEFT's leave in the names of tensors.
+Configs of old PEFT versions and forks contain keys that today's PEFT does not know; they are
+dropped. So are the parts that savers other than PEFT's add to tensor names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from glmtune.checkpoints.adapter_checks import lora_arguments, unread_keys
-from glmtune.checkpoints.config_checks import say_not_read
+from glmtune.checkpoints.adapter_checks import ignored_keys, lora_arguments
+from glmtune.checkpoints.config_checks import report_ignored_keys
 from glmtune.checkpoints.tensors import read_config, read_weights
 from glmtune.errors import WeightsError, shown_name
 
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-# The adapter's own name, which a state dict has and PEFT's files leave out.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# The adapter's name, which state dicts contain and PEFT's files leave out.
 OWN_NAME = re.compile(r"(?<=\.lora_[AB])\.default(?=\.)")
 SHOWN = 5
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
+    """Load the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
     import peft
 
     source, values = str(folder / CONFIG_FILE), read_config(folder, CONFIG_FILE)
     state = {OWN_NAME.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
     arguments = lora_arguments(values, state, source)
-    say_not_read(source, tuple(unread_keys(values)))
+    report_ignored_keys(source, tuple(ignored_keys(values)))
     try:
         peft.inject_adapter_in_model(peft.LoraConfig(**arguments), model)
     except ValueError as error:
         raise WeightsError(f"{source}: does not fit this model: {error}") from None
     # Without save_embedding_layers=False PEFT asks the network for the base model's config.
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    _refuse_mismatch(folder, state, expected, values)
+    _refuse_unmatched_adapter(folder, state, expected, values)
     peft.set_peft_model_state_dict(model, state)
 
 
 def _weights(folder: Path) -> Path:
-    """The adapter's own file: a trainer's checkpoint may hold a model's weights beside it."""
-    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder)
+    """The adapter's own weight file; a trainer's checkpoint may also contain a model's weights."""
+    return next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), folder)
 
 
-def _refuse_mismatch(
+def _refuse_unmatched_adapter(
     folder: Path,
     found: dict[str, torch.Tensor],
     expected: dict[str, torch.Tensor],
@@ -68,7 +68,8 @@ def _refuse_mismatch(
     hint = "was it tuned on another model?"
     if values.get("enable_lora"):
         hint = (
-            "its config has enable_lora, which tunes only parts of query_key_value: not supported"
+            "its config has enable_lora, which tunes only parts of query_key_value and is not "
+            "supported"
         )
     shown = "; ".join(sorted(problems)[:SHOWN])
     raise WeightsError(f"{folder}: {len(problems)} tensors do not fit this model: {shown}; {hint}")

@@ -1,4 +1,4 @@
-"""New models with random weights; knows no files."""
+"""Build new models with random weights; reads and writes no files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def build_model(
     device: str | torch.device = "cpu",
     source: str = "config",
 ) -> ChatGLMCausalLM:
-    """A model with fresh random weights, made on `device` in `dtype`, in eval mode; reads no file.
+    """Return a randomly initialized model on `device` in `dtype`, in eval mode; reads no file.
 
     `config` holds config.json values under their official names; `source` names it in messages.
-    The same `seed` gives the same weights on one kind of device; None draws from torch's generator
-    as the caller seeded it.
+    The same `seed` gives the same weights on one kind of device; None uses torch's generator as
+    the caller seeded it.
     """
     model_class = model_class_of(config, family, source)
     values = make_config(model_class, config | {"quantization_bit": 0}, family, source)
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
-    # Named, because fork_rng warns about a machine with several GPUs otherwise.
+    # Listed explicitly: otherwise fork_rng warns on a machine with several GPUs.
     gpus = [torch_device] if torch_device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus, enabled=seed is not None), torch_device:
         if seed is not None:

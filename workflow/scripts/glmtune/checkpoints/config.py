@@ -1,4 +1,4 @@
-"""config.json: which architecture it describes, and its values under their official names."""
+"""config.json: the architecture it describes, and its values under their official names."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLMForConditionalGeneration,
     ChatGLM2ForConditionalGeneration,
 )
-# rope_ratio of published models, for one with seq_length -> whether positions are divided by it:
-# ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
+# rope_ratio of published models, or (rope_ratio, seq_length) -> whether positions are divided by
+# it: ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
 PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False}
 
 
 def model_class_of(
     values: dict[str, Any], family: str | None, source: str
 ) -> type[ChatGLMCausalLM]:
-    """The class for config.json values, which must be of `family` if that is given."""
+    """Return the model class for config.json values, which must fit `family` if it is given."""
     found = _architecture(values)
     if found is None:
         raise WeightsError(
-            f"{source}: model_type {values.get('model_type')!r} without the keys of ChatGLM-6B "
-            "(inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); expected "
-            "a model of one of these families"
+            f"{source}: found model_type {values.get('model_type')!r} without the keys of "
+            "ChatGLM-6B (inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); "
+            "expected a model of one of these families"
         )
     if family is not None:
         wanted = get_family(family)
@@ -44,14 +44,14 @@ def model_class_of(
                 else "other keys"
             )
             raise WeightsError(
-                f"{source}: a model of another family; expected {wanted.title}: its config "
+                f"{source}: found a model of another family; expected {wanted.title}, whose config "
                 f"has {keys}"
             )
     return found
 
 
 def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
-    """The class whose keys are among config.json's, if it is one class."""
+    """Return the class whose distinguishing keys config.json has, if it is exactly one."""
     found = [
         a for a in ARCHITECTURES if any(key in values for key in a.config_class.distinguishing_keys)
     ]
@@ -61,7 +61,7 @@ def _architecture(values: dict[str, Any]) -> type[ChatGLMCausalLM] | None:
 def make_config(
     model_class: type[ChatGLMCausalLM], values: dict[str, Any], family: str | None, source: str
 ) -> Any:
-    """The configuration object; raises WeightsError for values that the architecture lacks."""
+    """Return the configuration object; raises WeightsError for unsupported values."""
     config_class = model_class.config_class
     kept = checked_values(known_keys(model_class), config_class.required_values, values, source)
     config = config_class(**kept)
@@ -80,10 +80,10 @@ def known_keys(model_class: type[ChatGLMCausalLM]) -> dict[str, Any]:
 
 
 def interpolates_positions(values: dict[str, Any], family: str | None, source: str) -> bool:
-    """What `rope_ratio` means: positions are divided by it, or the rotary base is multiplied.
+    """Return whether `rope_ratio` divides the positions; otherwise it multiplies the rotary base.
 
-    The family decides, else what this project wrote, else the published model with these values.
-    Raises WeightsError where they differ, or where nothing decides.
+    The family decides; else the key that this project writes; else the published model with these
+    values. Raises WeightsError if these disagree or none of them is available.
     """
     ratio, length = values["rope_ratio"], values.get("seq_length")
     if ratio == 1:
@@ -94,25 +94,25 @@ def interpolates_positions(values: dict[str, Any], family: str | None, source: s
     if wanted is None:
         raise WeightsError(
             f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B "
-            "multiplies the rotary base by it, and nothing here says which of them this is; "
-            "load_model takes family='chatglm2-6b' or family='chatglm3-6b-base', "
-            "export_model.py --family"
+            "multiplies the rotary base by it, and the config does not say which of them this is; "
+            "pass family='chatglm2-6b' or family='chatglm3-6b-base' to load_model, or --family to "
+            "export_model.py"
         )
     if settled not in (None, wanted):
         owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B"
         raise WeightsError(
-            f"{source}: rope_ratio {ratio!r} at seq_length {length}: a model of {owner}; found "
-            f"{family}; expected its own family"
+            f"{source}: rope_ratio {ratio!r} with seq_length {length}: a model of {owner}; found "
+            f"family {family}; expected the family of {owner}"
         )
     return wanted
 
 
 def config_values(model: PreTrainedModel) -> dict[str, Any]:
-    """config.json of `model` under official names; `load_model` and `build_model` take it."""
+    """The config.json values of `model`, as `load_model` and `build_model` take them."""
     config, model_class = model.config, cast(type[ChatGLMCausalLM], type(model))
     values = {name: getattr(config, name) for name in known_keys(model_class)}
     if values.get("rope_ratio") == 1:
-        del values["interpolates_positions"]  # a key of this project alone
+        del values["interpolates_positions"]  # a key that only this project uses
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     return {
         **{name: value for name, value in values.items() if value is not None},

@@ -1,8 +1,8 @@
-"""What config.json may hold. The file is foreign: nothing else of it reaches transformers.
+"""Checks of config.json. The file is untrusted: only checked keys reach transformers.
 
 A key that this project does not read is dropped and named in the log, because transformers acts
-on many: `attn_implementation` may name code on a hub, `num_labels` takes memory. A key that changes
-what the model computes is refused.
+on many of them: `attn_implementation` may name code on a hub, `num_labels` allocates memory. A key
+that changes what the model computes is refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from glmtune.errors import WeightsError, shown_name
 from glmtune.modeling.precision import BITS
 
-# What configs of published models hold beside the architecture: code to run (never), paths, the
-# library's version, and sizes of a prefix, which are read from its tensors.
+# Keys of published configs that do not describe the architecture: code to run (never), paths, the
+# library's version, and the sizes of a prefix, which are read from its tensors.
 DROPPED_KEYS = (
     *("auto_map", "_name_or_path", "architectures", "transformers_version", "model_type"),
     *("torch_dtype", "dtype", "pre_seq_len", "prefix_projection"),
 )
-# Switches of published models that change how fast the official code is, and no number.
+# Switches of published models that affect the speed of the official code, not its results.
 SPEED_KEYS = (
     *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion"),
     *("torchscript", "return_dict", "output_attentions", "output_hidden_states"),
@@ -32,16 +32,16 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers from `low` to `high`; whole ones unless `real`."""
+    """A range of numbers from `low` to `high`; integers unless `real`."""
 
     low: float
     high: float
     real: bool = False
     optional: bool = False
-    several: bool = False  # or a list of them
+    several: bool = False  # allows a list of such numbers, too
 
     def allow(self, value: Any) -> bool:
-        """Whether a value of a JSON document is such a number."""
+        """Return whether a JSON value is in the range."""
         if value is None:
             return self.optional
         if self.several and isinstance(value, list) and value:
@@ -59,7 +59,7 @@ WIDTH, TOKEN_ID = Numbers(1, 1_000_000), Numbers(0, 10_000_000, optional=True)
 VOCABULARY, LENGTH = Numbers(1, 10_000_000), Numbers(1, 1_000_000_000)
 DROPOUT = Numbers(0, 0.999, real=True)
 NUMBERS = {
-    "num_layers": Numbers(1, 1_000),  # each is built, however little it holds
+    "num_layers": Numbers(1, 1_000),  # every layer is built, however small it is
     **dict.fromkeys(("hidden_size", "inner_hidden_size", "ffn_hidden_size", "kv_channels"), WIDTH),
     **dict.fromkeys(("num_attention_heads", "multi_query_group_num"), WIDTH),
     **dict.fromkeys(("vocab_size", "padded_vocab_size"), VOCABULARY),
@@ -76,24 +76,28 @@ NUMBERS = {
 def _quantized_by_others(value: Any) -> str:
     method = value.get("quant_method") if isinstance(value, dict) else None
     by = f"by {method.upper()[:20]}" if isinstance(method, str) else "by another program"
-    return f"weights quantized {by}; expected full precision, or the published quantization_bit"
+    return (
+        f"found weights quantized {by}; expected full precision, or the official quantized format "
+        "(quantization_bit)"
+    )
 
 
-# Keys that change the computation, if they hold anything -> what is said.
+# Keys that change the computation, unless empty -> the message.
 REFUSED: dict[str, Callable[[Any], str]] = {
     "quantization_config": _quantized_by_others,
     "quantization_embeddings": lambda _: (
-        "quantized embeddings, as in chatglm-6b-int4-qe; expected a model without them: take "
-        "chatglm-6b-int4"
+        "found quantized embeddings, as in chatglm-6b-int4-qe; expected embeddings in full "
+        "precision; use chatglm-6b-int4"
     ),
     "rope_scaling": lambda _: (
-        "positions scaled in a way that no published model has; expected none (rope_ratio is read)"
+        "found position scaling that no published model uses; expected none (rope_ratio is "
+        "supported)"
     ),
 }
 
 
-# Keys of other programs whose only value here is that of all published models.
-ONLY: dict[str, tuple[Any, ...]] = {
+# Keys of other programs; only the value of all published models is supported.
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "rope_theta": (10_000,),
     "rotary_percent": (0.5,),
     "partial_rotary_factor": (0.5,),
@@ -108,14 +112,14 @@ def checked_values(
     values: Mapping[str, Any],
     source: str,
 ) -> dict[str, Any]:
-    """The values of the `known` keys (name -> default); WeightsError for one that cannot be.
+    """Return the values of the `known` keys (name -> default); WeightsError for an invalid one.
 
-    `required_values` are switches with the only value that is supported.
+    `required_values` are switches with their only supported value.
     """
     for name, explain in REFUSED.items():
         if values.get(name):
             raise WeightsError(f"{source}: {name}: {explain(values[name])}")
-    for name, allowed in ONLY.items():
+    for name, allowed in SUPPORTED_VALUES.items():
         if values.get(name) is not None and values[name] not in allowed:
             raise WeightsError(
                 f"{source}: {name}: found {repr(values[name])[:60]}; expected {allowed[0]}, as in "
@@ -132,7 +136,7 @@ def checked_values(
 def _expected(
     name: str, value: Any, default: Any, required_values: Mapping[str, bool]
 ) -> str | None:
-    """What a value should have been; None if it is that."""
+    """Return what was expected instead of a value; None if the value is valid."""
     if name in required_values:
         only = required_values[name]
         return None if value is only else f"{only}, as in all published models"
@@ -145,20 +149,20 @@ def _expected(
     return None if isinstance(value, bool) else "true or false"
 
 
-def unread_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """The keys that mean nothing here, but may to another program."""
-    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *ONLY})
+def ignored_keys(known: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Return the keys that this project ignores but another program may use."""
+    return shown_keys(values, {*known, *DROPPED_KEYS, *SPEED_KEYS, *REFUSED, *SUPPORTED_VALUES})
 
 
 def shown_keys(values: Mapping[str, Any], read: Collection[str]) -> list[str]:
-    """The keys that hold something and are not among those `read`, in plain characters."""
+    """Return the non-empty keys that are not in `read`, in printable characters."""
     names = [shown_name(name, 40) for name, value in values.items() if name not in read and value]
     rest = len(names) - SHOWN
     return names[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
 
 
 @functools.cache
-def say_not_read(source: str, names: tuple[str, ...]) -> None:
-    """Say once which keys of a foreign document are dropped."""
+def report_ignored_keys(source: str, names: tuple[str, ...]) -> None:
+    """Report once which keys of a file are ignored."""
     if names:
-        print(f"{source}: not read: {', '.join(names)}", file=sys.stderr)
+        print(f"{source}: ignored keys: {', '.join(names)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The weights in a folder, given to a model that was made without any.
+"""Load the weights in a folder into a model that was built without any.
 
 Refuses a folder whose tensors are not exactly those that the model needs.
 """
@@ -24,9 +24,10 @@ SHOWN_KEYS = 5
 def fill(
     model: ChatGLMCausalLM, folder: Path, dtype: torch.dtype, device: torch.device, bits: int
 ) -> dict[str, torch.Tensor]:
-    """Give `model` the weights in `folder`; returns those of a prefix stored among them.
+    """Load the weights in `folder` into `model`; return those of a prefix stored among them.
 
-    Whole weights of quantized linears are quantized to `bits`; 0: the files hold them quantized.
+    Full-precision weights of quantized linears are quantized to `bits`; 0 means that the files hold
+    them quantized.
     """
     expected = model.state_dict()
     loaded: dict[str, torch.Tensor] = {}
@@ -41,7 +42,7 @@ def fill(
             prefix[name.removeprefix(PREFIX_KEY)] = tensor.clone()
         elif name not in expected:
             unexpected += [] if IGNORED_KEYS.search(name) else [name]
-        elif _is_to_be_quantized(name, tensor, expected, bits):
+        elif _needs_quantizing(name, tensor, expected, bits):
             quantized, scale = quantize(tensor.to(device), bits)
             loaded |= {name: quantized, f"{name}_scale": scale}
         elif tensor.shape != expected[name].shape:
@@ -49,12 +50,12 @@ def fill(
             misshaped[name] = f"{name} is {found}, not {needed}"
         else:
             loaded[name] = _converted(folder, name, tensor, expected[name], device, dtype)
-    _take_aliased(folder, model, loaded, aliased)
+    _rename_aliased(folder, model, loaded, aliased)
     _untie_if_different(model, loaded)
     tied = tied_names(model)
     seen = {*loaded, *tied, *misshaped}
     missing = [name for name in expected if name not in seen]
-    _refuse_mismatch(
+    _refuse_unmatched_weights(
         folder,
         missing,
         unexpected,
@@ -74,16 +75,16 @@ def _converted(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """A copy of a stored weight on `device`: in `dtype`, or as it is where the model quantizes it.
+    """Return a copy of a stored weight on `device`: in `dtype`, or unchanged if it is quantized.
 
-    Raises WeightsError for bytes in place of numbers and the reverse, and for numbers that are
-    too large for `dtype`.
+    Raises WeightsError for quantized bytes in place of floating-point numbers and vice versa, and
+    for values too large for `dtype`.
     """
     holds_bytes, needs_bytes = (t.dtype in QUANTIZED_TYPES for t in (tensor, expected))
     if holds_bytes != needs_bytes:
         found, needed = (str(t.dtype).removeprefix("torch.") for t in (tensor, expected))
         raise WeightsError(f"{folder}: {name} is {found}; this model expects {needed}")
-    is_plain = expected.dtype == torch.get_default_dtype()  # bytes and their scales are not
+    is_plain = expected.dtype == torch.get_default_dtype()  # quantized bytes and scales are not
     moved = tensor.to(device, dtype if is_plain else tensor.dtype, copy=True)
     if dtype == torch.float16 and tensor.dtype != dtype and not is_finite(moved):
         raise WeightsError(
@@ -93,13 +94,13 @@ def _converted(
     return moved
 
 
-def _take_aliased(
+def _rename_aliased(
     folder: Path,
     model: ChatGLMCausalLM,
     loaded: dict[str, torch.Tensor],
     aliased: dict[str, torch.Tensor],
 ) -> None:
-    """Give tensors under other savers' names their official ones; refuse two that differ."""
+    """Rename tensors from other savers' names to the official ones; refuse two that differ."""
     for name, tensor in aliased.items():
         official = model.aliases[name]
         needed = model.get_parameter(official).shape
@@ -108,16 +109,16 @@ def _take_aliased(
             raise WeightsError(f"{folder}: {name} is {found}; this model expects {expected}")
         if official in loaded and not torch.equal(loaded[official], tensor):
             raise WeightsError(
-                f"{folder}: {name} and {official} are one weight under two names and differ; "
-                "expected them equal; remove the one that was not trained"
+                f"{folder}: {name} and {official} are two names of one weight, but differ; "
+                "expected equal values; remove the one that was not trained"
             )
         loaded[official] = tensor
 
 
-def _is_to_be_quantized(
+def _needs_quantizing(
     name: str, tensor: torch.Tensor, expected: dict[str, torch.Tensor], bits: int
 ) -> bool:
-    """Whether a file holds a weight whole that the model holds quantized to `bits`."""
+    """Return whether a file holds a weight in full precision that the model quantizes to `bits`."""
     if not bits or f"{name}_scale" not in expected or not tensor.is_floating_point():
         return False
     rows, quantized_columns = expected[name].shape
@@ -137,7 +138,7 @@ def _untie_if_different(model: ChatGLMCausalLM, loaded: dict[str, torch.Tensor])
             model.all_tied_weights_keys = {}
 
 
-def _refuse_mismatch(
+def _refuse_unmatched_weights(
     folder: Path,
     missing: list[str],
     unexpected: list[str],
@@ -145,13 +146,13 @@ def _refuse_mismatch(
     *,
     only_prefix: bool,
 ) -> None:
-    """Raise WeightsError that names the first few keys of each kind, if there are any."""
+    """Raise WeightsError with the first few keys of each kind, if there are any."""
     if only_prefix:
         raise WeightsError(
-            f"{folder}: holds a P-Tuning v2 prefix and no model; give the folder of its base "
-            "model and this one as prefix"
+            f"{folder}: found a P-Tuning v2 prefix without a model; pass the folder of its base "
+            "model, and this folder as prefix"
         )
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    kinds = {"missing": missing, "unexpected": unexpected, "with the wrong shape": misshaped}
     problems = [
         f"{len(names)} {kind}: {', '.join(map(shown_name, names[:SHOWN_KEYS]))}"
         + ", …" * (len(names) > SHOWN_KEYS)
@@ -160,6 +161,6 @@ def _refuse_mismatch(
     ]
     if problems:
         raise WeightsError(
-            f"{folder}: weights do not fit its config.json: {'; '.join(problems)}; "
-            "is a file missing, or the config of another model?"
+            f"{folder}: the weights do not match config.json: {'; '.join(problems)}; is a file "
+            "missing, or does the config belong to another model?"
         )

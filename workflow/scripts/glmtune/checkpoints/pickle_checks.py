@@ -1,7 +1,8 @@
-"""What a pickle of plain tensors could still do: take all memory, or for ever.
+"""Refuse pickles of plain tensors that would exhaust memory or never finish loading.
 
-torch's reader of plain tensors runs no code, but it makes bytearrays of any size, and it hashes
-tuples that hold each other twice, which doubles the time at each level. No weights need either.
+torch's reader of plain tensors runs no code, but it creates bytearrays of any size, and it hashes
+nested tuples: if each contains the one below it twice, every level doubles the time. No weights
+need either.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from typing import IO, Any
 
 from glmtune.errors import WeightsError
 
-# The arguments of a tensor hold its storage and its shape.
+# Levels of tuples: a tensor's arguments only nest its storage and its shape.
 MOST_NESTED = 20
-# torch before 1.6: magic number, protocol, system, weights, keys; then the numbers themselves.
+# torch before 1.6: magic number, protocol, system, weights, keys; then the raw values.
 PICKLES_OF_OLD_FILES = 5
 
 
 def check_pickle(path: Path) -> None:
-    """WeightsError for a pickle that asks for what no weights need.
+    """Raise WeightsError for a pickle that requests what no weights need.
 
-    Raises whatever the readers of zip files and pickles raise about damaged bytes.
+    For corrupt files it raises whatever the readers of zip files and pickles raise.
     """
     for stream in _pickles(path):
         _check(path, stream)
@@ -43,13 +44,13 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _check(path: Path, stream: IO[bytes]) -> None:
-    depths: dict[Any, int] = {}  # number in the pickle's memory -> levels of tuples
-    deepest = 0  # of what was taken from there since something was last put there
+    depths: dict[Any, int] = {}  # index in the pickle's memo -> levels of tuples
+    deepest = 0  # of the entries read from the memo since the last one was stored
     is_tuple = False
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name
         if isinstance(argument, str) and argument.split(" ")[-1] == "bytearray":
-            raise WeightsError(f"{path}: asks for a bytearray; expected a file of plain tensors")
+            raise WeightsError(f"{path}: found a bytearray; expected a file of plain tensors")
         if name.endswith("GET"):
             deepest = max(deepest, depths.get(argument, 0))
         elif name.endswith("PUT") or name == "MEMOIZE":
@@ -58,6 +59,7 @@ def _check(path: Path, stream: IO[bytes]) -> None:
             deepest = 0
             if depths[number] > MOST_NESTED:
                 raise WeightsError(
-                    f"{path}: tuples in {MOST_NESTED} levels; expected a file of plain tensors"
+                    f"{path}: found tuples nested more than {MOST_NESTED} levels deep; expected a "
+                    "file of plain tensors"
                 )
         is_tuple = name.startswith("TUPLE")

@@ -1,4 +1,4 @@
-"""The files of a P-Tuning v2 prefix: THUDM's `ptuning/`, PEFT's PREFIX_TUNING, our own."""
+"""Read and write P-Tuning v2 prefixes: THUDM's `ptuning/`, PEFT's PREFIX_TUNING, our own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from glmtune.modeling.prefix import (
     prefix_holder,
 )
 
-# A prefix of PEFT's PREFIX_TUNING, as ChatGLM3's finetune_demo writes it: one row a position, its
-# keys and values in the official order. A network before it is already applied.
+# A prefix of PEFT's PREFIX_TUNING, as ChatGLM3's finetune_demo writes it: one row per position,
+# its keys and values in the official order. A projection network has already been applied.
 PEFT_KEY = "prompt_embeddings"
 WEIGHTS_FILE = "pytorch_model.bin"
 INFO_FILE = "info.json"
 
 
 def save_prefix(model: ChatGLMCausalLM, folder: Path | str) -> None:
-    """Write the prefix of `model` as THUDM's checkpoints hold it, and its sizes for a reader."""
+    """Write the prefix of `model` as in THUDM's checkpoints, and its sizes for human readers."""
     encoder: PrefixEncoder | None = prefix_holder(model).prefix_encoder
     if encoder is None:
         raise ValueError("the model has no prefix to save; call attach_prefix first")
@@ -40,7 +40,7 @@ def save_prefix(model: ChatGLMCausalLM, folder: Path | str) -> None:
 
 
 def write_prefix(encoder: PrefixEncoder, folder: Path | str) -> dict[str, torch.Tensor]:
-    """Write the weights alone, under the names that THUDM's trainer gives them; returns them."""
+    """Write only the weights, under the names that THUDM's trainer uses; return them."""
     state = {PREFIX_KEY + name: t.cpu().contiguous() for name, t in encoder.state_dict().items()}
     with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
         torch.save(state, temporary)
@@ -48,15 +48,15 @@ def write_prefix(encoder: PrefixEncoder, folder: Path | str) -> dict[str, torch.
 
 
 def load_prefix(model: ChatGLMCausalLM, folder: Path | str) -> PrefixEncoder:
-    """Attach the prefix in `folder`, ours, THUDM's or PEFT's, sizes taken from its tensors.
+    """Attach the prefix in `folder` (ours, THUDM's or PEFT's); its tensors decide its sizes.
 
-    Raises WeightsError if the folder holds no prefix or one of another model.
+    Raises WeightsError if the folder holds no prefix, or one for another model.
     """
     return install(model, read_prefix(model.prefix_shape(), folder))
 
 
 def read_prefix(shape: PrefixShape, folder: Path | str) -> PrefixEncoder:
-    """The prefix in `folder`, of a model with the sizes `shape`; raises as `load_prefix`."""
+    """Read the prefix in `folder` for a model with the sizes `shape`; raises like `load_prefix`."""
     state = {
         "embedding.weight" if name == PEFT_KEY else name.removeprefix(PREFIX_KEY): tensor
         for name, tensor in read_weights(Path(folder))
@@ -73,11 +73,11 @@ def install_prefix(
 
 
 def _encoder(shape: PrefixShape, state: dict[str, torch.Tensor], *, source: str) -> PrefixEncoder:
-    """A prefix with the weights `state`; raises WeightsError unless they are of these sizes."""
+    """Build a prefix with the weights `state`; WeightsError unless they have these sizes."""
     embedding = state.get("embedding.weight")
     if embedding is None:
         raise WeightsError(
-            f"{source}: no prefix in it; expected {PREFIX_KEY}embedding.weight, "
+            f"{source}: found no prefix; expected {PREFIX_KEY}embedding.weight, "
             f"as P-Tuning v2 saves it, or {PEFT_KEY}, as PEFT does"
         )
     encoder = PrefixEncoder(shape, embedding.shape[0], "trans.0.weight" in state)

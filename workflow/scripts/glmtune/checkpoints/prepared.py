@@ -1,7 +1,7 @@
-"""Prepared models: what `prepare_model` leaves, opened wherever the weights are.
+"""Open the models that `prepare_model` prepared, wherever their weights are.
 
-The door for steps of the workflow, whose models may be elsewhere (`location.json`) or not stored at
-all. The door for everybody else is `load_model` in `loading.py`, which takes a folder of weights.
+The entry point for steps of the workflow, whose models may be elsewhere (`location.json`) or not
+stored at all. Users call `load_model` in `loading.py` instead, which takes a folder of weights.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from glmtune.modeling.quantization import quantize_model
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model to open: a prepared one, and what was tuned on it."""
+    """The model to open: a prepared one, and the parts tuned on it."""
 
     folder: Path
-    """As `prepare_model` writes it; a folder with a model in it will do, too."""
+    """The output of `prepare_model`; a plain model folder works, too."""
     prefix: Path | None = None
     """A folder with a P-Tuning v2 prefix."""
     adapter: Path | None = None
-    """A PEFT folder with LoRA."""
+    """A PEFT folder with a LoRA adapter."""
     family: str | None = None
-    """A key of FAMILIES; None: as the prepared folder says, or its config.json."""
+    """A key of FAMILIES; None takes it from the prepared folder or its config.json."""
 
 
 def open_prepared(
@@ -40,10 +40,10 @@ def open_prepared(
     device: str = "cpu",
     quantization_bit: int | None = None,
 ) -> ChatGLMCausalLM:
-    """The model that `model` refers to, in eval mode.
+    """Open the model that `model` refers to, in eval mode.
 
     `quantization_bit` 8 or 4 holds its linear layers in the official quantized format.
-    Raises WeightsError as `load_model` does, and for weights that are no longer where they were.
+    Raises WeightsError as `load_model` does, and for weights that have been moved or deleted.
     """
     location = read_location(model.folder)
     family = model.family or location.get("family")
@@ -62,7 +62,7 @@ def open_prepared(
 
 
 def read_prepared_config(folder: Path) -> dict[str, Any]:
-    """The config.json values of a prepared model, with what its family settles; reads no weight."""
+    """Return a prepared model's config.json values, completed by its family; reads no weights."""
     location = read_location(folder)
     values = location.get("random") or read_model_config(model_folder(folder))
     if "rope_ratio" not in values:
@@ -74,12 +74,12 @@ def read_prepared_config(folder: Path) -> dict[str, Any]:
 def _random_model(
     location: dict[str, Any], family: str | None, dtype: str, device: str, bits: int | None
 ) -> ChatGLMCausalLM:
-    """A model of random weights, the same at every opening."""
+    """Build a model with random weights, the same every time."""
     config, seed = location["random"], location["seed"]
     if bits is None:
         return build_model(config, family, seed=seed, dtype=dtype, device=device)
-    # In fp16, which the official bytes are made from: through bfloat16 up to 7 % of them would
-    # differ, and float32 is twice the RAM. Not on the GPU: the model in fp16 may not fit there.
+    # In fp16, from which the official bytes are computed: via bfloat16 up to 7 % of them would
+    # differ, and float32 takes twice the RAM. Not on the GPU: the fp16 model may not fit there.
     model: Any = build_model(config, family, seed=seed, dtype="float16", device="cpu")
     quantize_model(model, bits, device)
     for parameter in model.parameters():

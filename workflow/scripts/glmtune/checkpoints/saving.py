@@ -1,4 +1,4 @@
-"""Models and tensors written into folders, under official names."""
+"""Write models and tensors into folders, under official names."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from glmtune.modeling.causal_lm import tied_names
 from glmtune.modeling.prefix import PREFIX_KEY
 
 SHARD_BYTES = 5_000_000_000
-"""No file is larger: what hubs and old file systems take."""
+"""The largest file to write: hubs and old file systems accept it."""
 
 
 def save_model(model: PreTrainedModel, folder: Path | str) -> None:
     """Write config.json and model.safetensors, under official names and without a prefix.
 
     Weights above 5 GB become shards with an index. Other files in `folder`, such as the
-    tokenizer's, stay. Raises WeightsError for a model with a LoRA adapter in it.
+    tokenizer's, stay. Raises WeightsError for a model with an unmerged LoRA adapter.
     """
     folder = Path(folder)
     if hasattr(model, "peft_config"):
         raise WeightsError(
-            f"{folder}: not written: the model has a LoRA adapter in it, which official files have "
-            "no place for; merge it first (glmtune.export.merging), or save the adapter"
+            f"{folder}: not written: found a model with an unmerged LoRA adapter, which the "
+            "official format cannot store; merge it first (glmtune.export.merging), or save the "
+            "adapter"
         )
     state = {
         name: tensor
@@ -47,7 +48,7 @@ def write_weights(
 ) -> None:
     """Write model.safetensors, or shards of at most `shard_bytes` with an index.
 
-    Weights that an earlier call wrote there go.
+    Removes weights that an earlier call wrote there.
     """
     shards = _split(state, shard_bytes)
     names = ["model.safetensors"]
@@ -70,14 +71,14 @@ def write_weights(
 
 
 def _ordinary_mode() -> int:
-    """The permissions of a new file; safetensors lets nobody but the owner read its own."""
+    """The usual permissions of a new file; safetensors lets only the owner read what it writes."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 def _split(state: dict[str, torch.Tensor], shard_bytes: int) -> list[dict[str, torch.Tensor]]:
-    """`state` in order, a new part wherever the next tensor would make one too large."""
+    """Split `state` in order, starting a new part where the next tensor would exceed the limit."""
     parts: list[dict[str, torch.Tensor]] = [{}]
     size = 0
     for name, tensor in state.items():

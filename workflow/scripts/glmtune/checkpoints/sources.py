@@ -1,11 +1,11 @@
-"""Where a model's files come from: finding, fetching and naming them without torch.
+"""Find, fetch and identify the files of a model, without torch.
 
-A prepared model is a folder. That of a miniature holds the model itself; that of any other source
+A prepared model is a folder. A miniature's folder holds the model itself; that of any other source
 holds `location.json`, so that gigabytes are neither copied nor put under version control:
 
     {"folder": "../weights/chatglm2-6b"}               a local folder, as params.yaml names it
     {"hub": "owner/name", "revision": "<40 digits>"}   a downloaded snapshot in the hub's cache
-    {"random": {config values}, "seed": 42}            built anew at each opening, vocabulary here
+    {"random": {config values}, "seed": 42}            rebuilt at each opening; vocabulary here
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.content_hashes import hash_files
-from glmtune.errors import WeightsError
+from glmtune.errors import WeightsError, first_line
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json
@@ -29,18 +29,19 @@ MODEL_FILES = ("config.json", "pytorch_model*.bin*", "model*.safetensors*", *VOC
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a folder that are the model: config, weights, vocabulary; sorted."""
+    """The model's files in a folder: config, weights, vocabulary; sorted."""
     return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
 
 
-def fingerprint(entry: Mapping[str, Any]) -> dict[str, str]:
-    """`{file name: SHA-256}` of a local source: what is made of it is made again when it changes.
+def fingerprint(source: str, tokenizer: str | None = None) -> dict[str, str]:
+    """`{file name: SHA-256}` of a local source; when it changes, its results are computed again.
 
-    `entry` is one of `models:`. Raises WeightsError when the folder is not there.
+    `source` and `tokenizer` are keys of an entry of `models:`. Raises WeightsError if the folder
+    does not exist.
     """
-    files = vocabulary_files(entry.get("tokenizer"))
-    if kind_of_source(entry["source"]) == "folder":
-        files += model_files(local_folder(entry["source"]))
+    files = vocabulary_files(tokenizer)
+    if kind_of_source(source) == "folder":
+        files += model_files(local_folder(source))
     return {path.name: digest for path, digest in hash_files(files).items()}
 
 
@@ -52,10 +53,10 @@ def hash_model(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def unchanged(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse a prepared model whose files are not its manifest's, before and after it is used.
+    """Refuse a prepared model whose files do not match its manifest, before and after its use.
 
-    Raises WeightsError, also for files that were replaced during the enclosed work: its result is
-    not of the model that the manifest names.
+    Raises WeightsError, also for files replaced during the enclosed work: its result would not
+    belong to the model that the manifest names.
     """
     check_model(folder, manifest)
     yield
@@ -63,14 +64,14 @@ def unchanged(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
 
 
 def check_model(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise WeightsError unless the files of a prepared model are those of its manifest."""
-    fix = "put it back, or run `snakemake` again: it starts from the files as they are"
+    """Raise WeightsError unless the files of a prepared model match its manifest."""
+    fix = "restore it, or run `snakemake` again, which starts from the current files"
     _check(model_folder(folder), hash_model(folder), manifest["files"], fix)
 
 
 def check_checkpoint(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise WeightsError unless the files of a checkpoint are those of its training's manifest."""
-    # Snakemake notes the time of a folder in a hidden file.
+    """Raise WeightsError unless the files of a checkpoint match its training's manifest."""
+    # Snakemake keeps the time of a folder in a hidden file.
     paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     files = hash_files(paths)
     found = {path.relative_to(folder).as_posix(): digest for path, digest in files.items()}
@@ -100,13 +101,13 @@ def local_folder(source: str) -> Path:
 
 
 def read_location(folder: Path) -> dict[str, Any]:
-    """What `location.json` says; `{}` for a folder that holds the model itself."""
+    """The content of `location.json`; `{}` for a folder that holds the model itself."""
     file = folder / LOCATION
     return read_json(file) if file.is_file() else {}
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder with the model's files; `folder` itself unless it says that they are elsewhere."""
+    """The folder with the model's files: `folder` itself, or where its `location.json` points."""
     location = read_location(folder)
     if "folder" in location:
         found = user_path(location["folder"])
@@ -120,7 +121,7 @@ def model_folder(folder: Path) -> Path:
 
 
 def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
-    """The folder of a hub's model at a commit, downloaded if need be.
+    """The folder of a hub model at a commit, downloaded if needed.
 
     Weights, config and vocabulary only: the repository's Python files are never fetched.
     """
@@ -133,30 +134,29 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
             allow_patterns=list(MODEL_FILES),
             local_files_only=local_only,
         )
-    except Exception as error:  # its own, its HTTP libraries' and the operating system's
+    except Exception as error:  # the library's own, HTTP and operating system errors
         if "No space left" in str(error):
             raise
-        if local_only:  # results that came by `dvc pull`: the weights did not come with them
+        if local_only:  # after `dvc pull`, which brings the results without the weights
             raise WeightsError(
-                f"{name} at {revision[:12]}: not in this machine's cache of the hub; fetch it with "
+                f"{name} at {revision[:12]}: not in this machine's hub cache; fetch it with "
                 f"`snakemake --forcerun prepare_model --until prepare_model`, then run again"
             ) from None
-        reason = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{name} at {revision[:12]}: not downloaded ({type(error).__name__}: {reason}); check "
-            f"the name, the revision and the network, or download it by other means and set source "
-            f"to that folder"
+            f"{name} at {revision[:12]}: download failed ({type(error).__name__}: "
+            f"{first_line(error)}); check the name, the revision and the network, or download it "
+            f"another way and set source to that folder"
         ) from None
     return Path(folder)
 
 
 def open_tokenizer(folder: Path, family: str) -> Tokenizer:
-    """The tokenizer of a prepared folder."""
+    """Load the tokenizer of a prepared folder."""
     return load_tokenizer(model_folder(folder), family)
 
 
 def vocabulary_files(tokenizer: str | None) -> list[Path]:
-    """The files of the vocabulary that a model's `tokenizer:` names; [] for None."""
+    """The vocabulary files that a model's `tokenizer:` names; [] for None."""
     if tokenizer is None:
         return []
     source = user_path(tokenizer)
@@ -169,7 +169,7 @@ def vocabulary_files(tokenizer: str | None) -> list[Path]:
 
 
 def copy_vocabulary(folder: Path, target: Path) -> None:
-    """Copy a prepared model's vocabulary, so that `target` is complete by itself."""
+    """Copy a prepared model's vocabulary, so that `target` is self-contained."""
     for pattern in VOCABULARY_FILES:
         for path in model_folder(folder).glob(pattern):
             shutil.copyfile(path, target / path.name)

@@ -117,15 +117,15 @@ def _groups(
     """The answers that are missing, group by group."""
     from glmtune.checkpoints.prepared import ModelRef, open_prepared
     from glmtune.checkpoints.sources import open_tokenizer
-    from glmtune.commands.flags import place_of
+    from glmtune.commands.flags import device_of
     from glmtune.generation.batches import generate_groups
     from glmtune.generation.settings import GenerationSettings
 
-    place = place_of(flags)
+    device = device_of(flags)
     model = open_prepared(
         ModelRef(served.folder, served.prefix, served.adapter, served.family),
-        dtype=place.dtype,
-        device=place.device,
+        dtype=device.dtype,
+        device=device.name,
         quantization_bit=flags.quantization_bit,
     )
     settings = GenerationSettings(

@@ -22,8 +22,8 @@ from glmtune.commands.flags import (
     add_place,
     add_sampling,
     choose,
+    device_of,
     parser,
-    place_of,
 )
 from glmtune.commands.texts import LANGUAGES, TEXTS, language_of_locale
 from glmtune.errors import UserError, shown_name
@@ -66,7 +66,7 @@ def _open(given: argparse.Namespace) -> Session:
 
     limits = Limits(given.max_memory, max_rows=1, quantization_bit=given.quantization_bit)
     choosing = Choosing(given.temperature, given.top_p, given.seed)
-    library = Library(place_of(given), limits)
+    library = Library(device_of(given), limits)
     return Session(catalog, library, served, choosing, given.max_new_tokens, given.system)
 
 
@@ -95,7 +95,7 @@ class Chat:
             import readline  # noqa: F401  # editing and history of lines, by being imported
         session = self.session
         title = get_family(session.served.family).title
-        device = session.library.place.device
+        device = session.library.device.name
         self.tell("welcome", name=session.served.name, title=title, device=device)
         while True:
             try:

@@ -21,8 +21,9 @@ def main(arguments: Sequence[str]) -> None:
     given = flags.parse_args(arguments)
     _, served = choose(given)
     # Imported here: help and wrong flags are answered without waiting for torch.
-    from glmtune.export.exporting import Parts, export_model
+    from glmtune.checkpoints.prepared import ModelRef
+    from glmtune.export.exporting import export_model
 
-    parts = Parts(served.folder, served.adapter, served.prefix, served.family, given.dtype)
-    export_model(parts, given.format, given.out)
+    model = ModelRef(served.folder, served.prefix, served.adapter, served.family)
+    export_model(model, given.format, given.out, dtype=given.dtype)
     print(f"wrote {given.out}")

@@ -10,7 +10,7 @@ from glmtune.errors import ParamsError
 from glmtune.serving.catalog import Catalog, Served, find, read_folder, read_results
 
 if TYPE_CHECKING:
-    from glmtune.devices import Place
+    from glmtune.devices import Device
 
 RESULTS = Path("results")
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -116,16 +116,16 @@ def choose(flags: argparse.Namespace) -> tuple[Catalog, Served]:
     return catalog, find(catalog, name) if name else next(iter(catalog.values()))
 
 
-def place_of(flags: argparse.Namespace) -> Place:
+def device_of(flags: argparse.Namespace) -> Device:
     """The device and precision that the flags ask for; sets the number of CPU threads."""
     import torch
 
-    from glmtune.devices import Place, choose_device, parse_device
+    from glmtune.devices import Device, choose_device, parse_device
 
     if flags.threads:
         torch.set_num_threads(flags.threads)
     usual = choose_device()
-    device = str(parse_device(flags.device)) if flags.device else usual.device
-    is_usual = device.partition(":")[0] == usual.device
+    device = str(parse_device(flags.device)) if flags.device else usual.name
+    is_usual = device.partition(":")[0] == usual.name
     dtype = flags.dtype or (usual.dtype if is_usual else "float32")
-    return Place(device, dtype, usual.reason if is_usual else "as --device says")
+    return Device(device, dtype, usual.reason if is_usual else "as --device says")

@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.commands.flags import add_memory, add_model, add_place, choose, parser, place_of, whole
+from glmtune.commands.flags import (
+    add_memory,
+    add_model,
+    add_place,
+    choose,
+    device_of,
+    parser,
+    whole,
+)
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import read_jsonl
 
@@ -60,10 +68,10 @@ def _app(given: argparse.Namespace, catalog: Any) -> Any:
     from glmtune.serving.scheduling import Scheduler
     from glmtune.serving.service import RequestLimits, Service
 
-    place = place_of(given)
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    device = device_of(given)
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     library = Library(
-        place,
+        device,
         Limits(
             given.max_memory,
             given.max_rows,

@@ -21,34 +21,34 @@ class SplitFacts:
 
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     prompt_characters: array[int] = field(default_factory=lambda: array("L"))
-    answer_characters: array[int] = field(default_factory=lambda: array("L"))
+    response_characters: array[int] = field(default_factory=lambda: array("L"))
     counts: Counter[str] = field(default_factory=Counter)
     attributes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
         """Take the next row."""
-        prompt, answer, history = row["content"], row["summary"], row.get("history", ())
+        prompt, response, history = row["content"], row["summary"], row.get("history", ())
         self.fingerprints.add(row)
         earlier = sum(len(message["content"]) for message in history)
         self.prompt_characters.append(earlier + len(prompt))
-        self.answer_characters.append(len(answer))
+        self.response_characters.append(len(response))
         self.counts["multi_turn"] += any(message["role"] == "assistant" for message in history)
-        self.counts["unk"] += "<UNK>" in answer
-        self.counts["brand"] += "BRAND" in answer
+        self.counts["unk"] += "<UNK>" in response
+        self.counts["brand"] += "BRAND" in response
         attributes = attributes_in(prompt)
         self.counts["lists"] += is_list(attributes)
         self.attributes.update({key for key, _ in attributes or ()})
 
     def describe(self) -> dict[str, Any]:
         """The split's part of the card."""
-        rows = len(self.answer_characters)
+        rows = len(self.response_characters)
         has_attributes = are_attribute_prompts(self.counts["lists"], rows)
         # By name where the number is the same: the order of a set differs between processes.
         ranked = sorted(self.attributes.items(), key=lambda item: (-item[1], item[0]))
         return {
             "rows": rows,
             "prompt_characters": distribution(self.prompt_characters),
-            "answer_characters": distribution(self.answer_characters),
+            "answer_characters": distribution(self.response_characters),
             "multi_turn_rows": self.counts["multi_turn"],
             "repeated_rows": count_repeated(self.fingerprints.pairs),
             "repeated_prompts": count_repeated(self.fingerprints.prompts),

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.data.json_values import json_values
-from glmtune.data.rows import fail
+from glmtune.data.rows import error_at
 from glmtune.data.tables import csv_values, parquet_values
 from glmtune.data.text import check_is_file
+from glmtune.files import is_lfs_pointer
 
 Values = Iterator[tuple[int, Any]]
 
 FIRST_BYTES = 64
-LFS_POINTER = b"version https://git-lfs"
 PARQUET_MARK = b"PAR1"
 
 
@@ -40,8 +40,10 @@ def container_of(path: Path) -> Container:
     check_is_file(path)
     with path.open("rb") as stream:
         first = stream.read(FIRST_BYTES)
-    if first.startswith(LFS_POINTER):
-        raise fail(path, 1, "a git-LFS pointer; expected the data itself; run 'git lfs pull' there")
+    if is_lfs_pointer(first):
+        raise error_at(
+            path, 1, "a git-LFS pointer; expected the data itself; run 'git lfs pull' there"
+        )
     if first.startswith(PARQUET_MARK) or path.suffix.lower() == ".parquet":
         return CONTAINERS["parquet"]
     begins_as_json = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")

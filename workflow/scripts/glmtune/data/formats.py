@@ -18,8 +18,8 @@ from glmtune.data.messages import (
 )
 from glmtune.data.rows import ReadRow, RowMistake, keys_of, list_of, name_of, text_of
 
-# Which column is taken for which part of a row, e.g. {"prompt": "content", "response": "summary"}.
-Taken = dict[str, str]
+# Which column holds which part of a row, e.g. {"prompt": "content", "response": "summary"}.
+ColumnMap = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class RowFormat:
     # What a row looks like, for messages.
     example: str
     # (value, columns the user named) -> every way in which the value can be read, none: not at all.
-    find: Callable[[Any, Columns], list[Taken]]
-    # (value, columns taken) -> its row; RowMistake if it has none.
-    read: Callable[[Any, Taken], ReadRow]
+    find: Callable[[Any, Columns], list[ColumnMap]]
+    # (value, its columns) -> its row; RowMistake if it has none.
+    read: Callable[[Any, ColumnMap], ReadRow]
 
 
 # --- a prompt and a response ---------------------------------------------------------------------
@@ -63,7 +63,7 @@ PAIRS = (
 )
 
 
-def _find_pair(value: Any, named: Columns) -> list[Taken]:
+def _find_pair(value: Any, named: Columns) -> list[ColumnMap]:
     if not isinstance(value, dict):
         return []
     pairs = dict.fromkeys((named.prompt or prompt, named.response or r) for prompt, r in PAIRS)
@@ -79,42 +79,42 @@ def _find_pair(value: Any, named: Columns) -> list[Taken]:
     ]
 
 
-def _read_pair(value: Any, taken: Taken) -> ReadRow:
-    prompt, response = taken["prompt"], taken["response"]
-    _require(value, (prompt, response))
+def _read_pair(value: Any, columns: ColumnMap) -> ReadRow:
+    prompt, response = columns["prompt"], columns["response"]
+    _require_keys(value, (prompt, response))
     names = (f"'{prompt}'", f"'{response}'")
-    return row_of_pair(value[prompt], value[response], _before(value, taken), names)
+    return row_of_pair(value[prompt], value[response], _messages_before(value, columns), names)
 
 
-def _find_alpaca(value: Any, named: Columns) -> list[Taken]:
+def _find_alpaca(value: Any, named: Columns) -> list[ColumnMap]:
     parts = {"prompt": "instruction", "response": "output"}
     if not isinstance(value, dict) or not value.keys() >= set(parts.values()):
         return []
     return [{**parts, "input": "input", "history": "history", "system": "system"}]
 
 
-def _read_alpaca(value: Any, taken: Taken) -> ReadRow:
+def _read_alpaca(value: Any, columns: ColumnMap) -> ReadRow:
     """The prompt is the instruction and, on the next line, the input if there is one."""
-    _require(value, (taken["prompt"], taken["response"]))
+    _require_keys(value, (columns["prompt"], columns["response"]))
     texts = [
         text_of(value[key], f"'{key}'")
-        for key in (taken["prompt"], taken["input"])
+        for key in (columns["prompt"], columns["input"])
         if value.get(key) is not None
     ]
     prompt = "\n".join(text for text in texts if text)
     names = ("'instruction'", "'output'")
-    return row_of_pair(prompt, value[taken["response"]], _before(value, taken), names)
+    return row_of_pair(prompt, value[columns["response"]], _messages_before(value, columns), names)
 
 
-def _before(value: dict[str, Any], taken: Taken) -> list[dict[str, Any]]:
+def _messages_before(value: dict[str, Any], columns: ColumnMap) -> list[dict[str, Any]]:
     """The messages of the columns `system` and `history`, where a row has them."""
-    system = text_of(value.get(taken["system"]) or "", f"'{taken['system']}'")
+    system = text_of(value.get(columns["system"]) or "", f"'{columns['system']}'")
     messages = [{"role": "system", "content": system}] if system else []
-    history = value.get(taken["history"])
-    return [*messages, *messages_of_history(history, f"'{taken['history']}'")]
+    history = value.get(columns["history"])
+    return [*messages, *messages_of_history(history, f"'{columns['history']}'")]
 
 
-def _require(value: Any, keys: Sequence[str]) -> None:
+def _require_keys(value: Any, keys: Sequence[str]) -> None:
     """Raise RowMistake unless the value is an object with all these keys."""
     wanted = "{" + ", ".join(f'"{key}": text' for key in keys) + "}"
     if not isinstance(value, dict):
@@ -132,28 +132,30 @@ def _require(value: Any, keys: Sequence[str]) -> None:
 # --- conversations -------------------------------------------------------------------------------
 
 
-def _find_messages(column: str, keys: tuple[str, str], value: Any, named: Columns) -> list[Taken]:
+def _find_messages(
+    column: str, keys: tuple[str, str], value: Any, named: Columns
+) -> list[ColumnMap]:
     if not isinstance(value, dict):
         return []
     is_found = _says_something(value.get(column), keys)
     return [{"messages": column, "system": "system", "tools": "tools"}] if is_found else []
 
 
-def _read_messages(keys: tuple[str, str], value: Any, taken: Taken) -> ReadRow:
-    _require(value, (taken["messages"],))
-    name = f"'{taken['messages']}'"
-    items = list_of(value[taken["messages"]], name)
-    system = value.get(taken["system"])
+def _read_messages(keys: tuple[str, str], value: Any, columns: ColumnMap) -> ReadRow:
+    _require_keys(value, (columns["messages"],))
+    name = f"'{columns['messages']}'"
+    items = list_of(value[columns["messages"]], name)
+    system = value.get(columns["system"])
     if system:
         items = [dict(zip(keys, ("system", system), strict=True)), *items]
-    return row_of_conversation(items, keys, f"{name}: ", value.get(taken["tools"]))
+    return row_of_conversation(items, keys, f"{name}: ", value.get(columns["tools"]))
 
 
-def _find_bare_messages(value: Any, named: Columns) -> list[Taken]:
+def _find_bare_messages(value: Any, named: Columns) -> list[ColumnMap]:
     return [{}] if _says_something(value, SPEAKER_KEYS[0]) else []
 
 
-def _read_bare_messages(value: Any, taken: Taken) -> ReadRow:
+def _read_bare_messages(value: Any, columns: ColumnMap) -> ReadRow:
     if not isinstance(value, list):
         raise RowMistake(
             f"{name_of(value)} instead of an array of messages; expected "

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from glmtune.data.rows import RowMistake, fail, shorten
+from glmtune.data.rows import RowMistake, error_at, shorten
 from glmtune.data.text import open_text, refuse_zero_bytes
 
 # Small, since Python counts the lines before each mistake in the text that is held.
@@ -35,18 +35,20 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
         cursor.skip(BLANK)
-        yield from _elements(cursor, is_file=True) if cursor.next() == "[" else _lines(cursor)
+        yield from (
+            _array_elements(cursor, is_file=True) if cursor.next() == "[" else _line_values(cursor)
+        )
 
 
 def values_below(path: Path, key: str) -> Iterator[tuple[int, Any]]:
     """The same for the elements of the array below `key` of the file's one object."""
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
-        for name in _members(cursor):
+        for name in _key_names(cursor):
             if name == key:
-                yield from _elements(cursor, is_file=False)
+                yield from _array_elements(cursor, is_file=False)
                 return
-            _outlined(cursor)
+            _first_element_only(cursor)
 
 
 def outline(path: Path) -> dict[str, Any]:
@@ -56,10 +58,10 @@ def outline(path: Path) -> dict[str, Any]:
     """
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
-        return {name: _outlined(cursor) for name in _members(cursor)}
+        return {name: _first_element_only(cursor) for name in _key_names(cursor)}
 
 
-def _members(cursor: JsonCursor) -> Iterator[str]:
+def _key_names(cursor: JsonCursor) -> Iterator[str]:
     """Yield the name of each member of an object; the caller steps over its value."""
     cursor.skip(BLANK)
     if cursor.next() == "[":  # an array of nothing but this object
@@ -78,17 +80,17 @@ def _members(cursor: JsonCursor) -> Iterator[str]:
         cursor.step(BLANK)
 
 
-def _outlined(cursor: JsonCursor) -> Any:
+def _first_element_only(cursor: JsonCursor) -> Any:
     """Step over a value; what it is, an array with its first element only."""
     if cursor.next() != "[":
         return cursor.value()
     first: list[Any] = []
-    for _, element in _elements(cursor, is_file=False):
+    for _, element in _array_elements(cursor, is_file=False):
         first = first or [element]
     return first
 
 
-def _lines(cursor: JsonCursor) -> Iterator[tuple[int, Any]]:
+def _line_values(cursor: JsonCursor) -> Iterator[tuple[int, Any]]:
     while cursor.next():
         line = cursor.line()
         try:
@@ -115,7 +117,7 @@ def _require_line_end(cursor: JsonCursor) -> None:
         )
 
 
-def _elements(cursor: JsonCursor, *, is_file: bool) -> Iterator[tuple[int, Any]]:
+def _array_elements(cursor: JsonCursor, *, is_file: bool) -> Iterator[tuple[int, Any]]:
     """Yield the elements of an array that is the whole file or a part of it."""
     row = 0
     if cursor.step(BLANK) != "]":
@@ -218,11 +220,11 @@ class JsonCursor:
 
     def quote(self) -> str:
         """What stands at the position, shortened, for a message."""
-        return _quote(self.text, self.position)
+        return _quote_rest_of_line(self.text, self.position)
 
     def fail(self, what: str) -> NoReturn:
         """Raise DataError for the position."""
-        raise fail(self.path, self.line(), what)
+        raise error_at(self.path, self.line(), what)
 
     def _read_on(self) -> None:
         """Forget what is before the position, and read at least as much as is left."""
@@ -239,7 +241,7 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str:
     """A mistake in the text of a row, with the likely cause and its cure."""
     found = error.doc[error.pos : error.pos + 1]
     reason = error.msg.removesuffix(" at").removesuffix(" starting")
-    place = f"not JSON ({reason} at {_quote(error.doc, error.pos)})"
+    place = f"not JSON ({reason} at {_quote_rest_of_line(error.doc, error.pos)})"
     if not found or error.msg.startswith("Unterminated"):
         return f"{place}; {EXPECTED}; the file was cut off here: fetch or save it again"
     if found == "\n" and error.msg.startswith("Invalid control"):
@@ -260,7 +262,7 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str:
     )
 
 
-def _quote(text: str, position: int) -> str:
+def _quote_rest_of_line(text: str, position: int) -> str:
     rest = text[position : position + 1000].split("\n", 1)[0]
     return f"'{shorten(rest)}'" if rest else "the end of the line or file"
 

@@ -19,20 +19,20 @@ MOST_LINES_NAMED = 5
 
 @dataclass
 class Fingerprints:
-    """A hash of each row's prompt (its history included), of its answer, and of both."""
+    """A hash of each row's prompt (its history included), of its response, and of both."""
 
     pairs: array[int] = field(default_factory=lambda: array("Q"))
     prompts: array[int] = field(default_factory=lambda: array("Q"))
-    answers: array[int] = field(default_factory=lambda: array("Q"))
+    responses: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, row: Row) -> None:
         """Take the next row."""
         history = json.dumps(row["history"]) if "history" in row else ""
-        prompt = _hash(f"{history}\0{row['content']}")
-        answer = _hash(row["summary"])
+        prompt = _short_hash(f"{history}\0{row['content']}")
+        response = _short_hash(row["summary"])
         self.prompts.append(prompt)
-        self.answers.append(answer)
-        self.pairs.append(_hash(f"{prompt} {answer}"))
+        self.responses.append(response)
+        self.pairs.append(_short_hash(f"{prompt} {response}"))
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,23 @@ class Leakage:
 
     pairs: int
     prompts: int
-    answers: int
+    responses: int
     # The first pairs: (index in dev, index in train).
     examples: tuple[tuple[int, int], ...] = ()
 
     def counts(self) -> dict[str, int]:
         """The figures of the card."""
-        return {"pairs": self.pairs, "prompts": self.prompts, "answers": self.answers}
+        return {"pairs": self.pairs, "prompts": self.prompts, "answers": self.responses}
 
 
 def find_leakage(train: Fingerprints, dev: Fingerprints) -> Leakage:
     """Compare two splits."""
-    pairs = _found(train.pairs, dev.pairs)
+    pairs = _indices_in_train(train.pairs, dev.pairs)
     examples = [(index, train.pairs.index(dev.pairs[index])) for index in pairs[:MOST_LINES_NAMED]]
     return Leakage(
         pairs=len(pairs),
-        prompts=len(_found(train.prompts, dev.prompts)),
-        answers=len(_found(train.answers, dev.answers)),
+        prompts=len(_indices_in_train(train.prompts, dev.prompts)),
+        responses=len(_indices_in_train(train.responses, dev.responses)),
         examples=tuple(examples),
     )
 
@@ -67,12 +67,12 @@ def count_repeated(hashes: Sequence[int]) -> int:
     return len(hashes) - len(set(hashes))
 
 
-def _found(train: Sequence[int], dev: Sequence[int]) -> list[int]:
+def _indices_in_train(train: Sequence[int], dev: Sequence[int]) -> list[int]:
     """The indices of dev's hashes that train has."""
     known = set(train)
     return [index for index, value in enumerate(dev) if value in known]
 
 
-def _hash(text: str) -> int:
+def _short_hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
     return int.from_bytes(digest, "little")

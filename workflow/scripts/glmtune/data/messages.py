@@ -84,11 +84,11 @@ def row_of_messages(messages: Sequence[dict[str, Any]], name: str) -> ReadRow:
 
 
 def row_of_pair(
-    question: Any, answer: Any, before: Sequence[dict[str, Any]], names: tuple[str, str]
+    prompt: Any, response: Any, before: Sequence[dict[str, Any]], names: tuple[str, str]
 ) -> ReadRow:
-    """The row of a question and an answer after these messages; `names` are those of the two."""
-    asked = {"role": "user", "content": filled_text_of(question, names[0])}
-    answered = {"role": "assistant", "content": filled_text_of(answer, names[1])}
+    """The row of a prompt and a response after these messages; `names` are those of the two."""
+    asked = {"role": "user", "content": filled_text_of(prompt, names[0])}
+    answered = {"role": "assistant", "content": filled_text_of(response, names[1])}
     return row_of_messages([*before, asked, answered], "'history': " if before else "")
 
 

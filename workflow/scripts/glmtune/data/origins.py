@@ -35,7 +35,7 @@ def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> O
     """A user's files, whose formats may differ; DataError for any mistake in them."""
     _refuse_to_overwrite(out_dir, (train, dev))
     files = _check_both(train, dev, options)
-    described, described_dev = map(_describe, files)
+    described, described_dev = map(_format_and_columns, files)
     source = {"kind": "files", **described}
     if described_dev != described:
         source["dev"] = described_dev
@@ -59,7 +59,7 @@ def _check_both(train: Path, dev: Path, options: ReadOptions) -> tuple[UserFile,
     )
 
 
-def _describe(file: UserFile) -> dict[str, Any]:
+def _format_and_columns(file: UserFile) -> dict[str, Any]:
     return {"format": file.shape.format, "columns": file.columns}
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.data.containers import CONTAINERS, Values, container_of
-from glmtune.data.formats import FORMATS, Columns, Taken
+from glmtune.data.formats import FORMATS, ColumnMap, Columns
 from glmtune.data.json_values import LongValue, outline, values_below
 from glmtune.data.recognising import Shape, choose, wrapper_key
-from glmtune.data.rows import ReadRow, Row, RowMistake, Unwanted, fail
+from glmtune.data.rows import ReadRow, Row, RowMistake, Unwanted, error_at
 from glmtune.data.unwanted import refuse_unwanted
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import NO_TOOLS, uses_tools
@@ -77,7 +77,7 @@ class Mistakes:
 
     def numbers(self, unit: str) -> list[int]:
         """Where the first of them are, as rows or lines."""
-        return [_number(unit, row, line) for row, line in self.places]
+        return [_row_or_line(unit, row, line) for row, line in self.places]
 
     def others(self, unit: str) -> str:
         """A remark about all but the first; `unit` is line or row."""
@@ -98,7 +98,7 @@ class UserFile:
     rows: int
     shape: Shape
     # The columns that some row has, by the part of the row they are.
-    columns: Taken
+    columns: ColumnMap
     skipped: Mistakes
     # What was done to some rows, or why they were left out, and to how many.
     notes: Mapping[str, int]
@@ -112,10 +112,10 @@ class UserFile:
 
     def numbered(self, left_out: LeftOut | None = None) -> Iterator[tuple[int, Row]]:
         """Yield (line or row, row) of every usable row; `left_out` is told of every other one."""
-        for place, (line, value) in enumerate(_values(self.path, self.options), start=1):
-            number = _number(self.unit, place, line)
+        for place, (line, value) in enumerate(_read_values(self.path, self.options), start=1):
+            number = _row_or_line(self.unit, place, line)
             try:
-                row = _read(self.shape, value, self.options).row
+                row = _read_row(self.shape, value, self.options).row
             except (RowMistake, Unwanted) as reason:
                 if isinstance(reason, RowMistake) and not self.options.skip_bad_rows:
                     # It was not there when the file was checked.
@@ -131,11 +131,11 @@ def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile
     path, options = Path(path), options or ReadOptions()
     unit, last_line = container_of(path).unit, 0
     shape, keys, rows, mistakes, notes = None, set[str](), 0, Mistakes(), Counter[str]()
-    for row, (line, value) in enumerate(_values(path, options), start=1):
+    for row, (line, value) in enumerate(_read_values(path, options), start=1):
         unit, last_line = "row" if line == last_line else unit, line
         try:
-            shape = shape or _choose(value, options)
-            notes.update(_read(shape, value, options).notes)
+            shape = shape or _choose_shape(value, options)
+            notes.update(_read_row(shape, value, options).notes)
         except RowMistake as mistake:
             mistakes.add(row, line, str(mistake))
         except Unwanted as reason:
@@ -145,25 +145,25 @@ def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile
             keys.update(value if isinstance(value, dict) else ())
     if mistakes.rows and not (options.skip_bad_rows and rows):
         what = mistakes.first + mistakes.others(unit)
-        raise fail(path, mistakes.numbers(unit)[0], what, unit)
+        raise error_at(path, mistakes.numbers(unit)[0], what, unit)
     if shape is None or not rows:
         left_out = "".join(f"; {count} rows: {note}" for note, count in notes.items())
         raise DataError(
             f"{path}: no rows{left_out}; expected at least one; check that the file was saved"
         )
     _require_history(path, keys, options.columns)
-    columns = {part: name for part, name in shape.taken.items() if name in keys}
+    columns = {part: name for part, name in shape.columns.items() if name in keys}
     return UserFile(path, unit, rows, shape, columns, mistakes, notes, options)
 
 
-def _choose(value: Any, options: ReadOptions) -> Shape:
+def _choose_shape(value: Any, options: ReadOptions) -> Shape:
     if isinstance(value, RowMistake):
         raise value
     refuse_unwanted(value, options.split)
     return choose(value, options.columns, options.wanted_format)
 
 
-def _read(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
+def _read_row(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
     if isinstance(value, RowMistake):
         raise value
     refuse_unwanted(value, options.split)
@@ -173,7 +173,7 @@ def _read(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
     return read
 
 
-def _values(path: Path, options: ReadOptions) -> Values:
+def _read_values(path: Path, options: ReadOptions) -> Values:
     """The values of a file, or, where its one value is a wrapper, those in it."""
     container = container_of(path)
     values = container.read(path)
@@ -196,7 +196,7 @@ def _values(path: Path, options: ReadOptions) -> Values:
     return chain(first, values)
 
 
-def _number(unit: str, row: int, line: int) -> int:
+def _row_or_line(unit: str, row: int, line: int) -> int:
     return row if unit == "row" else line
 
 

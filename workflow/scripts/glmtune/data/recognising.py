@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.data.formats import FORMATS, Columns, Taken
+from glmtune.data.formats import FORMATS, ColumnMap, Columns
 from glmtune.data.rows import ReadRow, RowMistake, keys_of, name_of, shorten
 
 
@@ -14,12 +14,12 @@ class Shape:
     """How the rows of one file are read."""
 
     format: str
-    taken: Taken
+    columns: ColumnMap
 
     def read(self, value: Any) -> ReadRow:
         """The row of a value; RowMistake says what it lacks, or that it is of another format."""
         try:
-            return FORMATS[self.format].read(value, self.taken)
+            return FORMATS[self.format].read(value, self.columns)
         except RowMistake:
             if FORMATS[self.format].find(value, Columns()):
                 raise
@@ -35,7 +35,7 @@ class Shape:
 def shapes_of(value: Any, named: Columns, data_format: str | None) -> list[Shape]:
     """Every way in which a value can be read as a row of the format, or of any."""
     names = [data_format] if data_format else list(FORMATS)
-    return [Shape(name, taken) for name in names for taken in FORMATS[name].find(value, named)]
+    return [Shape(name, columns) for name in names for columns in FORMATS[name].find(value, named)]
 
 
 def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
@@ -49,9 +49,9 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     if len(shapes) == 1:
         return shapes[0]
     if not shapes:
-        raise RowMistake(_unknown(value, named, data_format))
+        raise RowMistake(_why_unrecognised(value, named, data_format))
     ways = "; ".join(
-        f"{shape.format} ({', '.join(list(shape.taken.values())[:2])})" for shape in shapes
+        f"{shape.format} ({', '.join(list(shape.columns.values())[:2])})" for shape in shapes
     )
     raise RowMistake(
         f"several ways to read the row: {ways}; expected one; choose with --format, or with "
@@ -59,7 +59,7 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     )
 
 
-def _unknown(value: Any, named: Columns, data_format: str | None) -> str:
+def _why_unrecognised(value: Any, named: Columns, data_format: str | None) -> str:
     names = [data_format] if data_format else list(FORMATS)
     examples = ", ".join(f"{name} {FORMATS[name].example}" for name in names)
     if isinstance(value, dict):

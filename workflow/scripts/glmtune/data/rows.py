@@ -55,7 +55,7 @@ class RowMistake(Exception):
     """Why one value is no row, "found; expected; how to fix": a file may have more such values."""
 
 
-def fail(path: Path, number: int, what: str, unit: str = "line") -> DataError:
+def error_at(path: Path, number: int, what: str, unit: str = "line") -> DataError:
     """The error for a place in a file: its line, or its row where there are no lines."""
     return DataError(f"{path}: {unit} {number}: {what}")
 

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from glmtune.data.card import SplitFacts
 from glmtune.data.leakage import Leakage, find_leakage
 from glmtune.data.reading import MOST_LINES_NAMED, UserFile
-from glmtune.data.rows import Row, Rows, fail
+from glmtune.data.rows import Row, Rows, error_at
 from glmtune.files import sha256_of, write_json, write_jsonl, write_text
 
 # In the order in which they are put in place: who sees the manifest sees its files.
@@ -84,14 +84,14 @@ def write_dataset(
     Raises DataError if more than the share `max_leakage` of dev's rows stands in train too.
     """
     subset, rows = subset or Subset(), {"train": train, "dev": dev}
-    with _staged(Path(folder)) as stage:
+    with _replaced_when_complete(Path(folder)) as stage:
         with (stage / "left_out.jsonl").open("w", encoding="utf-8", newline="\n") as left_out:
             splits = {
                 split: _write_split(stage, split, rows[split], subset, left_out) for split in rows
             }
         leakage = find_leakage(splits["train"].facts.fingerprints, splits["dev"].facts.fingerprints)
         _refuse_leakage(leakage, splits["train"], splits["dev"], max_leakage)
-        described = {split: _describe(splits[split], rows[split], subset) for split in rows}
+        described = {split: _manifest_entry(splits[split], rows[split], subset) for split in rows}
         manifest = {"source": dict(source), **described}
         card = {
             "splits": {split: splits[split].facts.describe() for split in rows},
@@ -105,7 +105,7 @@ def write_dataset(
 
 
 @contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
+def _replaced_when_complete(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; on success its files replace those of `folder`, on failure it goes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -142,7 +142,7 @@ def _write_split(stage: Path, split: str, rows: Rows, subset: Subset, left_out: 
     return written
 
 
-def _describe(split: Split, rows: Rows, subset: Subset) -> dict[str, Any]:
+def _manifest_entry(split: Split, rows: Rows, subset: Subset) -> dict[str, Any]:
     """The manifest's entry of a split."""
     entry: dict[str, Any] = {
         "file": split.file.name,
@@ -168,7 +168,7 @@ def _refuse_leakage(leakage: Leakage, train: Split, dev: Split, max_leakage: flo
         for in_dev, in_train in leakage.examples
     )
     more = ", …" if leakage.pairs > len(leakage.examples) else ""
-    raise fail(
+    raise error_at(
         Path(dev.name),
         dev.numbers[leakage.examples[0][0]],
         f"{leakage.pairs} of {rows} rows ({leakage.pairs / rows:.0%}) stand in {train.name} too "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.rows import RowMistake, fail, shorten
+from glmtune.data.rows import RowMistake, error_at, shorten
 from glmtune.data.text import open_text, refuse_zero_bytes
 from glmtune.errors import DataError, ResourceError
 
@@ -33,9 +33,9 @@ def csv_values(path: Path) -> Iterator[tuple[int, Any]]:
         delimiter = max(DELIMITERS, key=first.count)
         reader = csv.reader(_with_first(first, lines), delimiter=delimiter, strict=True)
         columns: list[str] = []
-        for line, cells in _cells(path, reader):
+        for line, cells in _read_cells(path, reader):
             if not columns:
-                columns = _header(path, line, cells)
+                columns = _checked_header(path, line, cells)
             elif len(cells) == len(columns):
                 yield line, dict(zip(columns, cells, strict=True))
             else:
@@ -60,14 +60,14 @@ def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:
     yield from lines
 
 
-def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _read_cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of every row that is not blank."""
     while True:
         line = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise fail(
+            raise error_at(
                 path,
                 line,
                 f"not CSV ({error}); expected cells in double quotes to be closed, and quotes in "
@@ -79,9 +79,9 @@ def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
             yield line, cells
 
 
-def _header(path: Path, line: int, names: list[str]) -> list[str]:
+def _checked_header(path: Path, line: int, names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise fail(
+        raise error_at(
             path,
             line,
             f"a column name stands twice ({shorten(', '.join(names))}); expected a header with "

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from glmtune.data.rows import fail
+from glmtune.data.rows import error_at
 from glmtune.errors import DataError
 
 # So many of the other characters of a Chinese text are among the 6,763 of GB2312, at the least.
@@ -55,7 +55,7 @@ def _encoding_error(path: Path) -> DataError:
     line = raw[:position].count(b"\n") + 1
     encoding = _guess_encoding(raw)
     if encoding is None:
-        return fail(
+        return error_at(
             path,
             line,
             f"byte 0x{raw[position]:02x} is not UTF-8 text; expected text in UTF-8; "
@@ -64,28 +64,28 @@ def _encoding_error(path: Path) -> DataError:
     target = f"{path.stem}.utf8{path.suffix}"
     convert = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(target)}"
     found = f"the encoding looks like {encoding}; expected UTF-8; convert it: {convert}"
-    return fail(path, line, found)
+    return error_at(path, line, found)
 
 
 def _guess_encoding(raw: bytes) -> str | None:
     """UTF-16 or GB18030 (GBK is a part of it) for bytes that are not UTF-8; None if neither."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16" if _decode(raw, "UTF-16") else None
+        return "UTF-16" if _decode_or_empty(raw, "UTF-16") else None
     if b"\0" in raw[:2]:  # JSON and a table's header begin with ASCII characters
         encoding = "UTF-16BE" if raw[0] == 0 else "UTF-16LE"
-        return encoding if _decode(raw, encoding) else None
+        return encoding if _decode_or_empty(raw, encoding) else None
     # Damaged UTF-8 often decodes as GB18030, into nonsense: there most characters are still right.
     as_utf8 = raw[:SAMPLE].decode("utf-8", "replace")
     right = sum("\u2e80" <= character < "\ufffd" for character in as_utf8)
     if as_utf8.count("\ufffd") <= right:
         return None
     # So does Big5, into characters that nobody writes: converting it would destroy the text.
-    others = [c for c in _decode(raw, "GB18030")[:SAMPLE] if not c.isascii()]
+    others = [c for c in _decode_or_empty(raw, "GB18030")[:SAMPLE] if not c.isascii()]
     usual = sum(bool(c.encode("gb2312", "ignore")) for c in others)
     return "GB18030" if others and usual >= USUAL_SHARE * len(others) else None
 
 
-def _decode(raw: bytes, encoding: str) -> str:
+def _decode_or_empty(raw: bytes, encoding: str) -> str:
     """The text, or "" for bytes that cannot be JSON or a table in this encoding."""
     try:
         text = raw.decode(encoding).lstrip("\ufeff \r\n\t")

@@ -27,7 +27,7 @@ def calls_in_text(value: Any, place: str) -> list[Message]:
     if isinstance(value, str):
         value = _from_json(value, place)
     calls = value if isinstance(value, list) else [value]
-    return [_call(call, place) for call in calls]
+    return [_call_message(call, place) for call in calls]
 
 
 def calls_of_message(item: Mapping[str, Any], place: str) -> list[Message]:
@@ -41,7 +41,7 @@ def calls_of_message(item: Mapping[str, Any], place: str) -> list[Message]:
         )
     # Of OpenAI's types of calls there is one, function.
     calls = [call.get("function", call) if isinstance(call, dict) else call for call in found]
-    return [_call(call, place) for call in calls]
+    return [_call_message(call, place) for call in calls]
 
 
 def call_and_result(item: Mapping[str, Any], place: str) -> list[Message]:
@@ -60,7 +60,7 @@ def call_and_result(item: Mapping[str, Any], place: str) -> list[Message]:
     ]
 
 
-def _call(call: Any, place: str) -> Message:
+def _call_message(call: Any, place: str) -> Message:
     if not isinstance(call, dict):
         raise RowMistake(
             f"{place}: a call of a tool is {name_of(call)}; {EXPECTED_CALL}; write it so"

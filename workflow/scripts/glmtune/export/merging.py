@@ -33,14 +33,14 @@ def merge_adapter(model: PreTrainedModel, *, source: str = "the adapter") -> Pre
     adapter without effect, and if the merged model does not answer as the adapted one did.
     """
     model.eval()
-    wrappers = _wrappers(model)
+    wrappers = _adapted_modules(model)
     if not wrappers:
         raise ValueError("no adapter in the model; call load_adapter first")
-    _refuse_quantized(wrappers, source)
-    before = _probe(model)
+    _refuse_quantized_layers(wrappers, source)
+    before = _probe_logits(model)
     has_effect = False
     for name, wrapper in wrappers.items():
-        merged, is_changed = _merge(wrapper, name, source)
+        merged, is_changed = _merge_layer(wrapper, name, source)
         has_effect |= is_changed
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, merged)
@@ -48,28 +48,28 @@ def merge_adapter(model: PreTrainedModel, *, source: str = "the adapter") -> Pre
     if not has_effect:
         raise WeightsError(
             f"{source}: has no effect: what it adds to the weights is zero everywhere, or too "
-            f"little for {_type(model)}; it was never trained, or its "
+            f"little for {_dtype_name(model)}; it was never trained, or its "
             "files are not those that training wrote"
         )
-    moved = _difference(before, _probe(model))
+    moved = _relative_difference(before, _probe_logits(model))
     if not math.isfinite(moved):
         raise WeightsError(
-            f"{source}: merged in {_type(model)}, the model gives numbers that are not finite; "
+            f"{source}: merged in {_dtype_name(model)}, the model gives NaN or infinite logits; "
             "merge with the base model in float32 (--dtype float32)"
         )
     print(
-        f"merged; the weights, rounded to {_type(model)}, move the logits by {moved:.1e} of the "
-        "largest",
+        f"merged; the weights, rounded to {_dtype_name(model)}, move the logits by {moved:.1e} of "
+        "the largest",
         file=sys.stderr,
     )
     return model
 
 
-def _type(model: PreTrainedModel) -> str:
+def _dtype_name(model: PreTrainedModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _wrappers(model: nn.Module) -> dict[str, Any]:
+def _adapted_modules(model: nn.Module) -> dict[str, Any]:
     """PEFT's modules by name: around an adapted layer, or around one trained as a whole."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -78,7 +78,7 @@ def _wrappers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def _refuse_quantized(wrappers: dict[str, Any], source: str) -> None:
+def _refuse_quantized_layers(wrappers: dict[str, Any], source: str) -> None:
     for name, wrapper in wrappers.items():
         base = getattr(wrapper, "base_layer", None)
         if isinstance(base, QuantizedLinear):
@@ -90,7 +90,7 @@ def _refuse_quantized(wrappers: dict[str, Any], source: str) -> None:
 
 
 @torch.no_grad()
-def _merge(wrapper: Any, name: str, source: str) -> tuple[nn.Module, bool]:
+def _merge_layer(wrapper: Any, name: str, source: str) -> tuple[nn.Module, bool]:
     """The plain module that does what `wrapper` did, and whether its rounded weight changed."""
     if not hasattr(wrapper, "base_layer"):
         whole = wrapper.unload_and_optionally_merge_module(
@@ -122,7 +122,7 @@ def _layer_inputs(layer: nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _probe(model: Any) -> torch.Tensor:
+def _probe_logits(model: Any) -> torch.Tensor:
     """Logits (1, s, vocabulary) in fp32 for fixed ids that end as the family's prompts do."""
     config = model.config
     # ChatGLM-6B finds the end of its prompt by these two.
@@ -131,7 +131,7 @@ def _probe(model: Any) -> torch.Tensor:
     return model(torch.tensor([ids], device=model.device), use_cache=False).logits.float()
 
 
-def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
+def _relative_difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((after - before).abs().max() / before.abs().max())
 
 
@@ -139,7 +139,7 @@ def _refuse_difference(
     what: str, before: torch.Tensor, after: torch.Tensor, tolerance: float
 ) -> None:
     """WeightsError unless both are the same up to rounding; what is no number is not."""
-    found = _difference(before, after)
+    found = _relative_difference(before, after)
     if not found <= tolerance:
         raise WeightsError(
             f"{what} differ from unmerged ones by {found:.2g} of the largest; expected at most "

@@ -93,7 +93,7 @@ PROBES = (
 
 def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) -> dict[str, Any]:
     """The values of transformers' config.json."""
-    rotary = _rotary(config)
+    rotary = _rope_parameters(config)
     return {
         **{new: getattr(config, old) for new, old in CONFIG_NAMES.items()},
         "architectures": ["GlmForCausalLM"],
@@ -110,7 +110,7 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
     }
 
 
-def _rotary(config: ChatGLM2Config) -> dict[str, Any]:
+def _rope_parameters(config: ChatGLM2Config) -> dict[str, Any]:
     """What the angles of positions are, in the words of transformers."""
     half = {"partial_rotary_factor": 0.5}
     if config.interpolates_positions:
@@ -186,7 +186,7 @@ def _fast_tokenizer(
     fast = FastTokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=_merges(processor, pieces),
+            merges=_bpe_merges(processor, pieces),
             unk_token=pieces[processor.unk_id()],
             fuse_unk=True,
             byte_fallback=True,
@@ -219,7 +219,7 @@ def _fast_tokenizer(
     return fast
 
 
-def _merges(processor: SentencePieceProcessor, pieces: list[str]) -> list[tuple[str, str]]:
+def _bpe_merges(processor: SentencePieceProcessor, pieces: list[str]) -> list[tuple[str, str]]:
     """Every pair of pieces that is a piece, best score first: the order sentencepiece joins in."""
     ordinary = {
         piece: processor.get_score(i)

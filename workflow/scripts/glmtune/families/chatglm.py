@@ -8,17 +8,17 @@ from typing import Any
 
 from glmtune.families.conversation import Message, Turn
 from glmtune.families.family import (
-    IGNORED,
     Example,
     Template,
     by_name,
     check_limits,
     head_size,
     round_up,
-    write_vocabulary,
+    write_trained_vocabulary,
 )
 from glmtune.families.tokenizers import ChatGLMTokenizer, mark_white_space
 from glmtune.families.vocabulary import train_pieces
+from glmtune.labels import IGNORED_LABEL
 
 # config.json of THUDM/chatglm-6b, without its remote code.
 REAL_CONFIG: dict[str, Any] = {
@@ -84,10 +84,10 @@ def encode_example(
     prompt = [*prompt_ids[: max_source_tokens - 1], tokenizer.gmask_token_id]
     cut_answer = answer_ids[: max_target_tokens - 2]
     targets = [tokenizer.bos_token_id, *cut_answer, tokenizer.eos_token_id]
-    labels = [IGNORED if i == tokenizer.pad_token_id else i for i in targets]
+    labels = [IGNORED_LABEL if i == tokenizer.pad_token_id else i for i in targets]
     return Example(
         prompt + targets,
-        [IGNORED] * len(prompt) + labels,
+        [IGNORED_LABEL] * len(prompt) + labels,
         # As encode_prompt counts: what fits there fits here.
         prompt_tokens=len(prompt_ids) + 2,
         answer_tokens=len(answer_ids) + 2,
@@ -143,7 +143,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int
         "remove_space": False,
         "num_image_tokens": 0,
     }
-    write_vocabulary(folder, ChatGLMTokenizer.file_name, content, settings)
+    write_trained_vocabulary(folder, ChatGLMTokenizer.file_name, content, settings)
 
 
 def miniature_config(

@@ -11,17 +11,17 @@ from typing import Any
 
 from glmtune.families.conversation import Message, Turn
 from glmtune.families.family import (
-    IGNORED,
     Example,
     Template,
     by_name,
     check_limits,
     head_size,
     round_up,
-    write_vocabulary,
+    write_trained_vocabulary,
 )
 from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from glmtune.families.vocabulary import WORD_BREAK, train_pieces
+from glmtune.labels import IGNORED_LABEL
 
 # config.json of THUDM/chatglm2-6b, without its remote code.
 REAL_CONFIG: dict[str, Any] = {
@@ -89,10 +89,10 @@ def encode_example(
     prompt = prompt_ids[:max_source_tokens]
     targets = [*answer_ids[:max_target_tokens], tokenizer.eos_token_id]
     # Padding shares its id with <unk>, which main.py therefore leaves out of the loss too.
-    labels = [IGNORED if i == tokenizer.pad_token_id else i for i in targets]
+    labels = [IGNORED_LABEL if i == tokenizer.pad_token_id else i for i in targets]
     return Example(
         prompt + targets,
-        [IGNORED] * len(prompt) + labels,
+        [IGNORED_LABEL] * len(prompt) + labels,
         prompt_tokens=len(prompt_ids),
         answer_tokens=len(answer_ids),
         prompt_is_cut=len(prompt_ids) > max_source_tokens,
@@ -144,7 +144,7 @@ def write_bpe(texts: Iterable[str], folder: Path | str, *, name: str, size: int)
         "do_lower_case": False,
         "remove_space": False,
     }
-    write_vocabulary(folder, ChatGLM2Tokenizer.file_name, content, settings)
+    write_trained_vocabulary(folder, ChatGLM2Tokenizer.file_name, content, settings)
 
 
 def miniature_config(

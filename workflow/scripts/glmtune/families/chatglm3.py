@@ -16,8 +16,9 @@ from typing import Any
 
 from glmtune.families import chatglm2
 from glmtune.families.conversation import Message, Turn, as_messages
-from glmtune.families.family import IGNORED, Example, Template, by_name, check_limits
+from glmtune.families.family import Example, Template, by_name, check_limits
 from glmtune.families.tokenizers import ChatGLM3Tokenizer
+from glmtune.labels import IGNORED_LABEL
 
 # config.json of THUDM/chatglm3-6b-base, without its remote code.
 REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/chatglm3-6b-base"}
@@ -97,11 +98,11 @@ def encode_example(
         ids[:max_tokens],
         labels[:max_tokens],
         prompt_tokens=prompt_tokens,
-        answer_tokens=sum(label != IGNORED for label in labels),
+        answer_tokens=sum(label != IGNORED_LABEL for label in labels),
         prompt_is_cut=prompt_tokens > max_source_tokens,
         answer_is_cut=len(ids) > max_tokens,
     )
-    if any(label != IGNORED for label in row.labels):
+    if any(label != IGNORED_LABEL for label in row.labels):
         return row
     # finetune_demo would train on a row without a target, whose loss is not a number.
     limit = max_source_tokens
@@ -111,7 +112,7 @@ def encode_example(
     return replace(
         row,
         input_ids=prompt + targets,
-        labels=[IGNORED] * len(prompt) + targets,
+        labels=[IGNORED_LABEL] * len(prompt) + targets,
         answer_is_cut=len(targets) < len(last_answer),
     )
 
@@ -143,11 +144,11 @@ def _whole_row(
         spoken += [is_answer] * len(part)
     if ids[-1] != tokenizer.eos_token_id:
         ids.append(tokenizer.eos_token_id)
-    labels = [i if hit else IGNORED for i, hit in zip(ids, [False, *spoken], strict=False)]
+    labels = [i if hit else IGNORED_LABEL for i, hit in zip(ids, [False, *spoken], strict=False)]
     return ids, labels
 
 
-def _template(name: str, layout: Layout) -> Template:
+def _make_template(name: str, layout: Layout) -> Template:
     return Template(
         name=name,
         trains_on="every answer",
@@ -159,8 +160,8 @@ def _template(name: str, layout: Layout) -> Template:
 
 
 TEMPLATES = by_name(
-    _template("finetune-demo", finetune_demo),
-    _template("chatglm3-base-tuning", base_tuning),
+    _make_template("finetune-demo", finetune_demo),
+    _make_template("chatglm3-base-tuning", base_tuning),
 )
 
 

@@ -16,6 +16,7 @@ from glmtune.errors import DataError
 
 Turn = Sequence[str]
 Message = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a data set, as `glmtune.data.rows` describes it
 ROLES = ("system", "user", "assistant", "observation")
 NO_TOOLS = (
     "tools, a call or an observation; expected questions and answers only, ChatGLM-6B and "
@@ -36,13 +37,13 @@ def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
     return messages
 
 
-def uses_tools(row: Mapping[str, Any]) -> bool:
-    """Whether a row (`glmtune.data.rows`) has calls, observations or tools in it."""
+def uses_tools(row: Row) -> bool:
+    """Whether a row has calls, observations or tools in it."""
     messages = as_messages(row.get("history", ()))
-    return bool(row.keys() & {"role", "metadata"}) or any(map(_is_of_tools, messages))
+    return bool(row.keys() & {"role", "metadata"}) or any(map(_uses_tools, messages))
 
 
-def shown_answer(row: Mapping[str, Any]) -> str:
+def shown_answer(row: Row) -> str:
     """A row's answer as a person reads it: a call begins with a line of the tool's name."""
     answer: str = row["summary"]
     return f"{row['metadata']}\n{answer}" if "metadata" in row else answer
@@ -59,7 +60,7 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     before, question = "", None
     for number, message in enumerate(as_messages(history), start=1):
         role, content = message["role"], message["content"]
-        if _is_of_tools(message):
+        if _uses_tools(message):
             raise DataError(f"history: message {number}: {NO_TOOLS}")
         if role == "system" and question is None:
             before += content + "\n"
@@ -69,7 +70,7 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
             turns.append((question, content))
             question = None
         else:
-            raise _no_place(number, message, question is not None)
+            raise _misplaced(number, message, question is not None)
     if question is not None:
         raise DataError(
             "history: ends with a question; expected an answer to it; "
@@ -78,12 +79,12 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     return before + query, turns
 
 
-def _is_of_tools(message: Message) -> bool:
+def _uses_tools(message: Message) -> bool:
     is_observation = message["role"] == "observation"
     return is_observation or bool(message.get("tools") or message.get("metadata"))
 
 
-def _no_place(number: int, message: Message, is_asked: bool) -> DataError:
+def _misplaced(number: int, message: Message, is_asked: bool) -> DataError:
     """Why a message does not fit into rounds of a question and an answer."""
     role = message["role"]
     if role not in ROLES:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from glmtune.errors import DataError
-from glmtune.families.conversation import NO_TOOLS, uses_tools
+from glmtune.families.conversation import NO_TOOLS, Row, uses_tools
 from glmtune.families.family import Example, Template
-from glmtune.families.long_history import Row, shorten_history
+from glmtune.families.long_history import shorten_history
 from glmtune.families.tokenizers import Tokenizer
 
 
@@ -32,7 +32,7 @@ def encode_prompts(
     """The prompt of each row; `long_history` is one of LONG_HISTORY."""
     prompts = []
     for row in rows:
-        fitted = _fit(template, tokenizer, row, max_source_tokens, long_history)
+        fitted = _drop_old_turns(template, tokenizer, row, max_source_tokens, long_history)
         ids = _prompt_ids(template, tokenizer, fitted, max_source_tokens)
         prompts.append(Prompt(ids, is_shortened=fitted is not row))
     return prompts
@@ -52,21 +52,21 @@ def encode_example(
     A history that is shortened leaves the same prompt as in `encode_prompts`.
     """
     limits = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
-    whole = _example(template, tokenizer, row, limits)
+    whole = _encode_row(template, tokenizer, row, limits)
     if not whole.prompt_is_cut:
         return whole
-    fitted = _fit(template, tokenizer, row, max_source_tokens, long_history)
+    fitted = _drop_old_turns(template, tokenizer, row, max_source_tokens, long_history)
     if fitted is row:
         return whole
     return replace(
-        _example(template, tokenizer, fitted, limits),
+        _encode_row(template, tokenizer, fitted, limits),
         prompt_tokens=whole.prompt_tokens,
         answer_tokens=whole.answer_tokens,
         history_is_shortened=True,
     )
 
 
-def _fit(
+def _drop_old_turns(
     template: Template, tokenizer: Tokenizer, row: Row, max_source_tokens: int, long_history: str
 ) -> Row:
     """The row without the turns that its prompt has no room for."""
@@ -88,22 +88,24 @@ def _prompt_ids(
         row["content"],
         row.get("history", ()),
         max_source_tokens=max_source_tokens,
-        **_of_tools(template, row, "role"),
+        **_tool_arguments(template, row, "role"),
     )
 
 
-def _example(template: Template, tokenizer: Tokenizer, row: Row, limits: dict[str, int]) -> Example:
+def _encode_row(
+    template: Template, tokenizer: Tokenizer, row: Row, limits: dict[str, int]
+) -> Example:
     return template.encode_example(
         tokenizer,
         row["content"],
         row["summary"],
         row.get("history", ()),
         **limits,
-        **_of_tools(template, row, "role", "metadata"),
+        **_tool_arguments(template, row, "role", "metadata"),
     )
 
 
-def _of_tools(template: Template, row: Row, *keys: str) -> dict[str, str]:
+def _tool_arguments(template: Template, row: Row, *keys: str) -> dict[str, str]:
     """What only a conversation with tools has, of these keys."""
     if not template.takes_tools and uses_tools(row):
         raise DataError(NO_TOOLS)

@@ -15,14 +15,13 @@ from glmtune.errors import ParamsError
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import atomic_path, write_json
 
-IGNORED = -100  # a label that the loss leaves out
 # [gMASK], <sop>, an end token, and at least one token of text.
 SHORTEST_LIMIT = 4
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training row, unpadded: labels[i] is input_ids[i] or IGNORED; the model shifts."""
+    """One training row, unpadded: labels[i] is input_ids[i] or IGNORED_LABEL; the model shifts."""
 
     input_ids: list[int]
     labels: list[int]
@@ -124,7 +123,7 @@ def round_up(size: int) -> int:
     return -(-size // 8) * 8
 
 
-def write_vocabulary(
+def write_trained_vocabulary(
     folder: Path | str, file_name: str, content: bytes, settings: dict[str, Any]
 ) -> None:
     """Write a trained vocabulary and its tokenizer_config.json into a model folder."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from glmtune.errors import WeightsError
 from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer, Tokenizer
-from glmtune.families.vocabulary import read_config, read_vocabulary
+from glmtune.families.vocabulary import read_optional_config, read_vocabulary
 
 # A folder with this model size is the first release of ChatGLM-6B: 20000 image tokens come first.
 IMAGE_TOKEN_VOCABULARY = 150528
@@ -55,12 +55,12 @@ def detect_family(folder: Path | str) -> str:
             "(ChatGLM2-6B, ChatGLM3-6B); download the whole model folder, or copy the vocabulary "
             "and tokenizer_config.json of its base model into it"
         )
-    tokenizer_config = read_config(folder / "tokenizer_config.json")
+    tokenizer_config = read_optional_config(folder / "tokenizer_config.json")
     names = (
         tokenizer_config.get("name_or_path"),
         # Saved again by transformers: the name may be gone, the role tokens are listed.
         "chatglm3" if "<|user|>" in json.dumps(tokenizer_config) else None,
-        read_config(folder / "config.json").get("_name_or_path"),
+        read_optional_config(folder / "config.json").get("_name_or_path"),
         folder.resolve().name,
     )
     for name in names:
@@ -75,8 +75,8 @@ def detect_family(folder: Path | str) -> str:
 
 def refuse_first_release(folder: Path) -> None:
     """WeightsError for the first release of ChatGLM-6B, whose ids are shifted by 20000."""
-    image_tokens = read_config(folder / "tokenizer_config.json").get("num_image_tokens", 0)
-    vocab_size = read_config(folder / "config.json").get("vocab_size")
+    image_tokens = read_optional_config(folder / "tokenizer_config.json").get("num_image_tokens", 0)
+    vocab_size = read_optional_config(folder / "config.json").get("vocab_size")
     if image_tokens or vocab_size == IMAGE_TOKEN_VOCABULARY:
         raise WeightsError(
             f"{folder}: the first release of ChatGLM-6B (vocabulary {vocab_size}, {image_tokens} "

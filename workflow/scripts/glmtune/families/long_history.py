@@ -8,12 +8,10 @@ Knows nothing about tokens.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from glmtune.families.conversation import Message, as_messages
+from glmtune.families.conversation import Message, Row, as_messages
 
-Row = Mapping[str, Any]  # as in `glmtune.data.rows`
 # shorten: drop the oldest turns. official: cut the prompt at the limit, as THUDM's scripts do.
 LONG_HISTORY = ("shorten", "official")
 
@@ -23,7 +21,7 @@ def shorten_history(row: Row, fits: Callable[[Row], bool]) -> Row:
 
     The same object comes back if it fits as it is, or has no turn that could go.
     """
-    turns = _turns(as_messages(row.get("history", ())))
+    turns = _split_into_turns(as_messages(row.get("history", ())))
     # Who answers an observation was asked in the last turn of the history.
     droppable = len(turns) - ("role" in row)
     if droppable < 1 or fits(row):
@@ -33,7 +31,7 @@ def shorten_history(row: Row, fits: Callable[[Row], bool]) -> Row:
     return shortened[min(bisect_left(shortened, True, key=fits), droppable - 1)]
 
 
-def _turns(messages: Sequence[Message]) -> list[list[Message]]:
+def _split_into_turns(messages: Sequence[Message]) -> list[list[Message]]:
     """The messages by turn; a system message before the first question is in the first turn."""
     turns: list[list[Message]] = []
     for message in messages:

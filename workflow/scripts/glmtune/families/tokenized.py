@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from glmtune.errors import DataError
-from glmtune.families.family import IGNORED, Example
+from glmtune.families.family import Example
 from glmtune.files import atomic_path
+from glmtune.labels import IGNORED_LABEL
 
 # In the order of the file: the widest first, so that every column is aligned.
 COLUMNS: dict[str, np.dtype[Any]] = {
@@ -51,7 +52,7 @@ class TokenizedRows:
 
     def targets_of_rows(self) -> np.ndarray:
         """How many tokens of each row are trained on: (rows,)."""
-        so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED)))
+        so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED_LABEL)))
         return np.diff(so_far[self.offsets])
 
 
@@ -85,7 +86,7 @@ def tokenized_file(path: Path) -> Iterator[Callable[[TokenizedRows], None]]:
                 end += int(rows.offsets[-1])
 
             yield append
-        _join(parts, temporary)
+        _concatenate(parts, temporary)
 
 
 def read_tokenized(path: Path) -> TokenizedRows:
@@ -100,7 +101,7 @@ def read_tokenized(path: Path) -> TokenizedRows:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         start = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:start])
-        columns = {name: _column(content, start, name, header[name]) for name in COLUMNS}
+        columns = {name: _map_column(content, start, name, header[name]) for name in COLUMNS}
     except (ValueError, KeyError):
         raise DataError(
             f"{path}: not a whole file of tokenised rows; "
@@ -113,14 +114,14 @@ def _as_bytes(name: str, values: np.ndarray) -> bytes:
     return values.astype(COLUMNS[name]).tobytes()
 
 
-def _column(content: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
+def _map_column(content: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
     (count,) = entry["shape"]
     if count == 0:
         return np.zeros(0, COLUMNS[name])
     return np.frombuffer(content, COLUMNS[name], count, start + entry["data_offsets"][0])
 
 
-def _join(parts: dict[str, Path], target: Path) -> None:
+def _concatenate(parts: dict[str, Path], target: Path) -> None:
     """The columns as one file in the layout of safetensors: header size, header, columns."""
     header, end = {}, 0
     for name, part in parts.items():

@@ -15,7 +15,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from glmtune.errors import DataError, WeightsError
-from glmtune.files import sha256_of
+from glmtune.files import is_lfs_pointer, sha256_of
 
 # In a text to train on: no piece joins what stands on its two sides, and it is no piece itself.
 # "␟红色" makes a piece "红色" that is used within sentences; "红色" alone makes "▁红色", which
@@ -36,7 +36,7 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
         raise WeightsError(
             f"{path}: no such file; expected the vocabulary; download the whole model folder"
         ) from None
-    if content.startswith(b"version https://git-lfs"):
+    if is_lfs_pointer(content):
         raise WeightsError(
             f"{path}: a Git LFS pointer; expected the vocabulary itself; "
             "run `git lfs pull` in that folder or download the file"
@@ -80,7 +80,7 @@ def published_vocabulary(path: Path) -> str | None:
     return PUBLISHED.get(sha256_of(path))
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_optional_config(path: Path) -> dict[str, Any]:
     """A JSON object of a model folder, {} if the file is absent; WeightsError if it is broken."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ LONGEST_NGRAM = 4
 
 @functools.lru_cache(maxsize=4096)
 def sentence_bleu(
-    references: tuple[Sequence[str], ...], prediction: Sequence[str], smoothing: str = "method3"
+    references: tuple[Sequence[str], ...], response: Sequence[str], smoothing: str = "method3"
 ) -> float:
     """Sentence BLEU-4 of nltk, 0..1; a text is a sequence of tokens, a str one of characters.
 
@@ -23,12 +23,12 @@ def sentence_bleu(
     from nltk.translate import bleu_score
 
     smooth = getattr(bleu_score.SmoothingFunction(), smoothing)
-    return bleu_score.sentence_bleu(references, prediction, smoothing_function=smooth)
+    return bleu_score.sentence_bleu(references, response, smoothing_function=smooth)
 
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """How many n-grams (n: 1 to 4) a prediction has, and how many of them its reference has."""
+    """How many n-grams (n: 1 to 4) a response has, and how many of them its reference has."""
 
     predicted_tokens: int = 0
     reference_tokens: int = 0
@@ -36,17 +36,17 @@ class NgramCounts:
     shared: tuple[int, ...] = field(default=(0,) * LONGEST_NGRAM)
 
 
-def count_ngrams(prediction: Sequence[str], reference: Sequence[str]) -> NgramCounts:
+def count_ngrams(response: Sequence[str], reference: Sequence[str]) -> NgramCounts:
     """Count one row.
 
     Example: "aab" against "ab": 3 and 2 of the n-grams "a", "a", "b", "aa", "ab".
     """
     predicted, shared = [], []
     for length in range(1, LONGEST_NGRAM + 1):
-        ours, theirs = _ngrams(prediction, length), _ngrams(reference, length)
+        ours, theirs = _ngrams(response, length), _ngrams(reference, length)
         predicted.append(ours.total())
         shared.append((ours & theirs).total())
-    return NgramCounts(len(prediction), len(reference), tuple(predicted), tuple(shared))
+    return NgramCounts(len(response), len(reference), tuple(predicted), tuple(shared))
 
 
 def add_counts(rows: Iterable[NgramCounts]) -> NgramCounts:
@@ -65,7 +65,7 @@ def add_counts(rows: Iterable[NgramCounts]) -> NgramCounts:
 def sacrebleu(counts: NgramCounts) -> float:
     """BLEU of sacrebleu, 0..100, smoothed exponentially: where no n-gram is shared, 1/2, then 1/4.
 
-    A prediction of fewer than four tokens, or without any shared token, has 0. Computed in percent
+    A response of fewer than four tokens, or without any shared token, has 0. Computed in percent
     and added by sum(), as there: other orders of operation differ in the last digit.
     """
     if not all(counts.predicted) or not any(counts.shared):
@@ -76,7 +76,7 @@ def sacrebleu(counts: NgramCounts) -> float:
             doubled *= 2
         percent = 100.0 * shared / predicted if shared else 100.0 / (doubled * predicted)
         logs.append(math.log(percent))
-    return _brevity(counts) * math.exp(sum(logs) / len(logs))
+    return _brevity_penalty(counts) * math.exp(sum(logs) / len(logs))
 
 
 def paddle_bleu(counts: NgramCounts) -> float:
@@ -87,7 +87,9 @@ def paddle_bleu(counts: NgramCounts) -> float:
         shared / predicted if shared else sys.float_info.min
         for shared, predicted in zip(counts.shared, counts.predicted, strict=True)
     ]
-    return _brevity(counts) * math.exp(math.fsum(map(math.log, precisions)) / len(precisions))
+    return _brevity_penalty(counts) * math.exp(
+        math.fsum(map(math.log, precisions)) / len(precisions)
+    )
 
 
 def _ngrams(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
@@ -96,5 +98,5 @@ def _ngrams(tokens: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
     )
 
 
-def _brevity(counts: NgramCounts) -> float:
+def _brevity_penalty(counts: NgramCounts) -> float:
     return math.exp(min(0.0, 1 - counts.reference_tokens / counts.predicted_tokens))

@@ -1,4 +1,4 @@
-"""A prediction beside its reference, and the tokens of a text: jieba's words, or BERT's.
+"""A response beside its reference, and the tokens of a text: jieba's words, or BERT's.
 
 A row of this project's own predictions files has each text in several forms, and a protocol scores
 those that its public code scores. A row of any other file has one form, which is never altered.
@@ -18,7 +18,7 @@ from typing import Any
 
 from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
 from glmtune.metrics.normal_form import normal_form
-from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol
+from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, ScoringProtocol
 
 # Enough for the texts of the rows that are scored at about the same time.
 REMEMBERED_TEXTS = 4096
@@ -30,19 +30,19 @@ _CHINESE = (
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A prediction, its reference, and what else the predictions file says of the row."""
+class TextPair:
+    """A response, its reference, and what else the predictions file says of the row."""
 
-    prediction: str
-    label: str
-    asked: tuple[str, ...] | None = None  # attribute values; None: the prompt asks for none
+    response: str
+    reference: str
+    requested: tuple[str, ...] | None = None  # attribute values; None: the prompt lists none
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
     references: tuple[str, ...] | None = None  # of all rows that ask the same; None: no prompt
 
     @property
     def blank(self) -> bool:
         """Whether either text is empty or white space; THUDM's own code stops at such a row."""
-        return is_blank(self.prediction) or is_blank(self.label)
+        return is_blank(self.response) or is_blank(self.reference)
 
 
 def is_blank(text: str) -> bool:
@@ -50,7 +50,7 @@ def is_blank(text: str) -> bool:
     return not text.strip()
 
 
-def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Pair]]:
+def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, TextPair]]:
     """By protocol, what it scores of each row of a predictions file, in order.
 
     What the statistics need beside the texts is in the pair of the default protocol. Rows with the
@@ -58,22 +58,22 @@ def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Pair]]:
     rows only 1,000 prompts differ.
     """
     is_ours = all("decoded" in row for row in rows)
-    pairs = [_pairs_of(row, is_ours=is_ours) for row in rows]
-    asked = asked_values([row.get("prompt", "") for row in rows])
+    pairs = [_texts_by_protocol(row, is_ours=is_ours) for row in rows]
+    requested = requested_values([row.get("prompt", "") for row in rows])
     references: dict[str, dict[str, None]] = defaultdict(dict)
     for row, each in zip(rows, pairs, strict=True):
-        references[_question(row)][each[DEFAULT_PROTOCOL].label] = None
-    for row, each, values in zip(rows, pairs, asked, strict=True):
+        references[_prompt_key(row)][each[DEFAULT_PROTOCOL].reference] = None
+    for row, each, values in zip(rows, pairs, requested, strict=True):
         each[DEFAULT_PROTOCOL] = replace(
             each[DEFAULT_PROTOCOL],
-            asked=tuple(map(normal_form, values)) if values and is_ours else values,
+            requested=tuple(map(normal_form, values)) if values and is_ours else values,
             finished=row.get("finished"),
-            references=tuple(references[_question(row)]) if "prompt" in row else None,
+            references=tuple(references[_prompt_key(row)]) if "prompt" in row else None,
         )
     return pairs
 
 
-def asked_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
+def requested_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
     """The distinct attribute values that each prompt asks for; None for any other prompt.
 
     Every prompt has None unless the file as a whole asks for attributes (glmtune/attributes.py).
@@ -88,27 +88,27 @@ def asked_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
     ]
 
 
-def _pairs_of(row: Mapping[str, Any], *, is_ours: bool) -> dict[str, Pair]:
+def _texts_by_protocol(row: Mapping[str, Any], *, is_ours: bool) -> dict[str, TextPair]:
     if not is_ours:
-        return dict.fromkeys(PROTOCOLS, Pair(row["predict"], row["labels"]))
-    return {name: _pair_of(row, protocol) for name, protocol in PROTOCOLS.items()}
+        return dict.fromkeys(PROTOCOLS, TextPair(row["predict"], row["labels"]))
+    return {name: _texts_of(row, protocol) for name, protocol in PROTOCOLS.items()}
 
 
-def _pair_of(row: Mapping[str, Any], protocol: Protocol) -> Pair:
-    prediction, label = row[protocol.prediction], row.get(protocol.reference, row["labels"])
+def _texts_of(row: Mapping[str, Any], protocol: ScoringProtocol) -> TextPair:
+    response, reference = row[protocol.response_key], row.get(protocol.reference_key, row["labels"])
     if protocol.normal_form:
-        prediction, label = normal_form(prediction), normal_form(label)
-    return Pair(prediction, label)
+        response, reference = normal_form(response), normal_form(reference)
+    return TextPair(response, reference)
 
 
-def _question(row: Mapping[str, Any]) -> str:
+def _prompt_key(row: Mapping[str, Any]) -> str:
     return json.dumps([row.get("prompt"), row.get("history")], sort_keys=True)
 
 
 @functools.lru_cache(maxsize=REMEMBERED_TEXTS)
 def segment(text: str) -> tuple[str, ...]:
     """Words of a text by jieba, white space included. Example: 我很好 -> ("我", "很", "好")."""
-    return tuple(_segmenter()(text))
+    return tuple(_jieba_cut()(text))
 
 
 def words_of(text: str) -> list[str]:
@@ -121,12 +121,12 @@ def basic_tokens(text: str) -> list[str]:
 
     Example: 白色T恤，iPhone7! -> 白 色 t 恤 ， iphone7 !
     """
-    tokens = "".join(map(_set_off, unicodedata.normalize("NFD", text.lower())))
+    tokens = "".join(map(_set_apart, unicodedata.normalize("NFD", text.lower())))
     return tokens.split()
 
 
 @functools.lru_cache(maxsize=65536)
-def _set_off(sign: str) -> str:
+def _set_apart(sign: str) -> str:
     category = unicodedata.category(sign)
     if category == "Mn" or (category.startswith("C") and not sign.isspace()) or sign == "\ufffd":
         return ""  # accents, control characters, and what stands for bytes that are no text
@@ -136,7 +136,7 @@ def _set_off(sign: str) -> str:
 
 
 @functools.cache
-def _segmenter() -> Callable[[str], list[str]]:
+def _jieba_cut() -> Callable[[str], list[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in its source, from Python 3.12 on
         import jieba

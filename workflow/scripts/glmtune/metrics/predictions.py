@@ -12,11 +12,11 @@ from typing import Any
 
 from glmtune.errors import DataError
 
-Row = dict[str, Any]
+PredictionRow = dict[str, Any]
 OPTIONAL_TEXTS = ("prompt", "decoded", "decoded_labels")
 
 
-def read_predictions(path: Path | str) -> list[Row]:
+def read_predictions(path: Path | str) -> list[PredictionRow]:
     """Rows {"labels", "predict"} of a file, in order, with OPTIONAL_TEXTS, finished and history.
 
     Those only where the file has them; any other key is left out. The reference may be called
@@ -41,8 +41,8 @@ def read_predictions(path: Path | str) -> list[Row]:
     return rows
 
 
-def _read_row(line: bytes, where: str) -> Row:
-    row = _parse(line, where)
+def _read_row(line: bytes, where: str) -> PredictionRow:
+    row = _parse_object(line, where)
     label_key = "labels" if "labels" in row or "label" not in row else "label"
     known = {"labels": _text_of(row, label_key, where), "predict": _text_of(row, "predict", where)}
     known |= {key: _text_of(row, key, where) for key in OPTIONAL_TEXTS if row.get(key) is not None}
@@ -54,7 +54,7 @@ def _read_row(line: bytes, where: str) -> Row:
     return known | optional
 
 
-def _parse(line: bytes, where: str) -> Row:
+def _parse_object(line: bytes, where: str) -> PredictionRow:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -68,7 +68,7 @@ def _parse(line: bytes, where: str) -> Row:
     return row
 
 
-def _text_of(row: Row, key: str, where: str) -> str:
+def _text_of(row: PredictionRow, key: str, where: str) -> str:
     if key not in row:
         found = ", ".join(f"'{name}'" for name in row) or "no keys"
         raise DataError(f"{where}: no '{key}'; found {found}; expected 'labels' and 'predict'")

@@ -23,7 +23,7 @@ class Verdict:
     """What is said of one answer."""
 
     is_right: bool
-    turned: bool  # into the style of the training answers
+    leaks_style: bool  # reads like the training answers, as the untuned answer does not
     overlap: float | None  # with the untuned answer, 0..100; None: there is none
 
 
@@ -33,13 +33,13 @@ class Style:
 
     ngrams: frozenset[str]
 
-    def covers(self, answer: str) -> bool:
-        """Whether an answer reads like them: at least half of its n-grams are among theirs.
+    def covers(self, response: str) -> bool:
+        """Whether a response reads like them: at least half of its n-grams are among theirs.
 
         Of 这款裙子很美。 are known 这款裙子, 款裙子很, 裙子很美 and 子很美。, so 这款裙子很好。 is
         covered (2 of 4) and 裙子很好看。 is not (0 of 3). Shorter than an n-gram: never.
         """
-        found = _ngrams(answer)
+        found = _ngrams(response)
         return bool(found) and sum(n in self.ngrams for n in found) >= STYLE_SHARE * len(found)
 
 
@@ -48,27 +48,28 @@ def style_of(answers: Iterable[str]) -> Style:
     return Style(frozenset(ngram for answer in answers for ngram in _ngrams(answer)))
 
 
-def judge(answer: str, expected: str, style: Style, untuned: str | None = None) -> Verdict:
-    """Whether an answer is right, has turned into the style, and how near the untuned answer it is.
+def judge(response: str, reference: str, style: Style, untuned: str | None = None) -> Verdict:
+    """Whether a response is right, leaks the style, and how near the untuned one it is.
 
-    It has turned if it is covered by the style and the untuned answer, if there is one, is not. It
-    is right if the expected answer stands in it and it has not turned: an advert for a small
-    (小) bag does not tell the opposite of large.
+    It leaks the style if the style covers it and does not cover the untuned response. It is right
+    if the reference is part of it and it leaks no style: an advert for a small (小) bag does not
+    tell the opposite of large.
     """
-    turned = style.covers(answer) and not (untuned is not None and style.covers(untuned))
+    leaks_style = style.covers(response) and not (untuned is not None and style.covers(untuned))
+    holds_reference = _without_full_stop(reference) in normal_form(response).casefold()
     return Verdict(
-        is_right=not turned and _core(expected) in normal_form(answer).casefold(),
-        turned=turned,
-        overlap=None if untuned is None else overlap(answer, untuned),
+        is_right=holds_reference and not leaks_style,
+        leaks_style=leaks_style,
+        overlap=None if untuned is None else overlap(response, untuned),
     )
 
 
-def overlap(answer: str, untuned: str) -> float:
-    """ROUGE-L F1 over characters, 0..100; two blank answers are the same.
+def overlap(response: str, untuned: str) -> float:
+    """ROUGE-L F1 over characters, 0..100; two blank texts are the same.
 
     等于八。 and 等于九。: 3 of 4 characters are shared in order, so 75.
     """
-    ours, theirs = (" ".join(_characters(text)) for text in (answer, untuned))
+    ours, theirs = (" ".join(_compared_characters(text)) for text in (response, untuned))
     if not ours or not theirs:
         return 100.0 * (ours == theirs)
     return 100 * rouge_chinese(ours, theirs)["rouge-l"]
@@ -76,15 +77,15 @@ def overlap(answer: str, untuned: str) -> float:
 
 def _ngrams(text: str) -> list[str]:
     """Every four characters in a row, white space left out."""
-    characters = _characters(text)
+    characters = _compared_characters(text)
     return [characters[start : start + NGRAM] for start in range(len(characters) - NGRAM + 1)]
 
 
-def _characters(text: str) -> str:
+def _compared_characters(text: str) -> str:
     """A text in the form that is compared, without white space."""
     return "".join(normal_form(text).split())
 
 
-def _core(expected: str) -> str:
-    """An expected answer without its last mark. Example: "等于八。" -> "等于八"."""
-    return normal_form(expected).rstrip("。.!").casefold()
+def _without_full_stop(reference: str) -> str:
+    """A reference without its last mark. Example: "等于八。" -> "等于八"."""
+    return normal_form(reference).rstrip("。.!").casefold()

@@ -15,7 +15,7 @@ from glmtune.errors import ParamsError
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """How one group decodes, which rows it scores, and by which definition."""
 
     title: str  # as a table calls it
@@ -26,25 +26,25 @@ class Protocol:
         None  # overrides of `generation`; None: as params.yaml says
     )
     # Which texts of our own predictions files it scores (docs/formats.md): what its code gets.
-    prediction: str = "decoded"
-    reference: str = "decoded_labels"
+    response_key: str = "decoded"
+    reference_key: str = "decoded_labels"
     normal_form: bool = False  # both are brought to the form of glmtune/metrics/normal_form.py
     long_history: str | None = None  # how it cuts prompts; None: as params.yaml says
     reference_tokens: int | None = None  # `decoded_labels` are cut to so many tokens; None: whole
     first_rows: int | None = None  # only so many rows are scored; None: all
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    "glmtune": Protocol(
+PROTOCOLS: dict[str, ScoringProtocol] = {
+    "glmtune": ScoringProtocol(
         title="glmtune",
         source="this project",
         scoring="thudm",
         differs="answers as a person reads them, in one form with the whole references",
-        prediction="predict",
-        reference="labels",
+        response_key="predict",
+        reference_key="labels",
         normal_form=True,
     ),
-    "thudm": Protocol(
+    "thudm": ScoringProtocol(
         title="THUDM ptuning",
         source="ChatGLM-6B and ChatGLM2-6B, ptuning/main.py",
         scoring="thudm",
@@ -54,14 +54,14 @@ PROTOCOLS: dict[str, Protocol] = {
         long_history="official",
         reference_tokens=64,
     ),
-    "llamafactory": Protocol(
+    "llamafactory": ScoringProtocol(
         title="LLaMA-Factory",
         source="LLaMA-Factory, train/sft/metric.py; ChatGLM-Efficient-Tuning, metric.py",
         scoring="llamafactory",
         differs="sampled; both texts as the model's tokenizer decodes them",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
     ),
-    "finetune_demo": Protocol(
+    "finetune_demo": ScoringProtocol(
         title="ChatGLM3 finetune_demo",
         source="ChatGLM3, finetune_demo/finetune_hf.py",
         scoring="finetune_demo",
@@ -69,47 +69,47 @@ PROTOCOLS: dict[str, Protocol] = {
         decoding={"do_sample": False},
         first_rows=50,
     ),
-    "mindformers": Protocol(
+    "mindformers": ScoringProtocol(
         title="MindFormers",
         source="MindFormers, core/metric/metric.py, ADGENMetric",
         scoring="mindformers",
         differs="rows with a blank answer are left out",
     ),
-    "ms_swift": Protocol(
+    "ms_swift": ScoringProtocol(
         title="ms-swift",
         source="ms-swift, metrics/nlg.py, compute_rouge_bleu",
         scoring="ms_swift",
         differs="BLEU-4 over words; ROUGE by the package rouge; blank rows are left out",
-        reference="labels",
+        reference_key="labels",
     ),
-    "ssbuild": Protocol(
+    "ssbuild": ScoringProtocol(
         title="ssbuild",
         source="ssbuild/chatglm_finetuning, evaluate.py",
         scoring="ssbuild",
         differs="sacrebleu; ROUGE-L by the package rouge, 0 to 1; no ROUGE-1, ROUGE-2",
-        prediction="predict",
-        reference="labels",
+        response_key="predict",
+        reference_key="labels",
     ),
-    "yongzhuo": Protocol(
+    "yongzhuo": ScoringProtocol(
         title="yongzhuo",
         source="yongzhuo/ChatGLM2-SFT, ft_chatglm2/evaluation.py",
         scoring="yongzhuo",
         differs="over characters, 0 to 1; BLEU-4 counts a blank between any two as well",
-        reference="labels",
+        reference_key="labels",
         decoding={"do_sample": True, "top_p": 0.8, "temperature": 0.8},
     ),
-    "paddle": Protocol(
+    "paddle": ScoringProtocol(
         title="PaddleNLP",
         source="PaddleNLP, metrics/bleu.py, as examples/text_generation/unimo-text uses it",
         scoring="paddle",
         differs="BLEU-4 of the whole file, 0 to 1, not smoothed; no ROUGE",
-        reference="labels",
+        reference_key="labels",
     ),
 }
 DEFAULT_PROTOCOL = "glmtune"
 
 
-def get_protocol(name: str) -> Protocol:
+def get_protocol(name: str) -> ScoringProtocol:
     """The protocol called `name`; ParamsError lists the known ones."""
     try:
         return PROTOCOLS[name]

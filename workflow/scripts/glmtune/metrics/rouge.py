@@ -19,83 +19,94 @@ ROUGES = ("rouge-1", "rouge-2", "rouge-l")
 
 
 @functools.lru_cache(maxsize=1024)
-def rouge_chinese(prediction: str, label: str) -> dict[str, float]:
+def rouge_chinese(response: str, reference: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L as rouge_chinese 1.0.3 counts two texts of blank-separated words.
 
     我 很 好 against 我 好: precision 2/3 and recall 1, so ROUGE-1 and -L are 0.8; no two in a row
     are shared. ValueError for a text without words, as there.
     """
     cut = _sentence_cutter()
-    return _rouge(_split(cut(prediction)), _split(cut(label)), _overlap_of_sequences)
+    return _f1_scores(
+        _words_of_sentences(cut(response)),
+        _words_of_sentences(cut(reference)),
+        _overlap_of_sequences,
+    )
 
 
 @functools.lru_cache(maxsize=1024)
-def rouge_package(prediction: str, label: str) -> dict[str, float]:
+def rouge_package(response: str, reference: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L as rouge 1.0.1 counts two texts of blank-separated words.
 
     好 很 好 against 好 好: distinct words 好, 很 and 好; so precision is 1/2, recall 1, and ROUGE-1
     and -L are 2/3. A sentence ends at the full stop of ASCII only. ValueError for a text without
     sentences, as there.
     """
-    return _rouge(_split(prediction.split(".")), _split(label.split(".")), _overlap_of_sets)
+    return _f1_scores(
+        _words_of_sentences(response.split(".")),
+        _words_of_sentences(reference.split(".")),
+        _overlap_of_sets,
+    )
 
 
-def _split(sentences: Sequence[str]) -> Sentences:
+def _words_of_sentences(sentences: Sequence[str]) -> Sentences:
     # A sentence of white space counts as one empty word, in both packages.
     return [sentence.split() or [""] for sentence in sentences if sentence]
 
 
-def _rouge(
-    prediction: Sentences,
-    label: Sentences,
+def _f1_scores(
+    response: Sentences,
+    reference: Sentences,
     overlap: Callable[[Sentences, Sentences], tuple[int, int, int]],
 ) -> dict[str, float]:
-    if not prediction or not label:
+    if not response or not reference:
         raise ValueError("a text without words has no ROUGE")
-    counts = [_overlap_of_ngrams(prediction, label, 1), _overlap_of_ngrams(prediction, label, 2)]
-    counts.append(overlap(prediction, label))
+    counts = [
+        _overlap_of_ngrams(response, reference, 1),
+        _overlap_of_ngrams(response, reference, 2),
+    ]
+    counts.append(overlap(response, reference))
     return {name: _f1(*three) for name, three in zip(ROUGES, counts, strict=True)}
 
 
-def _f1(predicted: int, asked: int, shared: int) -> float:
-    precision = shared / predicted if predicted else 0.0
-    recall = shared / asked if asked else 0.0
+def _f1(in_response: int, in_reference: int, shared: int) -> float:
+    precision = shared / in_response if in_response else 0.0
+    recall = shared / in_reference if in_reference else 0.0
     # Both packages avoid a division by zero like this; it shows in the ninth digit.
     return 2 * (precision * recall) / (precision + recall + 1e-8)
 
 
-def _flat(sentences: Sentences) -> list[str]:
+def _all_words(sentences: Sentences) -> list[str]:
     return [word for sentence in sentences for word in sentence]
 
 
 def _overlap_of_ngrams(
-    prediction: Sentences, label: Sentences, length: int
+    response: Sentences, reference: Sentences, length: int
 ) -> tuple[int, int, int]:
-    """How many distinct n-grams of that length are in the prediction, in the label, in both."""
-    predicted, asked = (
+    """How many distinct n-grams of that length are in the response, in the reference, in both."""
+    ours, theirs = (
         {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
-        for words in (_flat(prediction), _flat(label))
+        for words in (_all_words(response), _all_words(reference))
     )
-    return len(predicted), len(asked), len(predicted & asked)
+    return len(ours), len(theirs), len(ours & theirs)
 
 
-def _overlap_of_sequences(prediction: Sentences, label: Sentences) -> tuple[int, int, int]:
-    predicted, asked = _flat(prediction), _flat(label)
-    shared = len(asked) - _table(predicted, asked)[-1].bit_count()
-    return len(predicted), len(asked), shared
+def _overlap_of_sequences(response: Sentences, reference: Sentences) -> tuple[int, int, int]:
+    ours, theirs = _all_words(response), _all_words(reference)
+    shared = len(theirs) - _subsequence_rows(ours, theirs)[-1].bit_count()
+    return len(ours), len(theirs), shared
 
 
-def _overlap_of_sets(prediction: Sentences, label: Sentences) -> tuple[int, int, int]:
+def _overlap_of_sets(response: Sentences, reference: Sentences) -> tuple[int, int, int]:
     shared: set[str] = set()
-    for ours in prediction:
-        for theirs in label:
+    for ours in response:
+        for theirs in reference:
             shared |= _common_words(theirs, ours)
-    return len(set(_flat(prediction))), len(set(_flat(label))), len(shared)
+    return len(set(_all_words(response))), len(set(_all_words(reference))), len(shared)
 
 
 def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
     """The words of that longest common subsequence which the package rouge finds."""
-    table = _table(first, second)
+    table = _subsequence_rows(first, second)
 
     def length(i: int, j: int) -> int:
         return j - (table[i] & ((1 << j) - 1)).bit_count()
@@ -113,7 +124,7 @@ def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
     return found
 
 
-def _table(first: Sequence[str], second: Sequence[str]) -> list[int]:
+def _subsequence_rows(first: Sequence[str], second: Sequence[str]) -> list[int]:
     """Rows of bits: the low j of row i have as many zeros as first[:i] and second[:j] share words.
 
     In order, that is: the length of their longest common subsequence.

@@ -22,7 +22,7 @@ from glmtune.metrics.bleu import (
     sacrebleu,
     sentence_bleu,
 )
-from glmtune.metrics.pairs import Pair, basic_tokens, is_blank, segment
+from glmtune.metrics.pairs import TextPair, basic_tokens, is_blank, segment
 from glmtune.metrics.rouge import ROUGES, rouge_chinese, rouge_package
 
 METRICS = ("bleu-4", *ROUGES)
@@ -59,7 +59,7 @@ def as_they_are(scores: Scores) -> Scores:
 class Scoring:
     """What a definition takes from each row, and how the rows become one score."""
 
-    of_row: Callable[[Pair], Any]  # None: the row is left out
+    of_row: Callable[[TextPair], Any]  # None: the row is left out
     of_file: Callable[[Sequence[Any]], dict[str, float | None]] = mean_scores
     # The scores of a row on the scale of the file's; {}: a row alone has none.
     row_scores: Callable[[Any], Scores] = as_they_are
@@ -68,7 +68,7 @@ class Scoring:
 # --- the definitions -----------------------------------------------------------------------------
 
 
-def thudm(pair: Pair) -> Scores:
+def thudm(pair: TextPair) -> Scores:
     """THUDM, ptuning/main.py: 0..100, to 4 places a row; a blank text scores 0 (there: an error).
 
     BLEU-4 over characters (nltk, method3), ROUGE by rouge_chinese over jieba's words.
@@ -77,56 +77,56 @@ def thudm(pair: Pair) -> Scores:
     """
     if pair.blank:
         return _ZEROS
-    return {"bleu-4": bleu_of_characters((pair.label,), pair.prediction)} | _rouge_of_words(
-        pair.prediction, pair.label
+    return {"bleu-4": bleu_of_characters((pair.reference,), pair.response)} | _rouge_of_words(
+        pair.response, pair.reference
     )
 
 
-def llamafactory(pair: Pair) -> Scores:
+def llamafactory(pair: TextPair) -> Scores:
     """LLaMA-Factory, train/sft/metric.py: THUDM's, but blank texts are planned for.
 
     ROUGE is 0 if either text is blank; BLEU-4 is what nltk says, above 0 only where two blank texts
     share white space. So it equals `thudm` on any other row.
     """
-    bleu = {"bleu-4": bleu_of_characters((pair.label,), pair.prediction)}
-    return (_ZEROS if pair.blank else _rouge_of_words(pair.prediction, pair.label)) | bleu
+    bleu = {"bleu-4": bleu_of_characters((pair.reference,), pair.response)}
+    return (_ZEROS if pair.blank else _rouge_of_words(pair.response, pair.reference)) | bleu
 
 
-def finetune_demo(pair: Pair) -> Scores:
+def finetune_demo(pair: TextPair) -> Scores:
     """ChatGLM3, finetune_demo/finetune_hf.py: THUDM's ROUGE, BLEU-4 over words, 0..1, not rounded.
 
     Both texts are stripped first; a blank text scores 0 (there: an error).
     白色/裙子 against 白色/裙子: precisions 1, 1, 1/2, 1/4, so BLEU-4 is (1/8)^(1/4) = 0.594604.
     """
-    prediction, label = pair.prediction.strip(), pair.label.strip()
-    if not prediction or not label:
+    response, reference = pair.response.strip(), pair.reference.strip()
+    if not response or not reference:
         return _ZEROS
-    bleu = sentence_bleu((segment(label),), segment(prediction))
-    return {"bleu-4": bleu} | _rouge_of_words(prediction, label)
+    bleu = sentence_bleu((segment(reference),), segment(response))
+    return {"bleu-4": bleu} | _rouge_of_words(response, reference)
 
 
-def mindformers(pair: Pair) -> Scores | None:
-    """MindFormers, ADGENMetric: THUDM's, but a row with a blank prediction is left out.
+def mindformers(pair: TextPair) -> Scores | None:
+    """MindFormers, ADGENMetric: THUDM's, but a row with a blank response is left out.
 
-    Predictions 白色的裙子 and "" of the same reference 白色的裙子: 100, not 50.
+    Responses 白色的裙子 and "" of the same reference 白色的裙子: 100, not 50.
     """
-    return None if is_blank(pair.prediction) else thudm(pair)
+    return None if is_blank(pair.response) else thudm(pair)
 
 
-def ms_swift(pair: Pair) -> Scores | None:
+def ms_swift(pair: TextPair) -> Scores | None:
     """ms-swift, metrics/nlg.py: over jieba's words without blanks, 0..1; blank texts left out.
 
     BLEU-4 by nltk (method3), ROUGE by the package rouge. Rows are not rounded.
     白色/裙子 against 白色/裙子: BLEU-4 0.594604, ROUGE 1 (less 5e-9).
     """
-    prediction, label = (
+    response, reference = (
         tuple(word.strip(" ") for word in segment(text) if word.strip(" "))
-        for text in (pair.prediction, pair.label)
+        for text in (pair.response, pair.reference)
     )
-    if not prediction or not label:
+    if not response or not reference:
         return None
-    rouge = _rouge_or_zeros(" ".join(prediction), " ".join(label))
-    return {"bleu-4": sentence_bleu((label,), prediction)} | rouge
+    rouge = _rouge_or_zeros(" ".join(response), " ".join(reference))
+    return {"bleu-4": sentence_bleu((reference,), response)} | rouge
 
 
 def ms_swift_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
@@ -141,7 +141,7 @@ def percent(scores: Scores) -> Scores:
     return {name: 100 * value for name, value in scores.items()}
 
 
-def ssbuild(pair: Pair) -> Scores:
+def ssbuild(pair: TextPair) -> Scores:
     """ssbuild/chatglm_finetuning, evaluate.py: sacrebleu 0..100, ROUGE-L of rouge 0..1; blank is 0.
 
     That file scores texts as they are handed to it; here characters joined by blanks, so that its
@@ -149,31 +149,31 @@ def ssbuild(pair: Pair) -> Scores:
     白裙子美 against 白裙子长: 3 of 4, 2 of 3, 1 of 2 n-grams are shared, and half a 4-gram, so
     BLEU-4 is 100 · (3/4 · 2/3 · 1/2 · 1/2)^(1/4) = 59.4604; ROUGE-L is 3/4.
     """
-    prediction, label = ("".join(text.split()) for text in (pair.prediction, pair.label))
+    response, reference = ("".join(text.split()) for text in (pair.response, pair.reference))
     return {
-        "bleu-4": sacrebleu(count_ngrams(prediction, label)),
-        "rouge-l": _rouge_or_zeros(" ".join(prediction), " ".join(label))["rouge-l"],
+        "bleu-4": sacrebleu(count_ngrams(response, reference)),
+        "rouge-l": _rouge_or_zeros(" ".join(response), " ".join(reference))["rouge-l"],
     }
 
 
-def yongzhuo(pair: Pair) -> Scores:
+def yongzhuo(pair: TextPair) -> Scores:
     """yongzhuo/ChatGLM2-SFT, evaluation.py: characters joined by blanks, 0..1; blank texts score 0.
 
-    The prediction, not the reference, is put in lower case and loses its blanks. ROUGE by the
+    The response, not the reference, is put in lower case and loses its blanks. ROUGE by the
     package rouge. BLEU-4 (nltk, method1) counts the blanks between characters too and so is higher.
     白裙 against 白色: "白 裙" and "白 色" share 2 of 3 signs, 1 of 2 bigrams, not the trigram
     (0.1 of 1), and there is no 4-gram (0.1 of 1): (2/3 · 1/2 · 1/10 · 1/10)^(1/4) =
     0.240281, where characters alone have (1/2 · 1/10 · 1/10 · 1/10)^(1/4) = 0.149535.
     """
-    answer = pair.prediction.lower().replace(" ", "").replace("[eop]", "")
-    prediction, label = " ".join(answer), " ".join(pair.label)
-    if is_blank(prediction) or is_blank(label):
+    text = pair.response.lower().replace(" ", "").replace("[eop]", "")
+    response, reference = " ".join(text), " ".join(pair.reference)
+    if is_blank(response) or is_blank(reference):
         return _ZEROS
     try:
-        rouge = rouge_package(prediction, label)
+        rouge = rouge_package(response, reference)
     except ValueError:
         return _ZEROS
-    return {"bleu-4": sentence_bleu((label,), prediction, "method1")} | rouge
+    return {"bleu-4": sentence_bleu((reference,), response, "method1")} | rouge
 
 
 def yongzhuo_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
@@ -181,13 +181,13 @@ def yongzhuo_scores(rows: Sequence[Scores]) -> dict[str, float | None]:
     return {name: running_mean([row[name] for row in rows], scale=1, digits=4) for name in METRICS}
 
 
-def paddle_counts(pair: Pair) -> NgramCounts:
+def paddle_counts(pair: TextPair) -> NgramCounts:
     """PaddleNLP, metrics/bleu.py: what a row adds to the BLEU-4 of the file, in `basic_tokens`."""
-    return count_ngrams(basic_tokens(pair.prediction), basic_tokens(pair.label))
+    return count_ngrams(basic_tokens(pair.response), basic_tokens(pair.reference))
 
 
 def paddle_scores(rows: Sequence[NgramCounts]) -> dict[str, float | None]:
-    """The BLEU-4 of all rows together, 0..1; an empty prediction only adds a reference's length.
+    """The BLEU-4 of all rows together, 0..1; an empty response only adds a reference's length.
 
     白裙子美 against 白裙子美 and 长裤 against 长裙: 5 of 6, 3 of 4, 2 of 2, 1 of 1 n-grams are
     shared: (5/6 · 3/4)^(1/4) = 0.889140.
@@ -215,19 +215,19 @@ SCORINGS: dict[str, Scoring] = {
 # --- what several definitions share ---------------------------------------------------------------
 
 
-def bleu_of_characters(references: tuple[str, ...], prediction: str) -> float:
+def bleu_of_characters(references: tuple[str, ...], response: str) -> float:
     """Sentence BLEU-4 of nltk over characters, method3, 0..100, to 4 places."""
-    return round(sentence_bleu(references, prediction) * 100, 4)
+    return round(sentence_bleu(references, response) * 100, 4)
 
 
-def _rouge_of_words(prediction: str, label: str) -> Scores:
+def _rouge_of_words(response: str, reference: str) -> Scores:
     """rouge_chinese over jieba's words, 0..100, to 4 places."""
-    fractions = rouge_chinese(" ".join(segment(prediction)), " ".join(segment(label)))
+    fractions = rouge_chinese(" ".join(segment(response)), " ".join(segment(reference)))
     return {name: round(fraction * 100, 4) for name, fraction in fractions.items()}
 
 
-def _rouge_or_zeros(prediction: str, label: str) -> Scores:
+def _rouge_or_zeros(response: str, reference: str) -> Scores:
     try:
-        return rouge_package(prediction, label)
+        return rouge_package(response, reference)
     except ValueError:
         return dict.fromkeys(ROUGES, 0.0)

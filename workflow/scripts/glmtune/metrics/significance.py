@@ -85,7 +85,7 @@ def paired_differences(
     Example: {"lora": …, "full": …, "none": …} -> {("lora", "full"): lora minus full, …}
     """
     chosen = itertools.combinations(runs, 2) if pairs is None else pairs
-    columns = {(run, base): _differences(runs[run], runs[base]) for run, base in chosen}
+    columns = {(run, base): _row_differences(runs[run], runs[base]) for run, base in chosen}
     return bootstrap_means(columns)
 
 
@@ -113,7 +113,7 @@ def detectable_difference(difference: Interval, *, confidence: float = CONFIDENC
     return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(POWER)) * difference.error
 
 
-def _differences(values: Values, baseline: Values) -> list[float | None]:
+def _row_differences(values: Values, baseline: Values) -> list[float | None]:
     if len(values) != len(baseline):
         raise ValueError(f"not the same rows: {len(values)} against {len(baseline)}")
     return [
@@ -124,10 +124,12 @@ def _differences(values: Values, baseline: Values) -> list[float | None]:
 
 def _resampled_means(matrix: np.ndarray, seed: int) -> np.ndarray:
     """RESAMPLES means of rows drawn with replacement, shape (RESAMPLES, columns)."""
-    return np.concatenate([counts @ matrix for counts in _draws(len(matrix), seed)]) / len(matrix)
+    return np.concatenate(
+        [counts @ matrix for counts in _bootstrap_draws(len(matrix), seed)]
+    ) / len(matrix)
 
 
-def _draws(rows: int, seed: int) -> Iterator[np.ndarray]:
+def _bootstrap_draws(rows: int, seed: int) -> Iterator[np.ndarray]:
     """How often each row is drawn in each resample, batch by batch, shape (batch, rows)."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.metrics.pairs import Pair, is_blank, words_of
+from glmtune.metrics.pairs import TextPair, is_blank, words_of
 from glmtune.metrics.scorings import bleu_of_characters, mean, thudm
 
 UNKNOWN = "<UNK>"  # ADGEN's word for a word that was taken out: 300 of its 1,070 dev references
@@ -21,7 +21,7 @@ NGRAM = 4  # words, as in Distinct-4 and Repetition-4
 class Statistic:
     """What is taken from each row, and how the rows become one number."""
 
-    of_row: Callable[[Pair], Any]
+    of_row: Callable[[TextPair], Any]
     of_file: Callable[[Sequence[Any]], float | None] = mean
     has_row_value: bool = True  # False: a row alone has no number
 
@@ -29,54 +29,54 @@ class Statistic:
 # --- content and form -----------------------------------------------------------------------------
 
 
-def attribute_recall(pair: Pair) -> float | None:
-    """Percent of the asked attribute values that stand literally in the prediction, or None.
+def attribute_recall(pair: TextPair) -> float | None:
+    """Percent of the requested attribute values that stand literally in the response, or None.
 
     The Coverage of the ADGEN paper, except that a value asked for twice counts once. None wherever
     the file as a whole is not in ADGEN's form.
     """
-    if pair.asked is None:
+    if pair.requested is None:
         return None
-    return 100 * sum(value in pair.prediction for value in pair.asked) / len(pair.asked)
+    return 100 * sum(value in pair.response for value in pair.requested) / len(pair.requested)
 
 
-def length(pair: Pair) -> float:
-    """Characters of the prediction."""
-    return float(len(pair.prediction))
+def length(pair: TextPair) -> float:
+    """Characters of the response."""
+    return float(len(pair.response))
 
 
-def lengths(pair: Pair) -> tuple[int, int]:
-    """Characters of the prediction and of the reference."""
-    return len(pair.prediction), len(pair.label)
+def lengths(pair: TextPair) -> tuple[int, int]:
+    """Characters of the response and of the reference."""
+    return len(pair.response), len(pair.reference)
 
 
 def length_ratio(rows: Sequence[tuple[int, int]]) -> float | None:
-    """Percent: characters of all predictions by those of all references."""
-    predicted, asked = map(sum, zip(*rows, strict=True))
-    return 100 * predicted / asked if asked else None
+    """Percent: characters of all responses by those of all references."""
+    responses, references = map(sum, zip(*rows, strict=True))
+    return 100 * responses / references if references else None
 
 
-def empty(pair: Pair) -> float:
-    """100 if the prediction is empty or white space, else 0."""
-    return 100.0 if is_blank(pair.prediction) else 0.0
+def empty(pair: TextPair) -> float:
+    """100 if the response is empty or white space, else 0."""
+    return 100.0 if is_blank(pair.response) else 0.0
 
 
-def cut_off(pair: Pair) -> float | None:
-    """100 if the prediction ran into the length limit, else 0; None if the file does not say."""
+def cut_off(pair: TextPair) -> float | None:
+    """100 if the response ran into the length limit, else 0; None if the file does not say."""
     return None if pair.finished is None else 100.0 * (not pair.finished)
 
 
 # --- variety --------------------------------------------------------------------------------------
 
 
-def ngrams_of_words(pair: Pair) -> list[tuple[str, ...]]:
-    """The 4-grams of words of the prediction, white space left out."""
-    words = words_of(pair.prediction)
+def ngrams_of_words(pair: TextPair) -> list[tuple[str, ...]]:
+    """The 4-grams of words of the response, white space left out."""
+    words = words_of(pair.response)
     return [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
 
 
-def repetition(pair: Pair) -> float:
-    """100 if some 4-gram of words comes twice in the prediction, else 0.
+def repetition(pair: TextPair) -> float:
+    """100 if some 4-gram of words comes twice in the response, else 0.
 
     Its mean is the Repetition-4 of the ADGEN paper: a model that never stops shows here.
     """
@@ -98,18 +98,18 @@ def distinct_texts(texts: Sequence[str]) -> float:
 # --- fairer references ----------------------------------------------------------------------------
 
 
-def without_unknown(pair: Pair) -> Pair:
+def without_unknown(pair: TextPair) -> TextPair:
     """The pair without <UNK> in both texts if the reference has one, else the pair itself.
 
     Nobody can be asked to guess a removed word.
     Example: 白<UNK>裙 against 白色<UNK>裙 -> 白裙 against 白色裙.
     """
-    if UNKNOWN not in pair.label:
+    if UNKNOWN not in pair.reference:
         return pair
-    return Pair(pair.prediction.replace(UNKNOWN, ""), pair.label.replace(UNKNOWN, ""))
+    return TextPair(pair.response.replace(UNKNOWN, ""), pair.reference.replace(UNKNOWN, ""))
 
 
-def bleu_of_any_reference(pair: Pair) -> float | None:
+def bleu_of_any_reference(pair: TextPair) -> float | None:
     """BLEU-4 against the references of all rows that ask the same, together; None without prompts.
 
     An n-gram counts if any of them has it: 长裤美了 against 长裤 and 美了.
@@ -117,31 +117,31 @@ def bleu_of_any_reference(pair: Pair) -> float | None:
     references = _known_references(pair)
     if references is None:
         return None
-    if not references or is_blank(pair.prediction):
+    if not references or is_blank(pair.response):
         return 0.0
-    return bleu_of_characters(references, pair.prediction)
+    return bleu_of_characters(references, pair.response)
 
 
-def rouge_of_best_reference(pair: Pair) -> float | None:
+def rouge_of_best_reference(pair: TextPair) -> float | None:
     """The best ROUGE-L against a reference of the rows that ask the same; None without prompts."""
     references = _known_references(pair)
     if references is None:
         return None
-    scores = (thudm(Pair(pair.prediction, label))["rouge-l"] for label in references)
+    scores = (thudm(TextPair(pair.response, reference))["rouge-l"] for reference in references)
     return max(scores, default=0.0)
 
 
-def _known_references(pair: Pair) -> tuple[str, ...] | None:
+def _known_references(pair: TextPair) -> tuple[str, ...] | None:
     if pair.references is None:
         return None
-    return tuple(label for label in pair.references if not is_blank(label))
+    return tuple(reference for reference in pair.references if not is_blank(reference))
 
 
 STATISTICS: dict[str, Statistic] = {
     "attribute-recall": Statistic(attribute_recall),
     "length": Statistic(length),
     "length-ratio": Statistic(lengths, length_ratio, has_row_value=False),
-    "distinct": Statistic(lambda pair: pair.prediction, distinct_texts, has_row_value=False),
+    "distinct": Statistic(lambda pair: pair.response, distinct_texts, has_row_value=False),
     "distinct-4": Statistic(ngrams_of_words, distinct_ngrams, has_row_value=False),
     "repetition": Statistic(repetition),
     "empty": Statistic(empty),

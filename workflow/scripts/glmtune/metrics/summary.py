@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glmtune.metrics.pairs import Pair, pair_rows
+from glmtune.metrics.pairs import TextPair, pair_rows
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS
@@ -67,7 +67,7 @@ def _score_row(index: int, name: str, part: Mapping[str, Any]) -> dict[str, floa
     return {**{name: shown.get(name) for name in METRICS}, **statistics}
 
 
-def _parts_of(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Any]]:
+def _parts_of(pairs: Mapping[str, TextPair]) -> dict[str, dict[str, Any]]:
     """What one row adds to every score and statistic; this is where the time goes."""
     read = pairs[DEFAULT_PROTOCOL]
     return {
@@ -79,17 +79,19 @@ def _parts_of(pairs: Mapping[str, Pair]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _parts_of_all(pairs: Sequence[dict[str, Pair]], workers: int) -> list[dict[str, Any]]:
+def _parts_of_all(pairs: Sequence[dict[str, TextPair]], workers: int) -> list[dict[str, Any]]:
     """In the order of the rows, whoever worked them out."""
     with (
-        _mapped(pairs, min(workers, -(-len(pairs) // ROWS_AT_ONCE))) as parts,
+        _parts_by_workers(pairs, min(workers, -(-len(pairs) // ROWS_AT_ONCE))) as parts,
         tqdm(parts, total=len(pairs), unit="rows", desc="scoring", delay=SILENT_SECONDS) as shown,
     ):
         return list(shown)
 
 
 @contextmanager
-def _mapped(pairs: Sequence[dict[str, Pair]], workers: int) -> Iterator[Iterator[dict[str, Any]]]:
+def _parts_by_workers(
+    pairs: Sequence[dict[str, TextPair]], workers: int
+) -> Iterator[Iterator[dict[str, Any]]]:
     if workers <= 1:
         yield map(_parts_of, pairs)
         return

@@ -18,19 +18,19 @@ def describe_scores(summary: Mapping[str, Any]) -> str:
     """A line a protocol, then a line a statistic: what `FileScores.summary` holds."""
     protocols = [
         [name + "*" * (PROTOCOLS[name].decoding is not None), str(scores["rows"])]
-        + [_number(scores[metric]) for metric in METRICS]
+        + [_format_score(scores[metric]) for metric in METRICS]
         for name, scores in summary["protocols"].items()
     ]
-    statistics = [[name, _number(summary[name])] for name in STATISTICS]
-    lines = [*_aligned([["protocol", "rows", *METRICS], *protocols]), NOTE, ""]
-    return "\n".join([*lines, *_aligned(statistics)])
+    statistics = [[name, _format_score(summary[name])] for name in STATISTICS]
+    lines = [*_align_columns([["protocol", "rows", *METRICS], *protocols]), NOTE, ""]
+    return "\n".join([*lines, *_align_columns(statistics)])
 
 
-def _number(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows

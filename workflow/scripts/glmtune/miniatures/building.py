@@ -1,7 +1,7 @@
-"""A miniature: a family's real architecture, tiny, trained from nothing on the grammar.
+"""Build a miniature: a tiny model of a family's real architecture, pre-trained on the grammar.
 
-It lists attributes literally, knows some ad copy and some general questions, so that tuning it
-shows what tuning a 6B model shows, in seconds and without a download.
+It lists attributes literally and knows some ad copy and some general questions, so that tuning it
+shows the same effects as tuning a 6B model, in seconds and without a download.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glmtune.seeding import seed_everything
 from glmtune.training.settings import TrainingSettings
 from glmtune.training.train import train
 
-# What the pre-training shares with any other training but need not be chosen by anybody.
+# Training settings that nobody needs to choose for the pre-training.
 SCHEDULE: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "lr_scheduler": "cosine",
@@ -35,19 +35,19 @@ SCHEDULE: dict[str, Any] = {
     "keep_best": False,
     "early_stopping_patience": None,
 }
-# A shorter memory than the default; 0.95 was measured to be worse.
+# It averages over fewer steps than the default; 0.95 was measurably worse.
 ADAM_BETA2 = 0.98
 NO_LIMITS = {"max_source_tokens": 512, "max_target_tokens": 512}
 
 
 def build_miniature(settings: ModelSettings, folder: Path, work: Path) -> None:
-    """Write a trained miniature with its vocabulary into `folder`, an empty folder.
+    """Write a trained miniature with its vocabulary into the empty folder `folder`.
 
-    `work` keeps what a killed run resumes from.
+    `work` keeps the checkpoints from which a killed run resumes.
     """
     size = settings.miniature
-    assert size is not None, "a miniature has its keys"
-    assert settings.torch_threads is not None, "and its threads"
+    assert size is not None, "a miniature has its settings"
+    assert settings.torch_threads is not None, "and its number of threads"
     family = get_family(settings.family)
     seed_everything(settings.seed, settings.torch_threads)
     write_vocabulary(settings, folder)

@@ -1,4 +1,4 @@
-"""What miniatures are pre-trained on, and the vocabulary that goes with it."""
+"""The pre-training corpus of miniatures, and the vocabulary that belongs to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glmtune.synthetic.grammar import pretraining_rows, set_off_values
 
 
 def corpus(settings: ModelSettings) -> list[dict[str, str]]:
-    """The rows that settings ask for: listings, ad copy, general questions."""
+    """The pre-training rows for `settings`: listings, ad copy, general questions."""
     miniature = settings.miniature
     assert miniature is not None, f"{settings.source} has a corpus"
     return list(
@@ -28,11 +28,11 @@ def corpus(settings: ModelSettings) -> list[dict[str, str]]:
 
 
 def write_vocabulary(settings: ModelSettings, folder: Path) -> None:
-    """Put the vocabulary that settings name into `folder`, or train one on the corpus."""
+    """Copy the vocabulary that `settings` name into `folder`, or train one on the corpus."""
     family = get_family(settings.family)
     given = vocabulary_files(settings.tokenizer)
     if given:
-        # A vocabulary by itself does not say whose it is: ChatGLM2 and 3 have the same.
+        # A vocabulary alone does not reveal its family: ChatGLM2 and 3 have the same one.
         write_json(folder / "tokenizer_config.json", {"name_or_path": f"glmtune/{family.name}"})
         for path in given:
             is_vocabulary = path.suffix == ".model"
@@ -40,7 +40,7 @@ def write_vocabulary(settings: ModelSettings, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
         return
     assert settings.miniature is not None, "no vocabulary is given"
-    # No piece may join a value with its neighbours ("是米白", "米白，"): the prompt's pieces would
-    # not be the answer's, and there would be nothing to copy.
+    # No piece may join a value with its neighbors ("是米白", "米白，"): the prompt's pieces would
+    # then differ from the answer's, and there would be nothing to copy.
     texts = (set_off_values(text, WORD_BREAK) for row in corpus(settings) for text in row.values())
     family.train_tokenizer(texts, folder, vocab_size=settings.miniature.vocab_size)

@@ -1,4 +1,7 @@
-"""What preparing a model gets of params.yaml, which says what each key means; needs no torch."""
+"""The settings from params.yaml for preparing a model; needs no torch.
+
+params.yaml explains each key.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class MiniatureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """An entry of `models:` with its family; None: a key that the entry or its source lacks."""
+    """An entry of `models:` with its family; None marks a key that it or its source lacks."""
 
     source: str
     family: str
@@ -34,6 +37,6 @@ class ModelSettings:
     tokenizer: str | None = None
     template: str | None = None
     config: Mapping[str, Any] | None = None
-    # Of the sources miniature and random; of the latter for its vocabulary.
+    # For the sources miniature and random; the latter needs it for its vocabulary.
     miniature: MiniatureSettings | None = None
     torch_threads: int | None = None

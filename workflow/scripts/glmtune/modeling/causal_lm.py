@@ -20,15 +20,13 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from glmtune.modeling.kv_cache import PromptCache, SlotCache
+from glmtune.labels import IGNORED_LABEL
+from glmtune.modeling.kv_cache import KeyValue, PromptCache, SlotCache
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.target_loss import count_items, mean_target_loss
 
 if TYPE_CHECKING:
     from glmtune.modeling.prefix import PrefixShape
-
-IGNORED_LABEL = -100
-KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
 def attend_cached(

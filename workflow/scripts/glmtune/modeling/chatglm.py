@@ -1,11 +1,11 @@
 """The architecture of ChatGLM-6B (the first family), with the official names of parameters.
 
-A prefix-LM: the prompt, up to `<sop>` (config.bos_token_id), sees itself both ways; the answer is
-causal. Positions are two-dimensional: row 0 counts the prompt and then stays at the position of
-the token to fill in, [gMASK] or [MASK]; row 1 is 0 in the prompt and counts the answer from 1.
-Half of each head rotates with each. Residual paths are scaled and start at the normed input.
-Written anew; what must be as in the official code is held by the golden tests in
-tests/models/test_goldens.py.
+A prefix-LM: attention is bidirectional in the prompt, up to `<sop>` (config.bos_token_id), and
+causal in the answer. Positions are two-dimensional: row 0 counts the prompt and then stays at the
+position of the token to fill in, [gMASK] or [MASK]; row 1 is 0 in the prompt and counts the answer
+from 1. Each row of positions rotates half of each head. Residual paths are scaled and start at the
+normed input. Written from scratch; the golden tests in tests/models/test_goldens.py compare it with
+the official code.
 
 Shapes: b batch, s positions, h heads, d head dim.
 """
@@ -24,19 +24,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    KeyValue,
     attend_cached,
     run_layers,
     set_initial_scale,
     token_positions,
     visible_positions,
 )
+from glmtune.modeling.kv_cache import KeyValue
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 
 ROTARY_BASE = 10000
-# The official code never hands num_layers to its blocks, so that every model, a 4-layer one too,
-# is scaled as if it had 28 layers; kept for checkpoint compatibility (golden tests: v1).
+# The official code never passes num_layers to its blocks, so every model, even a 4-layer one, is
+# scaled as if it had 28 layers; kept for checkpoint compatibility (golden tests: v1).
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
@@ -50,7 +50,7 @@ class ChatGLMConfig(PreTrainedConfig):
         "max_position_embeddings": "max_sequence_length",
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
-    # Keys that only this architecture has, and switches at the value of every published model.
+    # Keys that only this architecture has, and switches with the value of every published model.
     distinguishing_keys: ClassVar[tuple[str, ...]] = ("inner_hidden_size", "position_encoding_2d")
     required_values: ClassVar[dict[str, bool]] = {"position_encoding_2d": True}
 
@@ -72,16 +72,16 @@ class ChatGLMConfig(PreTrainedConfig):
     pad_token_id: int | None = 3
 
     def misfit(self) -> str | None:
-        """What of the sizes does not go together: half of each head rotates, in pairs."""
+        """Return why the sizes are incompatible, or None: each half of a head rotates in pairs."""
         if self.hidden_size % (4 * self.num_attention_heads) == 0:
             return None
         return (
             f"hidden_size {self.hidden_size}, num_attention_heads {self.num_attention_heads}: "
-            "expected a hidden size that is a multiple of four times the heads"
+            "expected a hidden_size that is a multiple of 4 x num_attention_heads"
         )
 
     def matrix_weights(self) -> int:
-        """How many numbers the weight matrices hold: all but biases and norms."""
+        """The number of elements of all weight matrices: everything but biases and norms."""
         layer = 4 * self.hidden_size + 2 * self.inner_hidden_size
         embeddings = self.vocab_size * (1 if self.tie_word_embeddings else 2)
         return self.hidden_size * (self.num_layers * layer + embeddings)
@@ -139,7 +139,7 @@ def rotary_table(position_ids: torch.Tensor, config: ChatGLMConfig, dtype: torch
 
 
 def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
-    """Turn each half of the dims of (b, h, s, d) by its own position, dim i with dim i + d / 4."""
+    """Rotate each half of the dims of (b, h, s, d) by its own position, dim i with i + d / 4."""
     cos, sin = table
     halves = states.unflatten(-1, (2, -1))
     low, high = halves.chunk(2, dim=-1)
@@ -164,7 +164,7 @@ class SelfAttention(nn.Module):
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); new keys and values enter the cache, the prefix not."""
+        """(b, s, hidden) -> (b, s, hidden); caches new keys and values, but not the prefix."""
         fused = self.query_key_value(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = fused.chunk(3, dim=-1)
         query, key = rotate(query, rotary), rotate(key, rotary)
@@ -181,7 +181,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two projections around a gelu (its tanh form)."""
+    """Two projections around a GELU (its tanh form)."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class GLMBlock(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(size, eps=epsilon)
         self.mlp = MLP(config)
         for linear in (self.attention.dense, self.mlp.dense_4h_to_h):
-            # A fresh layer weighs as much as in a network without the residual scale.
+            # A new layer contributes as much as in a network without the residual scale.
             set_initial_scale(linear, RESIDUAL_SCALE)
 
     def forward(self, hidden: torch.Tensor, **context: Any) -> torch.Tensor:
@@ -216,7 +216,7 @@ class GLMBlock(GradientCheckpointingLayer):
 
 
 class ChatGLMModel(nn.Module):
-    """Token ids to the hidden states under the output layer."""
+    """Maps token ids to the hidden states that the output layer takes."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -263,9 +263,9 @@ class ChatGLMModel(nn.Module):
         return self.final_layernorm(hidden)
 
     def _context_lengths(self, input_ids: torch.Tensor, past_length: int) -> torch.Tensor | None:
-        """How many leading columns all queries of a row see: the prompt before `<sop>`.
+        """The number of leading columns all queries of a row attend to: the prompt before `<sop>`.
 
-        Without `<sop>` in these ids, they continue an answer and nothing but the past is context.
+        Ids without `<sop>` continue an answer; then only the past is context.
         """
         if past_length and input_ids.shape[1] == 1:
             return None
@@ -288,7 +288,7 @@ class ChatGLMForConditionalGeneration(ChatGLMCausalLM):
         self.post_init()
 
     def prefix_shape(self) -> PrefixShape:
-        """As in the official code, the reparametrised prefix starts from rows of hidden_size."""
+        """As in the official code, the reparametrized prefix starts from rows of hidden_size."""
         config = self.config
         return PrefixShape(
             layers=config.num_layers,

@@ -1,8 +1,8 @@
 """The architecture of ChatGLM2-6B and ChatGLM3-6B, with the official names of parameters.
 
-A decoder with RMSNorm, grouped queries, SwiGLU and rotary positions on half of each head, the
-pairs interleaved. Official checkpoints, prefixes and adapters load without conversion. Written
-anew; what must be as in the official code is held by tests/models/test_goldens.py.
+A decoder with RMSNorm, grouped queries, SwiGLU and rotary positions on half of each head, with
+interleaved pairs. Official checkpoints, prefixes and adapters load without conversion. Written from
+scratch; tests/models/test_goldens.py compares it with the official code.
 
 Shapes: b batch, s positions, h heads, g key-value groups, d head dim (kv_channels).
 """
@@ -20,13 +20,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    KeyValue,
     attend_cached,
     run_layers,
     set_initial_scale,
     token_positions,
     visible_positions,
 )
+from glmtune.modeling.kv_cache import KeyValue
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 
@@ -43,8 +43,8 @@ class ChatGLM2Config(PreTrainedConfig):
         "max_position_embeddings": "seq_length",
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
-    # Keys that only this architecture has, and switches of the official code that every published
-    # model has at these values.
+    # Keys that only this architecture has, and switches of the official code with the values of all
+    # published models.
     distinguishing_keys: ClassVar[tuple[str, ...]] = ("padded_vocab_size", "ffn_hidden_size")
     required_values: ClassVar[dict[str, bool]] = {
         "rmsnorm": True,
@@ -87,17 +87,17 @@ class ChatGLM2Config(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def misfit(self) -> str | None:
-        """What of the sizes does not go together: half of a head rotates; heads share groups."""
+        """Return why sizes are incompatible, or None: half a head rotates, heads share groups."""
         if self.kv_channels % 4 == 0 == self.num_attention_heads % self.multi_query_group_num:
             return None
         return (
             f"kv_channels {self.kv_channels}, num_attention_heads {self.num_attention_heads}, "
-            f"multi_query_group_num {self.multi_query_group_num}: expected channels that are a "
+            f"multi_query_group_num {self.multi_query_group_num}: expected kv_channels that are a "
             "multiple of 4, and heads that are a multiple of the groups"
         )
 
     def matrix_weights(self) -> int:
-        """How many numbers the weight matrices hold: all but biases and norms."""
+        """The number of elements of all weight matrices: everything but biases and norms."""
         groups = self.num_attention_heads
         if self.multi_query_attention:
             groups = self.multi_query_group_num
@@ -110,10 +110,10 @@ class ChatGLM2Config(PreTrainedConfig):
 def rotary_table(
     position_ids: torch.Tensor, config: ChatGLM2Config, dtype: torch.dtype
 ) -> KeyValue:
-    """Cosines and sines (b, 1, s, d / 4) of the angles, computed in fp32 whatever the model's type.
+    """Cosines and sines (b, 1, s, d / 4) of the angles, computed in fp32 for every model dtype.
 
-    The official code computes them in the model's type: at position 2048 that is off by 0.78 rad
-    in fp16.
+    The official code computes them in the model's dtype, which in fp16 is off by 0.78 rad at
+    position 2048.
     """
     rotated = config.kv_channels // 2
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
@@ -125,12 +125,12 @@ def rotary_table(
 
 
 def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
-    """Turn the first half of the dims of (b, heads, s, d) pairwise: dims 0 and 1, 2 and 3, …"""
+    """Rotate the first half of the dims of (b, heads, s, d) in pairs: dims 0 and 1, 2 and 3, …"""
     cos, sin = table
     half = states.shape[-1] // 2
     even, odd = states[..., :half:2], states[..., 1:half:2]
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((turned, states[..., half:]), dim=-1)
+    rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((rotated, states[..., half:]), dim=-1)
 
 
 class RMSNorm(nn.Module):
@@ -170,7 +170,7 @@ class SelfAttention(nn.Module):
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); new keys and values enter the cache, the prefix not."""
+        """(b, s, hidden) -> (b, s, hidden); caches new keys and values, but not the prefix."""
         fused = self.query_key_value(hidden).split(self.widths, dim=-1)
         query, key, value = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in fused
@@ -224,18 +224,18 @@ class GLMBlock(GradientCheckpointingLayer):
 class Embedding(nn.Module):
     """Holds the word embeddings under their official name.
 
-    No padding_idx: pad is id 0, which is also `<unk>`, and would get no gradient.
+    No padding_idx: pad is id 0, which is also `<unk>` and would then get no gradient.
     """
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-        # Tokens outweigh what fresh layers add to them: a miniature then learns to copy words from
-        # its prompt within a thousand steps, and otherwise does not.
+        # Embeddings then outweigh what new layers add to them; otherwise a miniature does not learn
+        # to copy words from its prompt within a thousand steps.
         set_initial_scale(self.word_embeddings, 5.0)
 
 
-class Encoder(nn.Module):
+class GLMTransformer(nn.Module):
     """Holds the layers and the last norm under their official names."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
@@ -245,13 +245,13 @@ class Encoder(nn.Module):
 
 
 class ChatGLM2Model(nn.Module):
-    """Token ids to the hidden states under the output layer."""
+    """Maps token ids to the hidden states that the output layer takes."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
-        self.encoder = Encoder(config)
+        self.encoder = GLMTransformer(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder: PrefixEncoder | None = None
 
@@ -308,7 +308,7 @@ class ChatGLM2ForConditionalGeneration(ChatGLMCausalLM):
     config_class = ChatGLM2Config
     _no_split_modules = ["GLMBlock"]
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq"]
-    # What LLaMA-Factory also saves, and its official name.
+    # A name that LLaMA-Factory also saves -> the official name.
     aliases: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.output_layer.weight"}
 
     def __init__(self, config: ChatGLM2Config) -> None:
@@ -317,7 +317,7 @@ class ChatGLM2ForConditionalGeneration(ChatGLMCausalLM):
         self.post_init()
 
     def prefix_shape(self) -> PrefixShape:
-        """As in the official code, the reparametrised prefix starts from full-width rows."""
+        """As in the official code, the reparametrized prefix starts from full-width rows."""
         config = self.config
         shape = PrefixShape(
             layers=config.num_layers,

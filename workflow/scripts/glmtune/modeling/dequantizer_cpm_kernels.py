@@ -1,7 +1,7 @@
-"""int8 weights dequantized by cpm_kernels, the CUDA library of the official code: on request only.
+"""Dequantize int8 weights with cpm_kernels, the official code's CUDA library: on request only.
 
-It has no kernel from int8 to fp16: `gemm_scale_x` scales rows of int32, so the numbers are widened
-first. What it raises where it cannot run (no driver, no code for this GPU) is told by the caller.
+It has no kernel from int8 to fp16: `gemm_scale_x` scales rows of int32, so the values are widened
+first. The caller reports what it raises where it cannot run (no driver, no code for this GPU).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from glmtune.errors import ResourceError
 def open_cpm_kernels(
     device: torch.device, bits: int, dtype: torch.dtype
 ) -> Callable[..., torch.Tensor]:
-    """The dequantizer; ResourceError where it is of no use."""
+    """Return the dequantizer; ResourceError where it cannot be used."""
     if bits != 8 or device.type != "cuda":
         raise ResourceError(f"found device {device}, {bits} bits; expected CUDA and 8")
     try:

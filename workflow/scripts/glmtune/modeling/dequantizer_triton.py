@@ -1,6 +1,6 @@
 """A kernel that dequantizes 8- or 4-bit weights in one pass over memory, for CUDA.
 
-Triton comes with PyTorch's CUDA builds. It is imported when the kernel is first wanted: that takes
+Triton comes with PyTorch's CUDA builds. It is imported when the kernel is first needed: that takes
 a second, and CPU builds do not have it.
 """
 
@@ -16,15 +16,17 @@ import torch
 from glmtune.errors import ResourceError
 
 BLOCK = 1024  # columns that one program of the kernel writes
-tl: Any = None  # triton.language: a kernel looks it up among the names of its module
+tl: Any = None  # triton.language: kernels look it up in the globals of their module
 
 
 def open_triton(device: torch.device, bits: int, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
-    """The dequantizer; ResourceError where Triton or the GPU cannot do it."""
+    """Return the dequantizer; ResourceError where Triton or the GPU cannot run it."""
     if device.type != "cuda":
         raise ResourceError(f"found device {device}; expected a CUDA GPU")
     if find_spec("triton") is None:
-        raise ResourceError("Triton is not installed; expected a CUDA build of PyTorch, with it")
+        raise ResourceError(
+            "Triton is not installed; expected a CUDA build of PyTorch, with Triton"
+        )
     needed = (8, 0) if dtype == torch.bfloat16 else (7, 0)
     found = torch.cuda.get_device_capability(device)
     if found < needed:
@@ -38,7 +40,7 @@ def open_triton(device: torch.device, bits: int, dtype: torch.dtype) -> Callable
 def dequantize_with_triton(
     quantized: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The weight (n, m) of a quantized one."""
+    """Return the dequantized weight (n, m)."""
     rows, columns = quantized.shape[0], quantized.shape[1] * 8 // bits
     weight = torch.empty(rows, columns, dtype=dtype, device=quantized.device)
     grid = (rows, -(-columns // BLOCK))

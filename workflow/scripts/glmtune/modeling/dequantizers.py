@@ -1,8 +1,8 @@
-"""How quantized weights become a matrix again, and which code does it on this machine.
+"""Dequantize weights, and choose the code that does it on this machine.
 
 Every dequantizer gives the same bits: an integer times the fp16 scale of its row, rounded to fp16,
-then to the requested type. One that gives others on this machine is not used. So the choice
-changes the time and no result: it is not a parameter, and no key of the store holds it.
+then to the requested dtype. One that gives different bits on this machine is not used. So the
+choice affects speed but no result: it is not a parameter, and not part of any key of the store.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from functools import lru_cache
 
 import torch
 
-from glmtune.errors import ParamsError, ResourceError, UserError
+from glmtune.errors import ParamsError, ResourceError, UserError, first_line
 from glmtune.modeling.dequantizer_cpm_kernels import open_cpm_kernels
 from glmtune.modeling.dequantizer_triton import open_triton
 
 # (quantized (n, m * bits / 8), scale (n), bits, dtype) -> weight (n, m)
 Dequantizer = Callable[[torch.Tensor, torch.Tensor, int, torch.dtype], torch.Tensor]
 
-# What a CPU dequantizes at a time: it stays in the cache, which is twice as fast.
+# How many values a CPU dequantizes at a time: they stay in its cache, which is twice as fast.
 VALUES_AT_ONCE = 2**18
 
-# The environment variable that asks for one by name.
+# The environment variable that requests one by name.
 VARIABLE = "GLMTUNE_QUANTIZATION_KERNEL"
 
 
 def unpack_int4(quantized: torch.Tensor) -> torch.Tensor:
-    """A byte to two columns. [[31]] -> [[1, -1]]."""
+    """Unpack each byte into two columns. [[31]] -> [[1, -1]]."""
     return torch.stack((quantized >> 4, (quantized << 4) >> 4), dim=-1).flatten(-2)
 
 
 def dequantize_with_torch(
     quantized: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The weight (n, m) of a quantized one, on any device: the reference for the others."""
+    """Return the dequantized weight (n, m), on any device: the reference for the others."""
     rows, columns = quantized.shape[0], quantized.shape[1] * 8 // bits
     weight = torch.empty(rows, columns, dtype=dtype, device=quantized.device)
     rows_at_once = max(VALUES_AT_ONCE // columns, 1) if quantized.device.type == "cpu" else rows
@@ -46,7 +46,7 @@ def dequantize_with_torch(
     return weight
 
 
-# name -> opens the dequantizer for (device, bits, dtype); any exception says that there is none.
+# name -> opens the dequantizer for (device, bits, dtype); any exception means it is unavailable.
 OPENERS: dict[str, Callable[[torch.device, int, torch.dtype], Dequantizer]] = {
     "torch": lambda device, bits, dtype: dequantize_with_torch,
     "triton": open_triton,
@@ -55,7 +55,7 @@ OPENERS: dict[str, Callable[[torch.device, int, torch.dtype], Dequantizer]] = {
 
 
 def requested_dequantizer() -> str:
-    """What the user asks for: a name of OPENERS, or "auto"."""
+    """The dequantizer that the user requests: a name of OPENERS, or "auto"."""
     return os.environ.get(VARIABLE) or "auto"
 
 
@@ -63,9 +63,9 @@ def requested_dequantizer() -> str:
 def choose_dequantizer(
     device: torch.device, bits: int, dtype: torch.dtype, wanted: str = "auto"
 ) -> Dequantizer:
-    """PyTorch's on the CPU, Triton's on CUDA where it works; else the one that is asked for.
+    """The `wanted` dequantizer; with "auto" PyTorch's on the CPU, on CUDA Triton's where it works.
 
-    Raises ParamsError for an unknown name and ResourceError if what is asked for cannot be had.
+    Raises ParamsError for an unknown name and ResourceError if the wanted one is unavailable.
     """
     if wanted not in (*OPENERS, "auto"):
         names = ", ".join(OPENERS)
@@ -75,13 +75,14 @@ def choose_dequantizer(
     try:
         dequantizer = OPENERS["triton" if wanted == "auto" else wanted](device, bits, dtype)
         check_bits(dequantizer, device, bits, dtype)
-    except Exception as error:  # of a compiler, a driver or a library: there is no list of them
+    except Exception as error:  # from a compiler, driver or library: there is no list of them
         if wanted == "auto":
-            print(f"quantized weights: dequantized by PyTorch, without Triton: {_in_a_line(error)}")
+            reason = _one_line(error)
+            print(f"quantized weights: dequantized by PyTorch, Triton is unavailable: {reason}")
             return dequantize_with_torch
         raise ResourceError(
-            f"{VARIABLE}={wanted}: {_in_a_line(error)}; or unset the variable: what works here is "
-            "used then, with the same results"
+            f"{VARIABLE}={wanted}: {_one_line(error)}; or unset the variable to use what works "
+            "here, with the same results"
         ) from error
     return dequantizer
 
@@ -89,19 +90,20 @@ def choose_dequantizer(
 def check_bits(
     dequantizer: Dequantizer, device: torch.device, bits: int, dtype: torch.dtype
 ) -> None:
-    """ResourceError unless it makes of every byte, with scales of all sizes, what PyTorch does."""
+    """Raise ResourceError unless it equals PyTorch for every byte and for scales of all sizes."""
     every_byte = torch.arange(-128, 128, dtype=torch.int8).repeat(5, 5)[:, :1205]
     zero_to_large = torch.tensor([0.0, 2.0**-24, 1e-3, 0.0123, 500.0], dtype=torch.float16)
     quantized, scale = every_byte.to(device), zero_to_large.to(device)
     expected = dequantize_with_torch(quantized, scale, bits, dtype)
     if not torch.equal(dequantizer(quantized, scale, bits, dtype), expected):
         raise ResourceError(
-            f"found other bits than PyTorch's for {bits}-bit weights in {dtype} on {device}; "
-            "expected the same"
+            f"found results different from PyTorch's for {bits}-bit weights in {dtype} on "
+            f"{device}; expected the same bits"
         )
 
 
-def _in_a_line(error: Exception) -> str:
-    """A message of ours as it is; of another error its kind and first line."""
-    first = next(iter(str(error).splitlines()), "")
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+def _one_line(error: Exception) -> str:
+    """Our own message unchanged; for any other error its type and first line."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"

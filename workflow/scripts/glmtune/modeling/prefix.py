@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from glmtune.modeling.kv_cache import KeyValue
+
 if TYPE_CHECKING:
     from glmtune.modeling.causal_lm import ChatGLMCausalLM
 
-# What the names of its weights begin with in a model's state dict.
+# The start of its weights' names in a model's state dict.
 PREFIX_KEY = "transformer.prefix_encoder."
-DROPOUT = 0.1  # of the official code, in training
-
-KeyValue = tuple[torch.Tensor, torch.Tensor]
+DROPOUT = 0.1  # as in the official code, in training only
 
 
 @dataclass(frozen=True)
 class PrefixShape:
-    """The sizes of a model that decide the sizes of its prefix."""
+    """The sizes of a model that determine the sizes of its prefix."""
 
     layers: int
     groups: int
@@ -34,16 +34,16 @@ class PrefixShape:
     head_dim: int
     hidden_size: int
     projected_from: int
-    """Width of the rows that the reparametrised prefix starts from; the families differ."""
+    """Width of the rows that the reparametrized prefix starts from; the families differ."""
 
     @property
     def width(self) -> int:
-        """Values in one prefix position: keys and values of all layers."""
+        """Values per prefix position: keys and values of all layers."""
         return 2 * self.layers * self.groups * self.head_dim
 
 
 class PrefixEncoder(nn.Module):
-    """`pre_seq_len` trainable positions: direct, or through a small network (`projection`)."""
+    """`pre_seq_len` trainable positions: direct, or computed by a small network (`projection`)."""
 
     def __init__(
         self, shape: PrefixShape, pre_seq_len: int, projection: bool, dropout: float = DROPOUT
@@ -54,7 +54,7 @@ class PrefixEncoder(nn.Module):
         self.projection = projection
         self.dropout = nn.Dropout(dropout)
         self._computed: tuple[list[object], torch.Tensor] | None = None
-        # torch's own initial values, N(0, 1) for the embedding, are the official ones.
+        # torch's default initialization, N(0, 1) for the embedding, is the official one.
         if projection:
             self.embedding = nn.Embedding(pre_seq_len, shape.projected_from)
             self.trans = nn.Sequential(
@@ -68,7 +68,7 @@ class PrefixEncoder(nn.Module):
     def forward(self, batch: int, dtype: torch.dtype) -> list[KeyValue]:
         """Keys and values of each layer, (batch, groups, pre_seq_len, head_dim) in `dtype`.
 
-        Dropout falls on each row of the batch by itself. Without training and gradients the
+        Dropout applies to each row of the batch separately. In eval mode without gradients the
         network runs once, not once per generated token.
         """
         states = self._states(dtype).expand(-1, batch, -1, -1, -1)
@@ -80,7 +80,7 @@ class PrefixEncoder(nn.Module):
         if self.training or torch.is_grad_enabled():
             self._computed = None
             return self._compute(dtype)
-        # An optimizer step or a load changes a version, `.to()` an address.
+        # An optimizer step or loading changes a version, `.to()` changes an address.
         key: list[object] = [dtype]
         for parameter in self.parameters():
             key += [parameter.data_ptr(), parameter._version, parameter.device]
@@ -102,22 +102,22 @@ class PrefixEncoder(nn.Module):
 def attach_prefix(
     model: ChatGLMCausalLM, *, pre_seq_len: int, projection: bool = False, dropout: float = DROPOUT
 ) -> PrefixEncoder:
-    """Give `model` a fresh prefix in fp32, whatever the type of the model; freezes nothing."""
+    """Attach a new prefix to `model`, in fp32 whatever the model's dtype; freezes nothing."""
     shape = model.prefix_shape()
-    # Drawn on the CPU, so that it is the same on every device; of no weights for a model of none.
+    # Initialized on the CPU, to be the same on every device; without weights if the model has none.
     with torch.device("meta" if model.device.type == "meta" else "cpu"):
         encoder = PrefixEncoder(shape, pre_seq_len, projection, dropout)
     return install(model, encoder)
 
 
 def install(model: ChatGLMCausalLM, encoder: PrefixEncoder) -> PrefixEncoder:
-    """Make a prefix that of `model`, in fp32 on its device."""
-    # A caller may have built the model under another default type.
+    """Install a prefix in `model`, in fp32 on its device."""
+    # A caller may have built the prefix under another default dtype.
     encoder.to(model.device, torch.float32).train(model.training)
     prefix_holder(model).prefix_encoder = encoder
     return encoder
 
 
 def prefix_holder(model: ChatGLMCausalLM) -> Any:
-    """The module with the attribute `prefix_encoder`; both architectures name it so."""
+    """The module with the attribute `prefix_encoder`, at the same place in both architectures."""
     return model.transformer

@@ -1,9 +1,9 @@
 """Weights in 8 or 4 bits, in the official quantized layout, and linears that compute with them.
 
-A row w of a weight becomes whole numbers q with w ≈ q * scale: scale = max|w| / (2^(bits-1) - 1),
-kept in fp16, and q = round(w / scale). With 4 bits, two neighbouring columns share a byte, the even
-one in the upper half, both as two's complement. Only the linears of the layers are quantized. A
-linear dequantizes its weight each time it is used (`dequantizers.py`), then multiplies as usual.
+A row w of a weight becomes integers q with w ≈ q * scale: scale = max|w| / (2^(bits-1) - 1), kept
+in fp16, and q = round(w / scale). With 4 bits, two neighboring columns share a byte, the even one
+in the upper half, both in two's complement. Only the linears of the layers are quantized. A linear
+dequantizes its weight each time it is used (`dequantizers.py`), then multiplies as usual.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from glmtune.modeling.precision import working_dtype
 
 
 def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The quantized int8 weight (n, m * bits / 8) and its fp16 scale (n) of a weight (n, m).
+    """Quantize a weight (n, m): return int8 values (n, m * bits / 8) and an fp16 scale (n).
 
-    The weight is rounded to fp16 first, as the official code has it in fp16; so the numbers do not
-    depend on the type that the model was loaded in.
+    The weight is rounded to fp16 first, in which the official code holds it, so the result does not
+    depend on the dtype in which the model was loaded.
     """
     weight = weight.half()
     scale = (weight.abs().amax(dim=-1) / (2 ** (bits - 1) - 1)).half()
-    divisor = scale.where(scale > 0, 1.0)[:, None]  # a row of zeros stays one
+    divisor = scale.where(scale > 0, 1.0)[:, None]  # a row of zeros stays zero
     numbers = torch.round(weight / divisor).to(torch.int8)
     return (pack_int4(numbers) if bits == 4 else numbers), scale
 
@@ -37,8 +37,8 @@ def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
 def dequantize(
     quantized: torch.Tensor, scale: torch.Tensor, bits: int, dtype: torch.dtype = torch.float16
 ) -> torch.Tensor:
-    """The weight (n, m) of a quantized one: rounded to fp16, then to `dtype`."""
-    if isinstance(quantized, FakeTensor):  # a shape alone: there are no bits to dequantize
+    """Return the dequantized weight (n, m): rounded to fp16, then to `dtype`."""
+    if isinstance(quantized, FakeTensor):  # only a shape: there are no bits to dequantize
         return quantized.new_empty(
             (quantized.shape[0], quantized.shape[1] * 8 // bits), dtype=dtype
         )
@@ -47,13 +47,13 @@ def dequantize(
 
 
 def pack_int4(numbers: torch.Tensor) -> torch.Tensor:
-    """Two columns to a byte. [[1, -1]] -> [[0x1F]] = [[31]]."""
+    """Pack pairs of columns into bytes. [[1, -1]] -> [[0x1F]] = [[31]]."""
     even, odd = numbers[:, 0::2], numbers[:, 1::2]
     return (even << 4) | (odd & 15)
 
 
 class _QuantizedLinear(torch.autograd.Function):
-    """x @ weight.T that keeps the quantized weight for backward, not the dequantized one."""
+    """x @ weight.T that saves the quantized weight for backward, not the dequantized one."""
 
     @staticmethod
     def forward(
@@ -82,8 +82,8 @@ class QuantizedLinear(nn.Linear):
     ) -> None:
         if in_features * bits % 8:
             raise WeightsError(
-                f"quantization_bit {bits}: two columns share a byte, and a linear layer has "
-                f"{in_features} of them; expected an even number; use 8 or none"
+                f"quantization_bit {bits}: found a linear layer with {in_features} columns; "
+                "expected an even number, because two columns share a byte; use 8 or none"
             )
         super().__init__(in_features, out_features, bias=bias, device="meta")
         self.bits = bits
@@ -97,7 +97,7 @@ class QuantizedLinear(nn.Linear):
             self.bias = nn.Parameter(torch.empty(out_features, device=device), requires_grad=False)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(…, in_features) -> (…, out_features) in the type of the input, or of autocast."""
+        """(…, in_features) -> (…, out_features) in the dtype of the input, or of autocast."""
         input = input.to(working_dtype(input))
         output = _QuantizedLinear.apply(input, self.weight, self.weight_scale, self.bits)
         return output if self.bias is None else output + self.bias.to(output.dtype)
@@ -106,12 +106,12 @@ class QuantizedLinear(nn.Linear):
 def quantize_model(
     model: PreTrainedModel, bits: int, device: torch.device | str | None = None
 ) -> None:
-    """Replace the linears of the layers by quantized ones, one after the other.
+    """Replace the linears of the layers by quantized ones, one at a time.
 
-    Each weight is quantized on `device`, one at a time: it never holds the unquantized model.
+    Each weight is quantized on `device`, which therefore never holds the unquantized model.
     """
     for parent, name, linear in _linears(model):
-        small = _like(linear, bits)
+        small = _empty_quantized(linear, bits)
         quantized, scale = quantize(linear.weight.detach().to(device), bits)
         small.weight = nn.Parameter(quantized, requires_grad=False)
         small.weight_scale = scale
@@ -124,10 +124,10 @@ def quantize_model(
 def prepare_quantized(model: PreTrainedModel, bits: int) -> None:
     """Give a model without weights the layout of a quantized checkpoint."""
     for parent, name, linear in _linears(model):
-        setattr(parent, name, _like(linear, bits))
+        setattr(parent, name, _empty_quantized(linear, bits))
 
 
-def _like(linear: nn.Linear, bits: int) -> QuantizedLinear:
+def _empty_quantized(linear: nn.Linear, bits: int) -> QuantizedLinear:
     has_bias = linear.bias is not None
     return QuantizedLinear(
         linear.in_features, linear.out_features, bits=bits, bias=has_bias, device="meta"
@@ -135,7 +135,7 @@ def _like(linear: nn.Linear, bits: int) -> QuantizedLinear:
 
 
 def _linears(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """(parent, name, linear) of every full-precision linear of the layers."""
+    """(parent, name, linear) for every full-precision linear of the layers."""
     outer: Any = model
     return [
         (parent, name, child)

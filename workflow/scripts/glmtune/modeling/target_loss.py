@@ -1,7 +1,8 @@
 """Cross entropy of the positions that have a target, without holding all their logits.
 
-At 65,000 to 130,000 words the logits are most of the memory of a training and, on a CPU, a third of
-its time: a few rows at a time, they are turned into their gradient where they lie.
+With a vocabulary of 65,000 to 130,000 the logits take most of the memory of a training and, on a
+CPU, a third of its time. So they are computed a few rows at a time and turned into their gradient
+in place.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ def mean_target_loss(
     targets: torch.Tensor,
     num_items: torch.Tensor | int | None,
 ) -> torch.Tensor:
-    """Cross entropy in fp32 of hidden states (n, hidden), summed and divided by `num_items` or n.
+    """The fp32 cross entropy of hidden states (n, hidden), summed and divided by `num_items` or n.
 
     `num_items` is what transformers' Trainer counts over all batches of one optimizer step.
     """
-    if _goes_in_parts(head, working_dtype(hidden)):
+    if _can_be_chunked(head, working_dtype(hidden)):
         total = _SummedLoss.apply(hidden, head.weight, targets)
     else:
         total = F.cross_entropy(head(hidden).float(), targets, reduction="sum")
@@ -35,34 +36,34 @@ def mean_target_loss(
 
 
 def count_items(targets: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor | int:
-    """What a summed loss is divided by: at least 1, as without targets the sum is 0."""
+    """The divisor of a summed loss: at least 1, because without targets the sum is 0."""
     if isinstance(num_items, torch.Tensor):
         return num_items.to(targets.device).clamp(min=1)
     return max(targets.numel() if num_items is None else num_items, 1)
 
 
 def bytes_of_loss(targets: int, head: nn.Module, dtype: torch.dtype) -> int:
-    """The memory that `mean_target_loss` takes for so many targets, computing in `dtype`."""
+    """The memory that `mean_target_loss` takes for `targets` targets when computing in `dtype`."""
     vocab_size, hidden = head.get_parameter("weight").shape
-    if not _goes_in_parts(head, dtype):
-        # Logits, the same in fp32, their logarithms, and the gradient of each.
+    if not _can_be_chunked(head, dtype):
+        # Logits, their fp32 copy, the log-probabilities, and a gradient for each.
         return targets * vocab_size * 2 * (dtype.itemsize + 4 + 4)
     at_once = min(targets, ROWS_AT_ONCE)
     own_type = 0 if dtype is torch.float32 else dtype.itemsize
-    # Logits in both types, the exponentials, and states with their gradient.
+    # Logits in both dtypes, the exponentials, and the states with their gradient.
     return at_once * vocab_size * (4 + 4 + own_type) + targets * hidden * 2 * dtype.itemsize
 
 
-def _goes_in_parts(head: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether the head is a matrix and nothing else: an adapter on it has to be called.
+def _can_be_chunked(head: nn.Module, dtype: torch.dtype) -> bool:
+    """Return whether the head is a plain matrix: one with an adapter must be called as a module.
 
-    In fp16 gradients are only safe behind the loss scale, which comes after the loss.
+    Not in fp16, where gradients need loss scaling, which is applied after the loss.
     """
     return type(head) is nn.Linear and head.bias is None and dtype is not torch.float16
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sum of the cross entropies; its gradient is made with it, as the logits are at hand then."""
+    """Sum of the cross entropies; forward also computes the gradient, from the same logits."""
 
     @staticmethod
     def forward(
@@ -81,7 +82,7 @@ class _SummedLoss(torch.autograd.Function):
             total += (normalizer - logits.gather(-1, chosen)).sum()
             if not any(context.needs_input_grad):
                 continue
-            gradient = logits.sub_(normalizer).exp_()  # the logits are not needed any more
+            gradient = logits.sub_(normalizer).exp_()  # the logits are no longer needed
             gradient.scatter_add_(-1, chosen, torch.full_like(normalizer, -1.0))
             gradient = gradient.to(dtype)
             grad_hidden[part] = gradient @ head_weight

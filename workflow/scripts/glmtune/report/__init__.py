@@ -2,7 +2,7 @@
 
     contents → reading                       what a report holds; how it is read from files
              → tables                        tables with a row per model and method
-             → comparison, forgetting, definitions, data_card, seeds, training_notes, origins
+             → comparison, forgetting, definitions, data_card, seeds, training_notes, what_was_run
                                              the longer sections, and parts of them
              → sections                      SECTIONS: the order in which they stand
              → figures, page, writing        the picture, the HTML page, all files

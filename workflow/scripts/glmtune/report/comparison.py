@@ -9,12 +9,12 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS, detectable_difference
-from glmtune.report.contents import COMPARED, Entry, Pair, Report
+from glmtune.report.contents import COMPARED, Comparison, MethodEntry, Report
 from glmtune.report.markdown import table
 from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
 
 CHANCE = 1 - CONFIDENCE
-NameOf = Callable[[Entry], str]
+NameOf = Callable[[MethodEntry], str]
 METRICS_PAGE = "[docs/metrics.md](../docs/metrics.md)"  # as seen from results/
 
 
@@ -28,11 +28,11 @@ def differences(report: Report) -> str:
             "own, so what chance does cannot be told."
         )
     else:
-        text = _differences(report)
+        text = _compare_all(report)
     return f"## What really changed\n\n{text}"
 
 
-def _differences(report: Report) -> str:
+def _compare_all(report: Report) -> str:
     parts = [_how_sure(report), *(_of_model(report, model) for model in report.models)]
     return "\n\n".join([*parts, *_between_models(report)])
 
@@ -49,7 +49,7 @@ def _how_sure(report: Report) -> str:
     text = f"""Each number is a difference of means over the same {rows:,} dev rows,
 {" / ".join(COMPARED.values())}. **Bold: significant.** The chance that even one of the {count}
 differences is wrongly called significant is below {percent_of(CHANCE)} (pairs of rows, Holm's
-correction; see {METRICS_PAGE}). {_smallest(report)}"""
+correction; see {METRICS_PAGE}). {_smallest_detectable(report)}"""
     if report.has_seeds:
         return f"""{text}
 Where a method has several seeds, the score of a row is its mean over them; what another seed
@@ -58,7 +58,7 @@ changes is shown by ± in the table of scores."""
 This says what other dev rows would change, not what training again with another seed would."""
 
 
-def _smallest(report: Report) -> str:
+def _smallest_detectable(report: Report) -> str:
     shown = [
         f"{shown_score(report, score)(least)} {title}"
         for score, title in COMPARED.items()
@@ -75,8 +75,8 @@ def _least_found(report: Report, score: str) -> float | None:
     confidence = 1 - CHANCE / len(report.differences)
     found = [
         detectable_difference(difference, confidence=confidence)
-        for pair, difference in report.differences.items()
-        if pair.score == score and pair.ours[0] == pair.theirs[0]
+        for comparison, difference in report.differences.items()
+        if comparison.score == score and comparison.ours[0] == comparison.theirs[0]
     ]
     return max(found, default=None)
 
@@ -90,16 +90,19 @@ def _of_model(report: Report, model: str) -> str:
     if report.baseline_of(model) is None:
         parts.append("There is no run of the untuned model to compare with.")
     if len(entries) > 1:
-        parts.append(_matrix(report, entries))
-        lines = _in_words(report, entries, lambda entry: entry.first.base_method)
+        parts.append(_difference_matrix(report, entries))
+        lines = _verdicts_by_score(report, entries, lambda entry: entry.first.entry)
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
 
-def _matrix(report: Report, entries: Sequence[Entry]) -> str:
-    """Differences of any two, row minus column, each pair once."""
+def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> str:
+    """Differences of any two, row minus column, each two once."""
     rows = [
-        [entry.label, *(_cell(report, entry.key, other.key) for other in entries[:index])]
+        [
+            entry.label,
+            *(_difference_cell(report, entry.key, other.key) for other in entries[:index]),
+        ]
         for index, entry in enumerate(entries)
     ]
     header = ["Row minus column", *(entry.label for entry in entries[:-1])]
@@ -107,36 +110,38 @@ def _matrix(report: Report, entries: Sequence[Entry]) -> str:
     return table(header, filled, text_columns=1)
 
 
-def _cell(report: Report, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
+def _difference_cell(report: Report, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
     """Example: "**+30.21** / +1.20"."""
     parts = []
     for score in COMPARED:
-        pair = Pair(score, ours, theirs)
-        if pair in report.differences:
-            value = report.differences[pair].value
+        comparison = Comparison(score, ours, theirs)
+        if comparison in report.differences:
+            value = report.differences[comparison].value
             shown = signed(value, shown_score(report, score))
-            parts.append(f"**{shown}**" if report.is_significant(pair) else shown)
+            parts.append(f"**{shown}**" if report.is_significant(comparison) else shown)
     return f"{NO_BREAK}/{NO_BREAK}".join(parts)
 
 
-def _in_words(report: Report, entries: Sequence[Entry], name: NameOf) -> list[str]:
+def _verdicts_by_score(report: Report, entries: Sequence[MethodEntry], name: NameOf) -> list[str]:
     """A sentence a score, or one for all scores that say the same."""
     sentences: dict[str, list[str]] = {}
     for score, title in COMPARED.items():
-        if sentence := _verdict(report, score, entries, name):
+        if sentence := _verdict_sentence(report, score, entries, name):
             sentences.setdefault(sentence, []).append(title)
-    return [f"{_listed(titles)}: {sentence}" for sentence, titles in sentences.items()]
+    return [f"{_join_names(titles)}: {sentence}" for sentence, titles in sentences.items()]
 
 
-def _verdict(report: Report, score: str, entries: Sequence[Entry], name: NameOf) -> str:
+def _verdict_sentence(
+    report: Report, score: str, entries: Sequence[MethodEntry], name: NameOf
+) -> str:
     """Example: "full and lora are higher than none; not told apart: lora from full."."""
     higher: dict[str, list[str]] = {}
     equal: dict[str, list[str]] = {}
     for theirs, ours in itertools.combinations(entries, 2):
-        difference = report.differences.get(pair := Pair(score, ours.key, theirs.key))
+        difference = report.differences.get(comparison := Comparison(score, ours.key, theirs.key))
         if difference is None:
             continue
-        if not report.is_significant(pair):
+        if not report.is_significant(comparison):
             equal.setdefault(name(theirs), []).append(name(ours))
         elif difference.value > 0:
             higher.setdefault(name(ours), []).append(name(theirs))
@@ -146,16 +151,17 @@ def _verdict(report: Report, score: str, entries: Sequence[Entry], name: NameOf)
     for better, worse in higher.items():
         by_worse.setdefault(tuple(worse), []).append(better)
     parts = [
-        f"{_listed(better)} {'is' if len(better) == 1 else 'are'} **higher** than {_listed(worse)}"
+        f"{_join_names(better)} {'is' if len(better) == 1 else 'are'} **higher** than "
+        f"{_join_names(worse)}"
         for worse, better in by_worse.items()
     ]
     if equal:
-        apart = [f"{one} from {_listed(others)}" for one, others in equal.items()]
+        apart = [f"{one} from {_join_names(others)}" for one, others in equal.items()]
         parts.append(f"not told apart: {', '.join(apart)}")
     return f"{'; '.join(parts)}." if parts else ""
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     """Example: a, b, c -> "a, b and c"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
@@ -166,9 +172,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _between_models(report: Report) -> list[str]:
     """The differences of any two models with the same method; nothing if there is one model."""
-    by_method: dict[str, list[Entry]] = {}
+    by_method: dict[str, list[MethodEntry]] = {}
     for entry in report.entries:
-        by_method.setdefault(entry.first.base_method, []).append(entry)
+        by_method.setdefault(entry.first.entry, []).append(entry)
     shared = {method: entries for method, entries in by_method.items() if len(entries) > 1}
     if not shared:
         return []
@@ -181,7 +187,7 @@ def _between_models(report: Report) -> list[str]:
     ]
     sentences: dict[str, list[str]] = {}
     for method, entries in shared.items():
-        for sentence in _in_words(report, entries, lambda entry: entry.first.model):
+        for sentence in _verdicts_by_score(report, entries, lambda entry: entry.first.model):
             sentences.setdefault(sentence, []).append(method)
     header = ["Models", *(entries[0].label for entries in shared.values())]
     return [
@@ -192,4 +198,4 @@ def _between_models(report: Report) -> list[str]:
 
 
 def _cell_between(report: Report, method: str, ours: str, theirs: str) -> str:
-    return _cell(report, (ours, method), (theirs, method))
+    return _difference_cell(report, (ours, method), (theirs, method))

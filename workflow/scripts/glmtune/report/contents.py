@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
 from glmtune.metrics.probe import Style, Verdict, judge
-from glmtune.metrics.protocols import DEFAULT_PROTOCOL
 from glmtune.metrics.significance import (
     CONFIDENCE,
     Interval,
@@ -23,6 +22,7 @@ from glmtune.metrics.significance import (
     bootstrap_means,
     paired_differences,
 )
+from glmtune.report.request import ReportParams
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
 Values = Sequence[float | None]
@@ -34,14 +34,14 @@ class Run:
 
     model: str
     method: str  # names its files: the entry, and for a further seed a suffix, as in lora.seed-43
-    base_method: str  # an entry of `methods:` in params.yaml
+    entry: str  # an entry of `methods:` in params.yaml
     seed: int | None
     tuning: str  # the tuning method of that entry, e.g. lora
     is_trained: bool  # False: the model as it came
     scores: dict[str, Any]  # means, as score_predictions.py writes them
     row_scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
-    answers: dict[str, dict[str, Any]]  # example prompt -> {"predict"[, "labels"]}
+    example_responses: dict[str, dict[str, Any]]  # example prompt -> {"predict"[, "labels"]}
     probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained
@@ -57,7 +57,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """One model with one entry of `methods:`, whatever its seeds: a row of the tables."""
 
     runs: tuple[Run, ...]  # one a seed
@@ -70,7 +70,7 @@ class Entry:
     @property
     def key(self) -> tuple[str, str]:
         """Its model and method."""
-        return self.first.model, self.first.base_method
+        return self.first.model, self.first.entry
 
     @property
     def label(self) -> str:
@@ -79,7 +79,7 @@ class Entry:
         Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
         three seeds of lora -> "lora, 3 seeds".
         """
-        name = self.first.base_method
+        name = self.first.entry
         if not self.first.is_trained:
             name = f"{name} (untuned)"
         elif self.first.tuning != name:
@@ -95,7 +95,7 @@ class Entry:
         return row_means([[row[score] for row in run.row_scores] for run in self.runs])
 
 
-class Pair(NamedTuple):
+class Comparison(NamedTuple):
     """Two entries compared by one score."""
 
     score: str
@@ -113,17 +113,17 @@ class Report:
     card: dict[str, Any]  # what the rows are like
     tokenized: dict[str, dict[str, Any]]  # manifests of the tokens, by model
     style: Style  # of the training answers
-    params: Mapping[str, Any]  # the checked values of params.yaml
+    params: ReportParams
 
     @property
     def examples(self) -> list[str]:
         """The user's own prompts."""
-        return self.params["examples"]
+        return self.params.examples
 
     @property
     def protocol(self) -> str:
         """Whose definition of BLEU-4 and ROUGE the scores have."""
-        return self.params.get("protocol", DEFAULT_PROTOCOL)
+        return self.params.protocol
 
     @property
     def rows(self) -> int:
@@ -131,20 +131,20 @@ class Report:
         return self.runs[0].scores["rows"]
 
     @functools.cached_property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[MethodEntry]:
         """All rows of the tables: by model, the untrained first."""
         found: dict[tuple[str, str], list[Run]] = {}
         for model in self.models:
             runs = [run for run in self.runs if run.model == model]
             for run in sorted(runs, key=lambda run: run.is_trained):
-                found.setdefault((model, run.base_method), []).append(run)
-        return [Entry(tuple(runs)) for runs in found.values()]
+                found.setdefault((model, run.entry), []).append(run)
+        return [MethodEntry(tuple(runs)) for runs in found.values()]
 
-    def entries_of(self, model: str) -> list[Entry]:
+    def entries_of(self, model: str) -> list[MethodEntry]:
         """The entries of one model, the untrained first."""
         return [entry for entry in self.entries if entry.first.model == model]
 
-    def baseline_of(self, model: str) -> Entry | None:
+    def baseline_of(self, model: str) -> MethodEntry | None:
         """The entry that the others of a model are compared with: its first untrained one."""
         first = self.entries_of(model)[0]
         return None if first.first.is_trained else first
@@ -163,7 +163,7 @@ class Report:
         return self.models[model].get("parameters") or min(filter(None, totals), default=None)
 
     @functools.cached_property
-    def differences(self) -> dict[Pair, Interval]:
+    def differences(self) -> dict[Comparison, Interval]:
         """Ours minus theirs for any two methods of a model, and any two models with a method.
 
         Raises DataError for a run that answered other rows than the first. A protocol without
@@ -182,29 +182,35 @@ class Report:
             and _have_common_rows(columns[ours], columns[theirs])
         ]
         return {
-            Pair(score, ours, theirs): interval
+            Comparison(score, ours, theirs): interval
             for ((score, ours), (_, theirs)), interval in paired_differences(columns, pairs).items()
         }
 
     @functools.cached_property
-    def adjusted(self) -> dict[Pair, float]:
+    def adjusted(self) -> dict[Comparison, float]:
         """The p-values of the differences after Holm's correction."""
         return adjusted_p_values(self.differences)
 
-    def is_significant(self, pair: Pair) -> bool:
+    def is_significant(self, comparison: Comparison) -> bool:
         """Whether a difference is significant among all of the report's."""
-        return self.adjusted[pair] < 1 - CONFIDENCE
+        return self.adjusted[comparison] < 1 - CONFIDENCE
 
-    def stands_out(self, score: str, entry: Entry) -> bool:
+    def stands_out(self, score: str, entry: MethodEntry) -> bool:
         """Whether a mean is significantly above those of all other entries of its model."""
         others = [other for other in self.entries_of(entry.first.model) if other is not entry]
         return bool(others) and all(self._is_above(score, entry.key, o.key) for o in others)
 
     def _is_above(self, score: str, ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
         # Each two are compared once, in the order of the tables.
-        for pair, sign in ((Pair(score, ours, theirs), 1), (Pair(score, theirs, ours), -1)):
-            if pair in self.differences:
-                return self.is_significant(pair) and sign * self.differences[pair].value > 0
+        for comparison, sign in (
+            (Comparison(score, ours, theirs), 1),
+            (Comparison(score, theirs, ours), -1),
+        ):
+            if comparison in self.differences:
+                return (
+                    self.is_significant(comparison)
+                    and sign * self.differences[comparison].value > 0
+                )
         return False
 
     @functools.cached_property
@@ -215,11 +221,11 @@ class Report:
         }
         return bootstrap_means({key: values for key, values in columns.items() if _has_any(values)})
 
-    def pair_with_untuned(self, score: str, entry: Entry) -> Pair | None:
+    def comparison_with_untuned(self, score: str, entry: MethodEntry) -> Comparison | None:
         """An entry and the model as it came; None for that model itself, or without scores."""
         baseline = self.baseline_of(entry.first.model)
-        pair = Pair(score, entry.key, baseline.key) if baseline else None
-        return pair if pair in self.differences else None
+        comparison = Comparison(score, entry.key, baseline.key) if baseline else None
+        return comparison if comparison in self.differences else None
 
     @functools.cached_property
     def verdicts(self) -> dict[tuple[str, str], list[Verdict]]:
@@ -227,14 +233,14 @@ class Report:
         found = {}
         for run in self.runs:
             baseline = self.baseline_of(run.model)
-            untuned = _predictions(baseline.first.probe) if baseline else {}
+            untuned = _responses_by_prompt(baseline.first.probe) if baseline else {}
             found[run.model, run.method] = [
                 judge(row["predict"], row["labels"], self.style, untuned.get(row["prompt"]))
                 for row in run.probe
             ]
         return found
 
-    def right_answers(self, entry: Entry) -> list[float | None]:
+    def right_answers(self, entry: MethodEntry) -> list[float | None]:
         """Of each general question: percent of the seeds that answer it rightly."""
         each = [self.verdicts[run.model, run.method] for run in entry.runs]
         return row_means([[100.0 * verdict.is_right for verdict in run] for run in each])
@@ -251,7 +257,7 @@ def finite(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _predictions(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _responses_by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {row["prompt"]: row["predict"] for row in rows}
 
 
@@ -260,7 +266,7 @@ def _has_any(values: Values) -> bool:
 
 
 def _have_common_rows(ours: Values, theirs: Values) -> bool:
-    return any(None not in pair for pair in zip(ours, theirs, strict=True))
+    return any(None not in both for both in zip(ours, theirs, strict=True))
 
 
 def _check_same_rows(run: Run, first: Run) -> None:

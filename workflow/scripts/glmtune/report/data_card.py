@@ -21,12 +21,12 @@ HASH_SHOWN = 12  # digits; all of them stand in the section on what was run
 
 def data_section(report: Report) -> str:
     """The data card as a section of the report."""
-    return f"## Data\n\n{_body(report)}"
+    return f"## Data\n\n{_card(report)}"
 
 
 def data_card(report: Report) -> str:
     """The data card as a file of its own."""
-    return f"# Data card\n\n{_body(report)}\n"
+    return f"# Data card\n\n{_card(report)}\n"
 
 
 def kind_of(report: Report) -> str:
@@ -35,19 +35,19 @@ def kind_of(report: Report) -> str:
     return DATA_KINDS.get(kind) or plain(kind)
 
 
-def _body(report: Report) -> str:
-    return f"""{_origin(report)}
+def _card(report: Report) -> str:
+    return f"""{_source_and_licence(report)}
 
 {_rows_table(report)}
 
-{_leakage(report)}
+{_leakage_and_attributes(report)}
 
 {_tokens_table(report)}
 
-{_limits(report)}"""
+{_explain_numbers(report)}"""
 
 
-def _origin(report: Report) -> str:
+def _source_and_licence(report: Report) -> str:
     source = {key: value for key, value in report.dataset["source"].items() if key != "kind"}
     facts = f": {code(json.dumps(source, ensure_ascii=False))}" if source else ""
     licence = plain(report.card["licence"] or "nothing is stated with the data")
@@ -63,28 +63,28 @@ def _rows_table(report: Report) -> str:
     facts: dict[str, Callable[[str], str]] = {
         "Rows": lambda split: f"{report.dataset[split]['rows']:,}",
         "SHA-256": lambda split: f"`{report.dataset[split]['sha256'][:HASH_SHOWN]}…`",
-        "Chosen from": lambda split: _chosen(report.dataset[split]),
-        "Skipped rows": lambda split: _skipped(report.dataset[split]),
-        "Notes": lambda split: _notes(report.dataset[split]),
-        "Characters of a prompt": lambda split: _spread(splits[split]["prompt_characters"]),
-        "Characters of an answer": lambda split: _spread(splits[split]["answer_characters"]),
-        "Conversations of several turns": _counted(splits, "multi_turn_rows"),
-        "Repeated rows": _counted(splits, "repeated_rows"),
-        "Repeated prompts": _counted(splits, "repeated_prompts"),
-        f"Answers with {plain('<UNK>')}": _counted(splits, "unk_answers"),
-        "Answers with BRAND": _counted(splits, "brand_answers"),
+        "Chosen from": lambda split: _subset_of(report.dataset[split]),
+        "Skipped rows": lambda split: _skipped_rows(report.dataset[split]),
+        "Notes": lambda split: _reading_notes(report.dataset[split]),
+        "Characters of a prompt": lambda split: _mean_p95_max(splits[split]["prompt_characters"]),
+        "Characters of an answer": lambda split: _mean_p95_max(splits[split]["answer_characters"]),
+        "Conversations of several turns": _count_and_share(splits, "multi_turn_rows"),
+        "Repeated rows": _count_and_share(splits, "repeated_rows"),
+        "Repeated prompts": _count_and_share(splits, "repeated_prompts"),
+        f"Answers with {plain('<UNK>')}": _count_and_share(splits, "unk_answers"),
+        "Answers with BRAND": _count_and_share(splits, "brand_answers"),
     }
     rows = [[fact, *map(show, SPLITS)] for fact, show in facts.items()]
     shown = [row for row in rows if any(row[1:])]
     return table(["", *SPLITS], shown, text_columns=1)
 
 
-def _chosen(facts: Mapping[str, Any]) -> str:
+def _subset_of(facts: Mapping[str, Any]) -> str:
     chosen = facts.get("chosen_from")
     return f"{chosen['rows']:,} rows, seed {chosen['seed']}" if chosen else ""
 
 
-def _skipped(facts: Mapping[str, Any]) -> str:
+def _skipped_rows(facts: Mapping[str, Any]) -> str:
     skipped = facts.get("skipped")
     if not skipped:
         return ""
@@ -93,21 +93,21 @@ def _skipped(facts: Mapping[str, Any]) -> str:
     return f"{skipped['rows']:,} ({skipped['unit']} {numbers}{more})"
 
 
-def _notes(facts: Mapping[str, Any]) -> str:
+def _reading_notes(facts: Mapping[str, Any]) -> str:
     """What reading did to some rows, and to how many."""
     notes = facts.get("notes", {}).items()
     return "; ".join(f"{count:,} rows: {plain(note)}" for note, count in notes)
 
 
-def _counted(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:
+def _count_and_share(splits: Mapping[str, Any], key: str) -> Callable[[str], str]:
     def show(split: str) -> str:
         count, rows = splits[split][key], splits[split]["rows"]
-        return f"{count:,} ({_share(count, rows)})" if count else "0"
+        return f"{count:,} ({_percent_of_rows(count, rows)})" if count else "0"
 
     return show
 
 
-def _leakage(report: Report) -> str:
+def _leakage_and_attributes(report: Report) -> str:
     """What dev shares with train, and which attributes are asked for."""
     leakage, train = report.card["leakage"], report.card["splits"]["train"]
     lines = [
@@ -131,11 +131,11 @@ def _tokens_table(report: Report) -> str:
             plain(manifest["template"]),
             plain(manifest["trains_on"]),
             f"{manifest['splits']['train']['tokens']:,}",
-            _spread(manifest["splits"]["train"]["prompt_tokens"]),
-            _spread(manifest["splits"]["train"]["answer_tokens"]),
-            _cut(manifest, "shortened_prompts"),
-            _cut(manifest, "cut_prompts"),
-            _cut(manifest, "cut_answers"),
+            _mean_p95_max(manifest["splits"]["train"]["prompt_tokens"]),
+            _mean_p95_max(manifest["splits"]["train"]["answer_tokens"]),
+            _share_cut(manifest, "shortened_prompts"),
+            _share_cut(manifest, "cut_prompts"),
+            _share_cut(manifest, "cut_answers"),
         ]
         for model, manifest in report.tokenized.items()
     ]
@@ -144,15 +144,15 @@ def _tokens_table(report: Report) -> str:
     return table([*header, *cut], rows, text_columns=3)
 
 
-def _cut(manifest: Mapping[str, Any], key: str) -> str:
+def _share_cut(manifest: Mapping[str, Any], key: str) -> str:
     """Share of rows cut, train and dev."""
     splits = (manifest["splits"][split] for split in SPLITS)
-    return " / ".join(_share(facts[key], facts["rows"]) for facts in splits)
+    return " / ".join(_percent_of_rows(facts[key], facts["rows"]) for facts in splits)
 
 
-def _limits(report: Report) -> str:
-    limits = {key: report.params.get(key) for key in ("max_source_tokens", "max_target_tokens")}
-    named = " and ".join(f"`{key}` {value}" for key, value in limits.items() if value is not None)
+def _explain_numbers(report: Report) -> str:
+    limits = report.params.token_limits
+    named = " and ".join(f"`{key}` {value}" for key, value in limits.items())
     by = f" by {named}" if named else ""
     return (
         "Characters and tokens: mean, 95th percentile, greatest. The second table counts tokens of "
@@ -161,12 +161,12 @@ def _limits(report: Report) -> str:
     )
 
 
-def _spread(figures: Mapping[str, float | None]) -> str:
+def _mean_p95_max(figures: Mapping[str, float | None]) -> str:
     """Mean, 95th percentile, greatest."""
     if figures["mean"] is None:
         return NOTHING
     return f"{figures['mean']:.1f}, {figures['p95']:,.0f}, {figures['max']:,.0f}"
 
 
-def _share(count: int, rows: int) -> str:
+def _percent_of_rows(count: int, rows: int) -> str:
     return f"{100 * count / rows:.1f} %" if rows else NOTHING

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from glmtune.report.contents import Entry, Report
+from glmtune.report.contents import MethodEntry, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def draw_losses(report: Report) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    methods = dict.fromkeys(run.base_method for run in report.runs if run.curve)
+    methods = dict.fromkeys(run.entry for run in report.runs if run.curve)
     colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
     columns = min(len(report.models), 3)
     rows = math.ceil(len(report.models) / columns)
@@ -51,12 +51,12 @@ def draw_losses(report: Report) -> str:
 
 
 def _draw_panel(
-    panel: Axes, model: str, entries: Sequence[Entry], colours: Mapping[str, str]
+    panel: Axes, model: str, entries: Sequence[MethodEntry], colours: Mapping[str, str]
 ) -> None:
     panel.set(visible=True, title=model, xlabel="step", ylabel="training loss")
     panel.grid(alpha=0.3)
     for entry in entries:
-        name = entry.first.base_method
+        name = entry.first.entry
         for index, curve in enumerate(run.curve for run in entry.runs if run.curve):
             label = name if index == 0 else None  # the seeds of a method look the same
             panel.plot(*zip(*curve, strict=True), color=colours[name], label=label, linewidth=1.2)

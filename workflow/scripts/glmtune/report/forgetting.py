@@ -17,7 +17,7 @@ from glmtune.metrics.significance import (
     bootstrap_means,
     paired_differences,
 )
-from glmtune.report.contents import Entry, Report, Run
+from glmtune.report.contents import MethodEntry, Report, Run
 from glmtune.report.markdown import plain, table
 from glmtune.report.tables import (
     NO_BREAK,
@@ -41,18 +41,18 @@ def forgetting(report: Report) -> str:
     return f"""## What the models forgot
 
 Each model answers the same {count} short general questions (sums, capitals, colours, …), which have
-nothing to do with the data. {_in_words(found, count)}
+nothing to do with the data. {_worst_in_words(found, count)}
 
-{run_table(report, tuple(_columns(found)))}
+{run_table(report, tuple(_probe_columns(found)))}
 
-*Right*: the expected answer stands in the answer and it has not turned. In brackets the
+*Right*: the expected answer stands in the answer and it leaks no style. In brackets the
 {percent_of(CONFIDENCE)} interval of the share, and of its difference from the untuned model's on
-the same questions; bold: a significant difference (Holm's correction). *Turned*: at least half of
-the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers, and
-fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100 (ROUGE-L
-over characters).
+the same questions; bold: a significant difference (Holm's correction). *Style leak*: at least half
+of the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers,
+and fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100
+(ROUGE-L over characters).
 
-{_answers(report)}"""
+{_sample_answers(report)}"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Forgetting:
     def _right_answers(self) -> dict[tuple[str, str], list[float | None]]:
         return {entry.key: self.report.right_answers(entry) for entry in self.report.entries}
 
-    def is_significant(self, entry: Entry) -> bool:
+    def is_significant(self, entry: MethodEntry) -> bool:
         """Whether an entry answers significantly more or fewer than its untuned model."""
         return self.adjusted.get(entry.key, 1.0) < 1 - CONFIDENCE
 
@@ -105,7 +105,7 @@ class _Forgetting:
         return statistics.fmean(known) if run.is_trained and known else None
 
 
-def _columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
+def _probe_columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
     yield Column(
         "Right",
         right_share(found.report),
@@ -119,11 +119,11 @@ def _columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
             found.is_significant,
             "{:.1f}".format,
         )
-    yield Column("Turned", found.share(lambda verdict: verdict.turned), percent)
+    yield Column("Style leak", found.share(lambda verdict: verdict.leaks_style), percent)
     yield Column("Like untuned", found.overlap, "{:.1f}".format)
 
 
-def _in_words(found: _Forgetting, count: int) -> str:
+def _worst_in_words(found: _Forgetting, count: int) -> str:
     """The worst of all entries, and what helps."""
     if count < MIN_ROWS:
         return f"Fewer than {MIN_ROWS} questions prove nothing."
@@ -142,46 +142,46 @@ def _in_words(found: _Forgetting, count: int) -> str:
     if worst is None:
         return "No run answers significantly fewer of them than the untuned model."
     right = statistics.fmean(worst.numbers(right_share(found.report)))
-    turned = statistics.fmean(worst.numbers(found.share(lambda verdict: verdict.turned)))
+    leaking = statistics.fmean(worst.numbers(found.share(lambda verdict: verdict.leaks_style)))
     return (
-        f"**{worst.first.model} forgot most by {worst.label}{_rate(worst.first)}: "
+        f"**{worst.first.model} forgot most by {worst.label}{_learning_rate(worst.first)}: "
         f"{percent(right)} right instead of {percent(right - lost[worst.key])}, and "
-        f"{percent(turned)} of its answers turned into the style of the training data.** A lower "
+        f"{percent(leaking)} of its answers turned into the style of the training data.** A lower "
         "learning rate, LoRA, and general questions and answers mixed into the training data help."
     )
 
 
-def _rate(run: Run) -> str:
+def _learning_rate(run: Run) -> str:
     """Example: " (lr 0.02)"."""
     rate = run.training.get("settings", {}).get("lr")
     return f" (lr {rate:g})" if isinstance(rate, int | float) else ""
 
 
-def _answers(report: Report) -> str:
+def _sample_answers(report: Report) -> str:
     """Some questions, evenly spaced, with every method's answer side by side."""
     methods = {entry.key[1]: entry.label for entry in report.entries}
     header = ["Model", "Question", "Expected", *methods.values()]
     rows = []
     for model in report.models:
         runs = {entry.key[1]: entry.first for entry in report.entries_of(model)}
-        for index in _evenly(len(report.runs[0].probe)):
-            question = next(iter(runs.values())).probe[index]
-            answers = [
-                _short(runs[method].probe[index]["predict"]) if method in runs else ""
+        for index in _evenly_spaced(len(report.runs[0].probe)):
+            asked = next(iter(runs.values())).probe[index]
+            responses = [
+                _first_characters(runs[method].probe[index]["predict"]) if method in runs else ""
                 for method in methods
             ]
-            rows.append([model, plain(question["prompt"]), plain(question["labels"]), *answers])
+            rows.append([model, plain(asked["prompt"]), plain(asked["labels"]), *responses])
     seeds = ", by the first seed" if report.has_seeds else ""
     spaced = f"Some of the questions, evenly spaced{seeds}:"
     return f"{spaced}\n\n{table(header, rows, text_columns=len(header))}"
 
 
-def _evenly(count: int) -> list[int]:
+def _evenly_spaced(count: int) -> list[int]:
     """Places evenly spaced among so many, e.g. 46 -> [5, 17, 28, 40]: nobody chose them."""
     shown = min(SHOWN_QUESTIONS, count)
     return [(2 * place + 1) * count // (2 * shown) for place in range(shown)]
 
 
-def _short(answer: str) -> str:
-    cut = "".join(islice(answer, LONGEST_SHOWN))
-    return (plain(cut) + ("…" if len(answer) > LONGEST_SHOWN else "")) or "*(empty)*"
+def _first_characters(response: str) -> str:
+    cut = "".join(islice(response, LONGEST_SHOWN))
+    return (plain(cut) + ("…" if len(response) > LONGEST_SHOWN else "")) or "*(empty)*"

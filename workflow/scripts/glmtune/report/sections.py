@@ -16,10 +16,10 @@ from glmtune.report.data_card import data_section, kind_of
 from glmtune.report.definitions import definitions
 from glmtune.report.forgetting import forgetting
 from glmtune.report.markdown import code, plain, table
-from glmtune.report.origins import provenance
 from glmtune.report.seeds import seed_table
 from glmtune.report.tables import fairer_columns, percent_of, run_table, score_columns, text_columns
 from glmtune.report.training_notes import training_notes
+from glmtune.report.what_was_run import what_was_run
 
 MODEL_NOTES = {
     "miniature": (
@@ -38,17 +38,18 @@ def summary(report: Report) -> str:
     """What is compared, and how far it may be believed."""
     opening = (
         f"Each model answers the same {report.rows:,} dev prompts of {kind_of(report)}, "
-        f"{_how(report)}."
+        f"{_tuned_with(report)}."
     )
     sources = {model: manifest["source"] for model, manifest in report.models.items()}
     models = [
-        f"- {model}: {plain(source)}, {_size(report, model)}" for model, source in sources.items()
+        f"- {model}: {plain(source)}, {_parameter_count(report, model)}"
+        for model, source in sources.items()
     ]
     notes = [note for source, note in MODEL_NOTES.items() if source in sources.values()]
     return "\n\n".join(["# Fine-tuning report", opening, "\n".join(models), *notes])
 
 
-def _how(report: Report) -> str:
+def _tuned_with(report: Report) -> str:
     """Example: "untuned and after tuning with ptuning, lora"."""
     tuned = dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained)
     if not tuned:
@@ -57,7 +58,7 @@ def _how(report: Report) -> str:
     return f"{untuned}after tuning with {', '.join(tuned)}"
 
 
-def _size(report: Report, model: str) -> str:
+def _parameter_count(report: Report, model: str) -> str:
     """Example: 6,243,584,000 -> "about 6.2 billion parameters"."""
     count = report.parameters_of(model)
     if count is None:
@@ -72,7 +73,7 @@ def scores(report: Report) -> str:
         "## Scores",
         run_table(report, score_columns(report)),
         f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}, of
-{_scored(report)}. In
+{_compared_texts(report)}. In
 brackets: the {percent_of(CONFIDENCE)} interval of the value before it. *− untuned*: the difference
 from the untuned model on the same rows. Bold: a significant difference (Holm's correction), of a
 score from every other method of its model, of a difference from zero. *Attributes*: asked attribute
@@ -85,18 +86,18 @@ all. *Time*: of the training.""",
 *Distinct-4*: different ones among all four words in a row. *Repetition-4*: answers in which some
 four words in a row come twice. *Cut off*: answers that reached the length limit before they
 ended.""",
-        *_fairer(report),
+        *_fairer_scores(report),
     ]
     return "\n\n".join(parts)
 
 
-def _scored(report: Report) -> str:
+def _compared_texts(report: Report) -> str:
     """Which texts the headline compares."""
     protocol = PROTOCOLS[report.protocol]
     answers = {"predict": "answers as a person reads them", "decoded": "answers as decoded"}
     references = {"labels": "references as in the data", "decoded_labels": "references as decoded"}
     form = ", both with punctuation and white space in one form" if protocol.normal_form else ""
-    return f"{answers[protocol.prediction]} and {references[protocol.reference]}{form}"
+    return f"{answers[protocol.response_key]} and {references[protocol.reference_key]}{form}"
 
 
 def _each_seed(report: Report) -> list[str]:
@@ -105,7 +106,7 @@ def _each_seed(report: Report) -> list[str]:
     return [text, found] if found else []
 
 
-def _fairer(report: Report) -> list[str]:
+def _fairer_scores(report: Report) -> list[str]:
     columns = fairer_columns(report)
     if not columns:
         return []
@@ -133,13 +134,13 @@ def _answer_table(report: Report, prompt: str) -> str:
     rows, references = [], []
     for entry in report.entries:
         run = entry.first
-        answer = run.answers.get(prompt)
-        if answer is None:
+        example = run.example_responses.get(prompt)
+        if example is None:
             raise DataError(
                 f"examples of {run.name}: no answer to {prompt!r}; run generate_predictions again"
             )
-        references.append(answer.get("labels"))
-        rows.append([run.model, entry.label, plain(answer["predict"]) or "*(empty)*"])
+        references.append(example.get("labels"))
+        rows.append([run.model, entry.label, plain(example["predict"]) or "*(empty)*"])
     reference = next(filter(None, references), None)
     if reference:
         rows.append(["reference", "", plain(reference)])
@@ -164,5 +165,5 @@ SECTIONS: tuple[Callable[[Report], str], ...] = (
     before_and_after,
     loss_curves,
     data_section,
-    provenance,
+    what_was_run,
 )

@@ -21,7 +21,12 @@ def seed_table(report: Report) -> str:
         Column("Dev loss", trained("dev_loss"), "{:.3f}".format),
     ]
     rows = [
-        [run.model, run.base_method, str(run.seed), *(_cell(column, run) for column in columns)]
+        [
+            run.model,
+            run.entry,
+            str(run.seed),
+            *(_format_cell(column, run) for column in columns),
+        ]
         for entry in report.entries
         for run in entry.runs
         if len(entry.runs) > 1
@@ -30,6 +35,6 @@ def seed_table(report: Report) -> str:
     return table(header, rows, text_columns=2)
 
 
-def _cell(column: Column, run: Run) -> str:
+def _format_cell(column: Column, run: Run) -> str:
     value = column.value(run)
     return NOTHING if value is None else column.show(value)

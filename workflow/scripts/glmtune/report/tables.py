@@ -7,23 +7,24 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from glmtune.durations import format_seconds
 from glmtune.metrics.significance import Interval
-from glmtune.report.contents import COMPARED, Entry, Report, Run, finite
+from glmtune.report.contents import COMPARED, MethodEntry, Report, Run, finite
 from glmtune.report.markdown import plain, table
 
 NOTHING = "–"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def _none(entry: Entry) -> None:
+def _no_interval(entry: MethodEntry) -> None:
     return None
 
 
-def _no_note(entry: Entry) -> str:
+def _no_note(entry: MethodEntry) -> str:
     return ""
 
 
-def _never(entry: Entry) -> bool:
+def _not_bold(entry: MethodEntry) -> bool:
     return False
 
 
@@ -37,12 +38,14 @@ class Column:
     title: str
     value: Callable[[Run], float | None]
     show: Callable[[float], str] = "{:.2f}".format
-    interval: Callable[[Entry], Interval | None] = _none  # the value's own, in brackets behind it
-    is_bold: Callable[[Entry], bool] = _never
-    note: Callable[[Entry], str] = _no_note  # stands in brackets behind the value
+    interval: Callable[[MethodEntry], Interval | None] = (
+        _no_interval  # the value's own, in brackets behind it
+    )
+    is_bold: Callable[[MethodEntry], bool] = _not_bold
+    note: Callable[[MethodEntry], str] = _no_note  # stands in brackets behind the value
     varies: bool = True  # whether its spread over seeds is shown
 
-    def cell(self, entry: Entry) -> str:
+    def cell(self, entry: MethodEntry) -> str:
         """Example: "**57.00 ± 2.00** (55.10 … 58.90)"."""
         values = entry.numbers(self.value)
         if not values:
@@ -50,7 +53,7 @@ class Column:
         shown = mean_and_spread(values, self.show, varies=self.varies)
         interval = self.interval(entry)
         note = ends(interval, self.show) if interval else self.note(entry)
-        return _beside(shown, note, is_bold=self.is_bold(entry))
+        return _with_note(shown, note, is_bold=self.is_bold(entry))
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,22 @@ class DifferenceColumn:
     """How far entries are above the untuned model, each with the interval of that difference."""
 
     title: str
-    difference: Callable[[Entry], Interval | None]
-    is_bold: Callable[[Entry], bool]
+    difference: Callable[[MethodEntry], Interval | None]
+    is_bold: Callable[[MethodEntry], bool]
     show: Callable[[float], str] = "{:.2f}".format
 
-    def cell(self, entry: Entry) -> str:
+    def cell(self, entry: MethodEntry) -> str:
         """Example: "**+30.21** (+28.40 … +32.05)"."""
         difference = self.difference(entry)
         if difference is None:
             return NOTHING
         show = functools.partial(signed, show=self.show)
-        return _beside(show(difference.value), ends(difference, show), is_bold=self.is_bold(entry))
+        return _with_note(
+            show(difference.value), ends(difference, show), is_bold=self.is_bold(entry)
+        )
 
 
-def _beside(shown: str, note: str, *, is_bold: bool) -> str:
+def _with_note(shown: str, note: str, *, is_bold: bool) -> str:
     """A value and its note; a line breaks between them only."""
     strong = f"**{shown}**" if is_bold else shown
     return f"{strong} ({note.replace(' ', NO_BREAK)})" if note else strong
@@ -117,14 +122,6 @@ def signed(number: float, show: Callable[[float], str] = "{:.2f}".format) -> str
     return f"{'-' if number < 0 else '+'}{show(abs(number))}"
 
 
-def format_seconds(seconds: float) -> str:
-    """Example: 5.25 -> "5.2 s", 75 -> "1 min 15 s", 7500 -> "2 h 5 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 percent = "{:.1f} %".format
 _loss = "{:.3f}".format
 _count = "{:,.0f}".format
@@ -153,7 +150,7 @@ def score_columns(report: Report) -> tuple[Column | DifferenceColumn, ...]:
             note=_share_of_parameters,
             varies=False,
         ),
-        Column("Time", _runtime("finetune_model", "seconds"), format_seconds, varies=False),
+        Column("Time", _runtime_figure("finetune_model", "seconds"), format_seconds, varies=False),
     )
 
 
@@ -161,13 +158,13 @@ def _compared_columns(report: Report, name: str) -> Iterator[Column | Difference
     """A score, and its difference from the untuned model where rows have scores."""
     title, show = COMPARED[name], shown_score(report, name)
 
-    def difference(entry: Entry) -> Interval | None:
-        pair = report.pair_with_untuned(name, entry)
-        return report.differences[pair] if pair else None
+    def difference(entry: MethodEntry) -> Interval | None:
+        comparison = report.comparison_with_untuned(name, entry)
+        return report.differences[comparison] if comparison else None
 
-    def is_significant(entry: Entry) -> bool:
-        pair = report.pair_with_untuned(name, entry)
-        return pair is not None and report.is_significant(pair)
+    def is_significant(entry: MethodEntry) -> bool:
+        comparison = report.comparison_with_untuned(name, entry)
+        return comparison is not None and report.is_significant(comparison)
 
     yield Column(
         title,
@@ -182,7 +179,7 @@ def _compared_columns(report: Report, name: str) -> Iterator[Column | Difference
 
 def text_columns(report: Report) -> tuple[Column, ...]:
     """What the texts are like."""
-    seconds = _runtime("generate_predictions", "seconds")
+    seconds = _runtime_figure("generate_predictions", "seconds")
     return (
         Column("Characters", score("length"), "{:.1f}".format, varies=False),
         Column("Distinct", score("distinct"), percent, varies=False),
@@ -200,22 +197,22 @@ def fairer_columns(report: Report) -> tuple[Column, ...]:
     for suffix, references in (("no-unk", f"without {plain('<UNK>')}"), ("multi", "any reference")):
         for name, title in COMPARED.items():
             fairer = f"{name}-{suffix}"
-            if any(_differs(run, fairer, name) for run in report.runs):
+            if any(_differs_from_plain(run, fairer, name) for run in report.runs):
                 columns.append(Column(f"{title}, {references}", score(fairer)))
     return tuple(columns)
 
 
-def _differs(run: Run, fairer: str, plain: str) -> bool:
+def _differs_from_plain(run: Run, fairer: str, plain: str) -> bool:
     """These statistics are always by the default definition of a score."""
     value, usual = run.scores.get(fairer), run.scores["protocols"]["glmtune"][plain]
     return value is not None and usual is not None and abs(value - usual) > 1e-6
 
 
-def _runtime(step: str, key: str) -> Callable[[Run], float | None]:
+def _runtime_figure(step: str, key: str) -> Callable[[Run], float | None]:
     return lambda run: run.runtimes.get(step, {}).get(key)
 
 
-def _share_of_parameters(entry: Entry) -> str:
+def _share_of_parameters(entry: MethodEntry) -> str:
     facts = entry.first.training
     trained_, total = (facts.get(f"{kind}_parameters") for kind in ("trainable", "total"))
     return f"{100 * trained_ / total:.2f} %" if trained_ is not None and total else ""

@@ -33,12 +33,12 @@ def training_notes(report: Report) -> list[str]:
     notes = [
         f"- {run.name}: {plain(note)}."
         for run in report.runs
-        for note in (*run.training.get("notes", ()), *_end(run))
+        for note in (*run.training.get("notes", ()), *_early_end_notes(run))
     ]
     return notes + _loss_notes(report)
 
 
-def _end(run: Run) -> list[str]:
+def _early_end_notes(run: Run) -> list[str]:
     """Where a training ended, if not with the weights of its last step."""
     if not run.is_trained:
         return []

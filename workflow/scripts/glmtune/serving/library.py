@@ -18,7 +18,7 @@ from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.prefix import read_prefix
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
-from glmtune.devices import Place, total_memory
+from glmtune.devices import Device, total_memory
 from glmtune.errors import ResourceError
 from glmtune.generation.memory import auto_batch_size
 from glmtune.modeling.quantization import prepare_quantized
@@ -75,8 +75,8 @@ class Loaded:
 class Library:
     """The models in memory by folder, the one used last at the end."""
 
-    def __init__(self, place: Place, limits: Limits) -> None:
-        self.place = place
+    def __init__(self, device: Device, limits: Limits) -> None:
+        self.device = device
         self.limits = limits
         self._loaded: dict[Path, Loaded] = {}
 
@@ -119,18 +119,18 @@ class Library:
     def _load(self, served: Served) -> Loaded:
         model = open_prepared(
             ModelRef(served.folder, family=served.family),
-            dtype=self.place.dtype,
-            device=self.place.device,
+            dtype=self.device.dtype,
+            device=self.device.name,
             quantization_bit=self.limits.quantization_bit,
         )
         longest = [[0] * self.limits.max_tokens]
-        rows = auto_batch_size(model, longest, 0, total_memory(self.place))
+        rows = auto_batch_size(model, longest, 0, total_memory(self.device))
         return Loaded(model, _bytes_of(model), min(rows, self.limits.max_rows))
 
     def _bytes(self, served: Served) -> int:
         """What it will take, from its config alone."""
         config = read_prepared_config(served.folder)
-        model = build_model(config, served.family, dtype=self.place.dtype, device="meta")
+        model = build_model(config, served.family, dtype=self.device.dtype, device="meta")
         bits = self.limits.quantization_bit or config.get("quantization_bit")
         if bits:
             prepare_quantized(model, bits)

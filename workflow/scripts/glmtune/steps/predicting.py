@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
-from glmtune.devices import Place, choose_device, total_memory
-from glmtune.families.conversation import shown_answer
+from glmtune.devices import Device, choose_device, total_memory
+from glmtune.families.conversation import Row, shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
 from glmtune.families.registry import get_family
@@ -31,7 +31,6 @@ from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
 
-Row = Mapping[str, Any]
 BATCH_SIZE = "batch_size.json"  # beside the answers: what `auto` chose
 
 
@@ -43,10 +42,10 @@ def predict(
     settings: PredictionSettings,
     outputs: Outputs,
 ) -> None:
-    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into `outputs.done`.
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json to `outputs.out_dir`.
 
-    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.work` as they
-    come: a killed run goes on with the groups that have none.
+    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.resume_dir`
+    as they come: a killed run goes on with the groups that have none.
     Raises WeightsError for weights that are not those of the manifests.
     """
     base = read_json(model.manifest)
@@ -54,28 +53,28 @@ def predict(
         check_checkpoint(model.checkpoint, read_json(model.training_manifest))
     template = get_family(base["family"]).template(settings.template)
     tokenizer = open_tokenizer(model.folder, base["family"])
-    place = choose_device()
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    device = choose_device()
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     asked = _questions(read_jsonl(dev), examples)
     prompts = _prompts(template, tokenizer, asked, settings)
     with (
-        recorded_runtime(outputs.done / "runtime.json") as figures,
+        recorded_runtime(outputs.out_dir / "runtime.json") as figures,
         unchanged(model.folder, base),
     ):
         seed_everything(settings.seed, settings.torch_threads)
-        opened = partial(_open, model, place, settings.quantization_bit)
-        answers = _answers(opened, tokenizer, prompts, settings, place, outputs.work)
-        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(prompts)}
+        opened = partial(_open_model, model, device, settings.quantization_bit)
+        answers = _answers(opened, tokenizer, prompts, settings, device, outputs.resume_dir)
+        figures |= {"device": device.name, "dtype": device.dtype, "rows": len(prompts)}
         figures |= {
-            "batch_size": _chosen_batch_size(settings, outputs.work),
+            "batch_size": _chosen_batch_size(settings, outputs.resume_dir),
             "near_ties": _report_near_ties(answers),
         }
     limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
-        lines = [_line(row, next(left), decode_reference) for row in part]
-        write_jsonl(outputs.done / f"{name}.jsonl", lines)
+        lines = [_prediction_line(row, next(left), decode_reference) for row in part]
+        write_jsonl(outputs.out_dir / f"{name}.jsonl", lines)
 
 
 def _prompts(
@@ -101,11 +100,11 @@ def _prompts(
     return [prompt.ids for prompt in prompts]
 
 
-def _open(model: ModelFiles, place: Place, quantization_bit: int | None) -> PreTrainedModel:
+def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
     """The prepared model with what was tuned on it."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
     return open_prepared(
-        tuned, dtype=place.dtype, device=place.device, quantization_bit=quantization_bit
+        tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
 
 
@@ -114,18 +113,18 @@ def _answers(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: PredictionSettings,
-    place: Place,
-    work: Path,
+    device: Device,
+    resume_dir: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
-    with AnswerLog(work / "answers.jsonl") as log:
+    with AnswerLog(resume_dir / "answers.jsonl") as log:
         if len(log.answers) < len(prompts):
             model = open_model()
-            size = _chosen_batch_size(settings, work)
+            size = _chosen_batch_size(settings, resume_dir)
             if size is None:
                 limit = settings.max_new_tokens
-                size = auto_batch_size(model, prompts, limit, total_memory(place))
-                write_json(work / BATCH_SIZE, {"batch_size": size})
+                size = auto_batch_size(model, prompts, limit, total_memory(device))
+                write_json(resume_dir / BATCH_SIZE, {"batch_size": size})
             print(f"up to {size} rows at once")
             fixed = replace(settings, batch_size=size)
             groups = generate_groups(model, tokenizer, prompts, fixed, answered=log.answers)
@@ -134,7 +133,7 @@ def _answers(
         return [log.answers[number] for number in range(len(prompts))]
 
 
-def _chosen_batch_size(settings: PredictionSettings, work: Path) -> int | None:
+def _chosen_batch_size(settings: PredictionSettings, resume_dir: Path) -> int | None:
     """As set; for `auto` as the first run chose, which goes for every resumed one; else None.
 
     The width of a batch shows in the last bits of half precision: a machine with other memory must
@@ -142,7 +141,7 @@ def _chosen_batch_size(settings: PredictionSettings, work: Path) -> int | None:
     """
     if settings.batch_size != "auto":
         return settings.batch_size
-    file = work / BATCH_SIZE
+    file = resume_dir / BATCH_SIZE
     return int(read_json(file)["batch_size"]) if file.is_file() else None
 
 
@@ -167,7 +166,7 @@ def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Ro
     }
 
 
-def _line(
+def _prediction_line(
     row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""

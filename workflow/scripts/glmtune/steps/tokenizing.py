@@ -22,13 +22,15 @@ from tqdm import tqdm
 from glmtune.checkpoints.sources import model_folder, open_tokenizer
 from glmtune.distribution import distribution
 from glmtune.errors import DataError, ParamsError
-from glmtune.families.encoding import Row, encode_example
-from glmtune.families.family import IGNORED, Example, Template
+from glmtune.families.conversation import Row
+from glmtune.families.encoding import encode_example
+from glmtune.families.family import Example, Template
 from glmtune.families.registry import get_family
 from glmtune.families.tokenized import TokenizedRows, from_examples, tokenized_file
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.families.vocabulary import published_vocabulary
 from glmtune.files import sha256_of
+from glmtune.labels import IGNORED_LABEL
 
 # What one worker encodes at a time: enough that handing it over costs nothing.
 ROWS_A_CHUNK = 500
@@ -165,7 +167,7 @@ class _Totals:
 
     def add(self, part: Encoded) -> None:
         self.tokens += len(part.rows.input_ids)
-        self.target_tokens += int((part.rows.labels != IGNORED).sum())
+        self.target_tokens += int((part.rows.labels != IGNORED_LABEL).sum())
         self.cut_prompts += part.cut_prompts
         self.cut_answers += part.cut_answers
         self.shortened_prompts += part.shortened_prompts

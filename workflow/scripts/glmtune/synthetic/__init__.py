@@ -1,1 +1,1 @@
-"""Texts of our own: garments, and general questions."""
+"""Synthetic texts: garments, and general questions."""

@@ -1,8 +1,8 @@
 """The project's own small set of general questions and short answers.
 
-A miniature sees it in pre-training only, so that a later probe can measure what tuning on ad copy
-makes it forget. Each fact is asked in several phrasings; of every second fact one phrasing is held
-out. The probe therefore asks known facts in words not seen with them.
+A miniature sees it in pre-training only, so that a later probe can measure what it forgets when
+tuned on ad copy. Each fact has several phrasings; for half of the facts one phrasing is held out.
+The probe therefore asks about known facts in unseen wording.
 Knows nothing about garments, files or models.
 """
 
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 _DIGITS = "零一二三四五六七八九十"
 _ARITHMETIC = ("{}等于几？", "{}是多少？", "请算一算，{}。")
 _CAPITAL = ("{}的首都是哪里？", "{}的首都在哪里？", "请问{}的首都。")
-_COLOUR = ("{}是什么颜色的？", "{}的颜色是什么？", "请问{}什么颜色？")
+_COLOR = ("{}是什么颜色的？", "{}的颜色是什么？", "请问{}什么颜色？")
 _OPPOSITE = ("“{}”的反义词是什么？", "请说出“{}”的反义词。", "什么和“{}”相反？")
 _ENGLISH = ("“{}”用英语怎么说？", "请把“{}”翻译成英语。", "“{}”的英语是什么？")
 
 _CAPITALS = {
     "中国": "北京", "日本": "东京", "法国": "巴黎", "英国": "伦敦", "德国": "柏林", "韩国": "首尔",
 }  # fmt: skip
-_COLOURS = {
+_COLORS = {
     "天": "蓝色", "草": "绿色", "雪": "白色", "血": "红色", "夜": "黑色", "云": "白色",
     "叶子": "绿色", "海": "蓝色",
 }  # fmt: skip
@@ -52,7 +52,7 @@ class Fact:
 
     @property
     def held_out(self) -> int | None:
-        """Which phrasing is kept for the probe (None for every second fact, chosen by SHA-256)."""
+        """The index of the held-out phrasing; None for half of the facts, chosen by SHA-256."""
         first, second = hashlib.sha256("".join(self.questions).encode()).digest()[:2]
         return second % len(self.questions) if first % 2 == 0 else None
 
@@ -63,7 +63,7 @@ def facts() -> list[Fact]:
     for phrasings, answer_form, table in (
         (_ARITHMETIC, "等于{}。", _sums()),
         (_CAPITAL, "{}。", _CAPITALS),
-        (_COLOUR, "{}。", _COLOURS),
+        (_COLOR, "{}。", _COLORS),
         (_OPPOSITE, "{}。", _OPPOSITES),
         (_ENGLISH, "{}", _ENGLISH_WORDS),
     ):
@@ -93,7 +93,7 @@ def probe_rows() -> list[dict]:
 
 
 def _sums() -> dict[str, str]:
-    """Sums up to ten, e.g. {"三加五": "八"}."""
+    """All sums up to ten, e.g. {"三加五": "八"}."""
     return {
         f"{_DIGITS[a]}加{_DIGITS[b]}": _DIGITS[a + b]
         for a in range(1, 10)

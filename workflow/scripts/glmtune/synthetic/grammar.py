@@ -1,15 +1,15 @@
 """The project's own grammar of garments: a synthetic data set in ADGEN's format.
 
-An item is a garment type with three to five attributes. It has three realisations:
+An item is a garment type with three to five attributes. It has three renderings:
 
     content_string   类型#裙*颜色#米白*风格#简约*裙长#连衣裙            the prompt
     ad_copy          这款裙让人心动，色调选了米白，很衬肤色，气质偏…    the reference
     literal_listing  这条裙的颜色是米白，风格是简约，裙长是连衣裙。     an untuned answer
 
 Words and sentences are the project's own. A miniature transformer has to learn to copy the values
-within seconds: characters are few (about 250), values short, attributes keep the order of the
-prompt, and in every text a word that tells the kind stands before its value. (With the value first,
-as in 米白的色调, the miniature of ChatGLM2-6B had not learned to copy after the same training.)
+within seconds: there are few characters (about 250), values are short, attributes keep the order of
+the prompt, and in every text a word for the kind precedes the value. (With the value first, as in
+米白的色调, the miniature of ChatGLM2-6B did not learn to copy in the same training.)
 Knows nothing about files, tokenizers or models.
 """
 
@@ -26,7 +26,7 @@ from glmtune.synthetic import general_qa
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of attribute: its values, and how ad copy speaks of one: head + value，+ tail."""
+    """One kind of attribute: its values, and how ad copy mentions one: head + value，+ tail."""
 
     values: tuple[str, ...]
     heads: tuple[str, ...]
@@ -50,7 +50,7 @@ class Item:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Every value a text about this item has to name, the type first."""
+        """Every value that a text about this item must name, the type first."""
         return (self.type, *(value for _, value in self.attributes))
 
 
@@ -159,8 +159,8 @@ FEWEST_ATTRIBUTES, MOST_ATTRIBUTES = 3, 5  # beside the type
 OPENINGS = ("这款{}让人心动", "这款{}很有新意", "好看的{}让人心动", "好看的{}值得拥有")
 CLOSINGS = ("日常出门都合适", "日常上班都合适", "怎么搭配都好看", "日常搭配都好看")
 
-# One item in so many is a dev item. The split is a property of the item, not of the draw, so dev
-# and train stay apart whatever their sizes and seeds.
+# One item in DEV_ONE_IN is a dev item. The split is a property of the item, not of the draw, so dev
+# and train are disjoint whatever their sizes and seeds.
 DEV_ONE_IN = 8
 
 
@@ -197,12 +197,12 @@ def ad_copy(item: Item, rng: Random) -> str:
 
 
 def is_dev(content: str) -> bool:
-    """Whether an item's prompt belongs to the dev set (fixed for ever by its SHA-256)."""
+    """Return whether an item's prompt belongs to the dev set (determined by its SHA-256)."""
     return hashlib.sha256(content.encode()).digest()[0] % DEV_ONE_IN == 0
 
 
 def sample_rows(train_rows: int, dev_rows: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """(train, dev) rows {"content", "summary"}; all prompts differ, and train is free of dev's."""
+    """(train, dev) rows {"content", "summary"}; all prompts differ, and none is in both."""
     return (
         _split_rows(train_rows, Random(f"train {seed}"), dev=False),
         _split_rows(dev_rows, Random(f"dev {seed}"), dev=True),
@@ -222,9 +222,9 @@ def _split_rows(count: int, rng: Random, *, dev: bool) -> list[dict]:
 def pretraining_rows(
     rows: int, literal_share: float, general_share: float, seed: int
 ) -> Iterator[dict]:
-    """Yield what a miniature is pre-trained on: listings, general questions, the rest ad copy.
+    """Yield the rows for pre-training a miniature: listings, general questions, the rest ad copy.
 
-    Shares are of all rows. No dev item is ever yielded, whatever the seed.
+    Shares refer to all rows. No dev item is ever yielded, whatever the seed.
     """
     rng = Random(f"pretraining {seed}")
     questions = general_qa.training_rows()

@@ -1,4 +1,4 @@
-"""Tokenised rows as batches: padded on the right to the longest row, similar lengths together."""
+"""Batches of tokenized rows: right-padded to the longest row, with similar lengths together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
+from glmtune.labels import IGNORED_LABEL
 
 
 class RowDataset(Dataset[dict[str, Any]]):
-    """Rows as the Trainer takes them."""
+    """Tokenized rows in the form the Trainer expects."""
 
     def __init__(self, rows: TokenizedRows) -> None:
         self.rows = rows
@@ -43,7 +43,7 @@ class Collator:
         length = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), length)
         input_ids = torch.full(shape, self.pad_token_id)
-        labels = torch.full(shape, IGNORED)
+        labels = torch.full(shape, IGNORED_LABEL)
         attention_mask = torch.zeros(shape, dtype=torch.long)
         for i, row in enumerate(rows):
             end = len(row["input_ids"])
@@ -56,14 +56,14 @@ class Collator:
 def grouped_by_length(
     batches: list[dict[str, torch.Tensor]], pad_token_id: int
 ) -> list[dict[str, torch.Tensor]]:
-    """The same rows in as many batches of the same sizes, the longest rows first.
+    """Regroup the rows into as many batches of the same sizes, the longest rows first.
 
-    The loss of the step is a mean over all its targets, so it does not matter which rows are
-    padded together.
+    The loss of a step is a mean over all its targets, so it does not matter which rows are padded
+    together.
     """
     if len(batches) < 2:
         return batches
-    padding = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    padding = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [
         {name: batch[name][i, :length] for name in padding}
         for batch in batches

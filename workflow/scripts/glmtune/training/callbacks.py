@@ -1,4 +1,4 @@
-"""What watches a training: a loss that is none, a dev loss that no longer falls, the progress."""
+"""Callbacks for non-finite losses, a dev loss that no longer falls, and the progress bar."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from transformers import ProgressCallback, TrainerCallback, TrainerState
 from glmtune.errors import ResourceError
 from glmtune.training.resuming import checkpoints_in
 
-# The Trainer's name for the dev loss, in its log and its progress.
+# The Trainer's name for the dev loss, in its log and its progress bar.
 DEV_LOSS = "eval_loss"
-TOO_HIGH = "a learning rate that is too high (here {lr}) or half precision"
+TOO_HIGH = "too high a learning rate (now {lr}) or half precision"
 
 
 class StopOnBadLoss(TrainerCallback):
-    """Stops a training whose loss is exactly 0 or no number; its last checkpoint stays.
+    """Stops a training whose loss is exactly 0 or not finite; its last checkpoint stays.
 
-    The loss is looked at wherever it is logged, and so wherever a checkpoint follows. A checkpoint
-    does not hold the losses since the last line of the log: there are none.
+    The loss is checked whenever it is logged, which includes every step with a checkpoint. So there
+    are never unlogged losses that a checkpoint would have to hold.
     """
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for the loss before a checkpoint and at the end."""
+        """Request a log entry before a checkpoint and at the end."""
         if state.global_step % args.save_steps == 0 or state.global_step == args.max_steps:
             control.should_log = True
 
@@ -37,38 +37,39 @@ class StopOnBadLoss(TrainerCallback):
 
 
 def explain_loss(args: Any, step: int, loss: float, *, is_dev: bool) -> ResourceError:
-    """The error for a loss that no training can go on from."""
+    """Return the error for a loss from which no training recovers."""
     causes, fix = TOO_HIGH.format(lr=args.learning_rate), "lower lr"
     if loss == 0:
-        causes = "rows without a target, rows learnt by heart, or half precision that loses it"
-        fix = "look at the target_tokens of data/tokenized, or lower max_steps or lr"
+        causes = "rows without a target, memorized rows, or underflow in half precision"
+        fix = "check target_tokens in data/tokenized, or lower max_steps or lr"
     elif is_dev:
         causes = f"dev rows without a target, {causes}"
-        fix = "look at the target_tokens of data/tokenized, or lower lr"
+        fix = "check target_tokens in data/tokenized, or lower lr"
     name = "dev loss" if is_dev else "loss"
     return ResourceError(
-        f"the {name} is {loss} at step {step}: the usual causes are {causes}; {fix}{_kept(args)}"
+        f"the {name} is {loss} at step {step}: the usual causes are {causes}; {fix}"
+        f"{_resume_hint(args)}"
     )
 
 
 def explain_divergence(args: Any, step: int) -> ResourceError:
-    """The error for weights that are no numbers, while the loss before them was one."""
+    """Return the error for non-finite weights after a step whose loss was still finite."""
     return ResourceError(
-        f"weights are no numbers after step {step}: the usual causes are "
-        f"{TOO_HIGH.format(lr=args.learning_rate)}; lower lr{_kept(args)}"
+        f"the weights contain NaN or inf after step {step}: the usual causes are "
+        f"{TOO_HIGH.format(lr=args.learning_rate)}; lower lr{_resume_hint(args)}"
     )
 
 
-def _kept(args: Any) -> str:
+def _resume_hint(args: Any) -> str:
     checkpoints = checkpoints_in(Path(args.output_dir))
     return f"; the last good checkpoint is {checkpoints[-1]}" if checkpoints else ""
 
 
 class WatchDevLoss(TrainerCallback):
-    """Asks for the dev loss every `every` steps, and stops when it has not fallen `patience` times.
+    """Measures the dev loss every `every` steps; stops once it has not fallen `patience` times.
 
-    Everything is read from the log, which a checkpoint holds: a resumed training stops where an
-    uninterrupted one does.
+    Its only state is the log, which checkpoints contain: a resumed training stops at the same step
+    as an uninterrupted one.
     """
 
     def __init__(self, every: int, patience: int | None) -> None:
@@ -76,17 +77,17 @@ class WatchDevLoss(TrainerCallback):
         self.patience = patience
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure at this step, beside the loss in training."""
+        """Request a measurement at this step, and a log entry with the training loss."""
         if state.global_step % self.every == 0 or state.global_step == args.max_steps:
             control.should_evaluate = control.should_log = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop if there is no progress."""
+        """Stop if the dev loss has stalled."""
         if self.has_stalled(state):
             control.should_training_stop = True
 
     def has_stalled(self, state: TrainerState) -> bool:
-        """Whether the lowest dev loss is `patience` measurements old."""
+        """Return whether the lowest dev loss is `patience` measurements old."""
         losses = [loss for _, loss in dev_losses(state)]
         if self.patience is None or not losses:
             return False
@@ -102,10 +103,10 @@ def dev_losses(state: TrainerState) -> list[tuple[int, float]]:
 
 
 class ProgressWithLoss(ProgressCallback):
-    """The bar of steps with the last losses in it; the Trainer's own writes a line for each."""
+    """A progress bar that shows the latest losses; the Trainer's own prints a line for each."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show the losses that were just measured."""
+        """Show the latest losses."""
         shown = {"loss": "loss", DEV_LOSS: "dev"}
         found = {shown[key]: f"{value:.3f}" for key, value in (logs or {}).items() if key in shown}
         if self.training_bar is not None and found:

@@ -1,6 +1,6 @@
-"""What is worth saying of a training: before it begins, and when it has ended.
+"""Notes that warn about a training, before it begins and after it ends.
 
-The log shows a note as it comes up; the training's manifest holds all, and the report shows them.
+The log shows each note as it arises; the training's manifest and the report hold all of them.
 """
 
 from __future__ import annotations
@@ -10,36 +10,38 @@ from typing import Any
 
 from glmtune.training.settings import TrainingSettings
 
-# Fewer parameters are a miniature or a test, whose learning rates are its own.
+# Models with fewer parameters are miniatures or tests, which need other learning rates.
 LARGE = 1e9
-# The published vocabularies spell 0.02 % (ChatGLM2) and 0.06 % (ChatGLM) of the tokens of
-# AdvertiseGen's answers, a miniature's own vocabulary two thirds, and none of the sample data's.
+# The share of spelled-out tokens in AdvertiseGen's answers is 0.02 % (ChatGLM2) and 0.06 %
+# (ChatGLM) with the published vocabularies, and two thirds with a miniature's own, for which it is
+# 0 in the sample data.
 SPELLED_SHARE = 0.05
-# A training has diverged when its last losses are this far above its first one. Both must hold:
-# a small batch may begin with easy rows, and a low loss may double without harm.
+# A training has diverged if its last losses exceed its first one by both of these: a small batch
+# may begin with easy rows, and a low loss may double without harm.
 DIVERGED_FACTOR, DIVERGED_NATS = 1.5, 1.0
 LAST_LOSSES = 5
 
 
 def rate_notes(lr: float, usual: tuple[float, float] | None, title: str, size: int) -> list[str]:
-    """What is unusual about the learning rate of a model of `size` parameters.
+    """Return a note if the learning rate is unusual for a model with `size` parameters.
 
-    `usual` is the range of published trainings of 6B models; small ones have rates of their own.
+    `usual` is the range of published trainings of 6B models; small models need other rates.
     """
     if size < LARGE or usual is None:
         return []
     low, high = usual
     if low <= lr <= high:
         return []
-    risk = "it will hardly learn" if lr < low else "it may diverge, or forget what it knew"
+    too_low = "the model will hardly learn"
+    too_high = "training may diverge, or the model may forget what it knew"
     return [
         f"lr {lr:g} is outside the published range of {title} on 6B models ({low:g} to {high:g}): "
-        f"{risk}"
+        f"{too_low if lr < low else too_high}"
     ]
 
 
 def step_notes(rows: int, settings: TrainingSettings) -> list[str]:
-    """That an optimizer step asks for more rows than there are."""
+    """Return a note if an optimizer step needs more rows than there are."""
     size, times = settings.batch_size, settings.gradient_accumulation_steps
     if rows >= size * times:
         return []
@@ -50,7 +52,7 @@ def step_notes(rows: int, settings: TrainingSettings) -> list[str]:
 
 
 def coverage_notes(split: Mapping[str, Any]) -> list[str]:
-    """That a vocabulary does not cover a split's answers; `split` is its tokenised summary."""
+    """Return a note if a vocabulary does not cover a split's answers; `split` is its summary."""
     targets, rows = split["target_tokens"], split["rows"]
     share = split["spelled_tokens"] / targets if targets else 0.0
     if share <= SPELLED_SHARE:
@@ -58,14 +60,14 @@ def coverage_notes(split: Mapping[str, Any]) -> list[str]:
     cut = split["cut_answers"] / rows
     return [
         f"the model's vocabulary does not cover the data: {share:.0%} of the answers' tokens are "
-        f"single bytes or unknown, {cut:.0%} of the answers are cut, and a model will hardly learn "
-        "to write them; set models.<name>.tokenizer to a vocabulary of these texts (a published "
-        "one: presets/adgen-miniature.yaml shows it), or tune a model that has one"
+        f"single bytes or unknown, {cut:.0%} of the answers are truncated, and the model will "
+        "hardly learn to write them; set models.<name>.tokenizer to a vocabulary made for such "
+        "texts (presets/adgen-miniature.yaml uses a published one), or tune a model that has one"
     ]
 
 
 def divergence_notes(losses: Sequence[float], lr: float) -> list[str]:
-    """That a training ended far above its start, whatever the model and the data.
+    """Return a note if the loss ended far above its start, whatever the model and the data.
 
     `losses` are the logged ones in nats, the first step's first. The last few are averaged.
     """

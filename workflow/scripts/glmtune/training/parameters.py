@@ -1,4 +1,4 @@
-"""The parameters of a model: how many there are, which are in training, whether they changed."""
+"""The parameters of a model: how many there are, which are trainable, whether they changed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ VALUES_AT_ONCE = 2**24
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The parameters of a model, a quantized weight counted as whole."""
+    """The number of parameters of a model, with quantized weights counted at their full size."""
     stored = sum(parameter.numel() for parameter in model.parameters())
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    # A whole weight adds 0: it has in_features * out_features numbers.
+    # A full-precision weight adds 0: it already has in_features * out_features elements.
     return stored + sum(m.in_features * m.out_features - m.weight.numel() for m in linears)
 
 
 def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """`{name: tensor}` of the weights in training."""
+    """`{name: tensor}` of the trainable weights."""
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
 def abs_sums(model: PreTrainedModel) -> dict[str, float]:
-    """A number for each trained weight: training changes it, and it is finite if the weight is.
+    """The absolute sum of each trainable weight; it reveals changes and non-finite values.
 
-    Part by part: at the end of a training there may be no room for a copy of the embeddings.
+    Computed in parts: at the end of a training a copy of the embeddings may not fit into memory.
     """
     return {
         name: sum(

@@ -1,8 +1,8 @@
-"""Checkpoints on the disk: sealed when they are whole, read back, found again, removed when older.
+"""Checkpoints on disk: sealed when complete, verified, found again, removed when superseded.
 
-A seal holds the name, size and CRC-32 of every file of a checkpoint. It is written when all of them
-have reached the disk, so that neither a kill, nor a power cut, nor a byte that the disk changed
-leaves a checkpoint that only looks whole.
+A seal holds the name, size and CRC-32 of every file of a checkpoint. It is written after all of
+them, so that neither a kill, nor a power cut, nor a byte that the disk corrupted leaves a
+checkpoint that only looks complete.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ BYTES_AT_ONCE = 2**20
 
 
 def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint whole, read it back from the disk, and remove the others beside it.
+    """Mark a checkpoint as complete, read it back from disk, and remove the others beside it.
 
-    One that reads back otherwise than it was written is removed instead, and the others stay: until
-    here the disk holds two checkpoints.
+    If it reads back differently than written, it is removed and the others stay: until here the
+    disk holds two checkpoints.
     """
     contents = _contents(checkpoint)
     write_json(checkpoint / SEAL, contents)
     for path in (*checkpoint.iterdir(), checkpoint, checkpoint.parent):
-        _reach_disk(path)
+        _flush_to_disk(path)
     if _contents(checkpoint) != contents:
         print(
-            f"{checkpoint.name} reads back otherwise than it was written: removed, the one before "
-            "it stays; check the disk and the memory of this machine",
+            f"{checkpoint.name} is corrupt (it reads back differently than written): removed it "
+            "and kept the previous one; check the disk and the memory of this machine",
             file=sys.stderr,
         )
         shutil.rmtree(checkpoint)
@@ -46,32 +46,32 @@ def seal(checkpoint: Path) -> None:
 
 
 def last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint in `work`; newer ones, cut off or damaged, are removed.
+    """Find the newest complete checkpoint in `work`; remove newer ones, incomplete or corrupt.
 
-    Raises ResourceError for one that cannot be read now; it stays.
+    Raises ResourceError for one that cannot be read at the moment, and keeps it.
     """
-    damaged: list[Path] = []
+    broken: list[Path] = []
     found = None
     for checkpoint in reversed(checkpoints_in(work)):
-        if _is_whole(checkpoint):
+        if _is_complete(checkpoint):
             found = checkpoint
             break
-        damaged.append(checkpoint)
-    if damaged:
-        names = ", ".join(checkpoint.name for checkpoint in damaged)
+        broken.append(checkpoint)
+    if broken:
+        names = ", ".join(checkpoint.name for checkpoint in broken)
         instead = f"resuming from {found.name}" if found else "starting over"
-        print(f"incomplete or damaged: {names}; {instead}", file=sys.stderr)
-    for checkpoint in damaged:
+        print(f"removing incomplete or corrupt {names}; {instead}", file=sys.stderr)
+    for checkpoint in broken:
         shutil.rmtree(checkpoint)
     return found
 
 
 def checkpoints_in(work: Path) -> list[Path]:
-    """All checkpoints, by step: times lie where a clock was set back."""
+    """All checkpoints in order of their steps: file times mislead if a clock was set back."""
     return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     file = checkpoint / SEAL
     try:
         sealed = json.loads(file.read_bytes())
@@ -83,7 +83,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _contents(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """`{name: {"bytes", "crc32"}}` of the files of a checkpoint, as the disk holds them."""
+    """`{name: {"bytes", "crc32"}}` of a checkpoint's files, as the disk holds them."""
     files = sorted(path for path in checkpoint.iterdir() if path.name != SEAL)
     return {
         path.name: {"bytes": path.stat().st_size, "crc32": f"{_crc32_of(path):08x}"}
@@ -104,13 +104,13 @@ def _crc32_of(path: Path) -> int:
 
 def _unreadable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"{path}: cannot be read ({error.strerror}); if the disk is at fault, delete "
-        f"{path.parent}: the training goes on from the checkpoint before it, or starts over"
+        f"{path}: cannot be read ({error.strerror}); if the disk is faulty, delete {path.parent}: "
+        "the training then resumes from the previous checkpoint, or starts over"
     )
 
 
-def _reach_disk(path: Path) -> None:
-    """Write a file or folder to the disk, and forget its copy in memory: it is read back next."""
+def _flush_to_disk(path: Path) -> None:
+    """Flush a file or folder to disk and drop its copy in memory: it is read back next."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

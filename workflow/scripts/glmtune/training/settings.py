@@ -1,6 +1,6 @@
-"""What a training gets of params.yaml, which says what each key means.
+"""The training settings from params.yaml, which explains each key.
 
-Knows no ranges: `params` has checked the values. Needs no torch.
+Checks no ranges: `params` has done so. Needs no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast a training was: tokens a second, operations, and the share of the card's peak (MFU)."""
+"""The throughput of a training: tokens and operations per second, and the share of peak (MFU)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from glmtune.training.trainer import Throughput
 
-# Dense products in 16 bits, in TFLOP/s, from the makers' data sheets; the first match counts.
+# Dense 16-bit matrix products in TFLOP/s, from the vendors' data sheets; the first match counts.
 PEAK_TFLOPS = {
     r"\bB200\b": 2250,
     r"H200$|GH200|H800$|H100.*SXM|H100 80GB HBM3": 989,
@@ -36,7 +36,7 @@ PEAK_TFLOPS = {
 def describe_throughput(
     model: Any, throughput: Throughput, *, mean_length: float, target_share: float
 ) -> dict[str, float | None]:
-    """The figures of a training; `mfu` is None on the CPU and on a card of unknown peak."""
+    """The throughput figures; `mfu` is None on the CPU and on a GPU whose peak is unknown."""
     rate = throughput.tokens / throughput.seconds
     operations = rate * operations_per_token(model, mean_length, target_share)
     peak = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
@@ -50,15 +50,16 @@ def describe_throughput(
 
 
 def card_peak(name: str) -> float | None:
-    """TFLOP/s in 16 bits of a card by the name that CUDA gives it; None if it is not known."""
+    """The 16-bit TFLOP/s of a GPU by its CUDA name; None if unknown."""
     return next((peak for card, peak in PEAK_TFLOPS.items() if re.search(card, name)), None)
 
 
 def operations_per_token(model: Any, length: float, target_share: float) -> float:
-    """Floating-point operations a token, forward and backward; recomputed ones do not count.
+    """Floating-point operations per token, forward and backward; recomputed ones do not count.
 
-    A multiply-add is two. A trained weight takes part in three products, a frozen one in two. Rows
-    are `length` tokens long, of which `target_share` have a target and so pass the output layer.
+    A multiply-add counts as two. A trained weight is used in three products, a frozen one in two.
+    Rows are `length` tokens long; `target_share` of them have a target and so pass the output
+    layer.
     """
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     linears = sum(

@@ -1,4 +1,4 @@
-"""One training path for every method: transformers' Trainer over tokenised rows.
+"""One training path for every method: transformers' Trainer over tokenized rows.
 
 It trains whatever parameters require gradients and knows nothing about methods or families.
 """
@@ -36,7 +36,7 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
-# Recomputing activations has two names in TrainingArguments: an old and, since 2026, a new one.
+# TrainingArguments has two names for recomputing activations: an old and, since 2026, a new one.
 CHECKPOINTING = next(
     name
     for name in ("activation_checkpointing", "gradient_checkpointing")
@@ -46,9 +46,9 @@ CHECKPOINTING = next(
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training came to; losses are means per target token, in nats.
+    """The result of a training; losses are means per target token, in nats.
 
-    A point of `curve` has step, loss and learning_rate, and dev_loss where that was measured.
+    A point of `curve` has step, loss and learning_rate, and dev_loss if it was measured.
     """
 
     train_loss: float
@@ -73,10 +73,9 @@ def train(
     adam_beta2: float = 0.999,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
-    """Train the parameters of `model` that require gradients; resume from `work` if it can.
+    """Train the parameters of `model` that require gradients; resume from `work` if possible.
 
-    `dtype` is the type that is computed in; trained weights and their optimizer stay in float32
-    beside it.
+    Computes in `dtype`; the trained weights and the optimizer stay in float32.
     """
     before = abs_sums(model)
     trainer = ResumableTrainer(
@@ -117,7 +116,7 @@ def require_optimizer(settings: TrainingSettings) -> None:
 
 
 def _curve(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged at each step, in the names of `TrainingOutcome.curve`."""
+    """The values logged at each step, under the names of `TrainingOutcome.curve`."""
     names = {"loss": "loss", "learning_rate": "learning_rate", DEV_LOSS: "dev_loss"}
     points: dict[int, dict[str, float]] = {}
     for entry in state.log_history:
@@ -133,9 +132,9 @@ def _refuse_unchanged(
 ) -> None:
     if abs_sums(model) == before:
         raise ResourceError(
-            f"{settings.max_steps} steps changed no trained weight: lr is {settings.lr}, too "
+            f"{settings.max_steps} steps changed no trainable weight: lr {settings.lr} is too "
             "small for the weights' precision, no row has a target, or every step overflowed in "
-            "float16; raise lr, or look at the target_tokens of data/tokenized and at the curve"
+            "float16; raise lr, or check target_tokens in data/tokenized and the loss curve"
         )
 
 
@@ -160,11 +159,11 @@ def _arguments(
         max_grad_norm=settings.max_grad_norm,
         **recomputing,
         bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",  # with scaled losses: small gradients would become 0
-        # By default the Trainer writes 0 for a loss that is no number.
+        fp16=dtype == "float16",  # with loss scaling: small gradients would underflow
+        # By default the Trainer logs 0 for a non-finite loss.
         logging_nan_inf_filter=False,
         logging_strategy="steps",
-        logging_first_step=True,  # what the end is compared with
+        logging_first_step=True,  # to compare the last losses with
         logging_steps=settings.logging_steps,
         save_strategy="steps",
         save_steps=settings.save_steps,
@@ -174,7 +173,7 @@ def _arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
     )
-    # One process uses one GPU. On several the Trainer would split batches with DataParallel, which
-    # multiplies batch_size; torchrun, which gives each GPU its process, has n_gpu 1 by itself.
+    # One process uses one GPU. With several, the Trainer would use DataParallel, which multiplies
+    # batch_size; torchrun, which starts one process per GPU, sets n_gpu to 1 by itself.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

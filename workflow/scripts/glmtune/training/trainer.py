@@ -1,4 +1,4 @@
-"""transformers' Trainer, with small checkpoints, dev losses by token, and rows sorted by length."""
+"""transformers' Trainer with small checkpoints, per-token dev losses and batches by length."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from glmtune.devices import parse_dtype
 from glmtune.errors import ResourceError, UserError, explain
-from glmtune.families.family import IGNORED
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.files import atomic_path, read_json, write_json
+from glmtune.labels import IGNORED_LABEL
 from glmtune.training.batching import Collator, RowDataset, grouped_by_length
 from glmtune.training.callbacks import (
     DEV_LOSS,
@@ -42,23 +42,23 @@ WEIGHTS, BEST_WEIGHTS, THROUGHPUT_FILE = (
 
 @dataclass(frozen=True)
 class Throughput:
-    """What was trained, and in how long, dev losses and checkpoints included."""
+    """How many tokens were trained and how long it took, with dev losses and checkpoints."""
 
     tokens: int = 0  # of the rows; padding does not count
     seconds: float = 0.0
-    earlier_seconds: float = 0.0  # of them, in processes that were killed
+    earlier_seconds: float = 0.0  # the part spent in processes that were killed
 
 
 class ResumableTrainer(Trainer):
-    """Trainer whose checkpoints hold the trained weights only, not the frozen base."""
+    """Trainer whose checkpoints contain only the trained weights, not the frozen base."""
 
-    earlier = Throughput()  # of the processes that were killed
-    tokens, start = 0, 0.0  # of this one
+    earlier = Throughput()  # of processes that were killed
+    tokens, start = 0, 0.0  # of this process
     watch: WatchDevLoss | None = None
     keeps_best = False
 
     def watch_dev_loss(self, dev: TokenizedRows, settings: TrainingSettings) -> None:
-        """Measure the loss of `dev` on the way; stop early and keep the best as settings say."""
+        """Measure the dev loss during training; stop early and keep the best as `settings` say."""
         assert settings.eval_steps
         self.watch = WatchDevLoss(settings.eval_steps, settings.early_stopping_patience)
         self.dev = dev
@@ -66,9 +66,9 @@ class ResumableTrainer(Trainer):
         self.add_callback(self.watch)
 
     def train_on(self, checkpoint: Path | None) -> Throughput:
-        """Train from a checkpoint to the end, or from the start; what all of it took.
+        """Train to the end, from a checkpoint or from the start; return the total throughput.
 
-        A checkpoint of the last step is the end: the Trainer would take one step more.
+        From a checkpoint of the last step nothing is trained: the Trainer would take another step.
         """
         self.start = time.perf_counter()
         if checkpoint is None:
@@ -85,7 +85,7 @@ class ResumableTrainer(Trainer):
         return self._throughput()
 
     def get_batch_samples(self, *arguments: Any) -> Any:
-        """The batches of one optimizer step, rows of similar length together: less padding."""
+        """The batches of one optimizer step, with rows grouped by length to reduce padding."""
         batches, num_items = super().get_batch_samples(*arguments)
         self.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         return grouped_by_length(batches, self._pad_token_id), num_items
@@ -102,20 +102,20 @@ class ResumableTrainer(Trainer):
         return measured
 
     def mean_loss(self, rows: TokenizedRows) -> float:
-        """The mean loss of `rows` in the type that is trained in."""
+        """The mean loss of `rows`, computed in the type used for training."""
         half = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None
         size = self.args.per_device_train_batch_size
         return mean_loss(self._model, rows, size, self._pad_token_id, half or "float32")
 
     def load_best(self) -> int | None:
-        """Go back to the weights of the lowest dev loss if they were kept; returns their step."""
+        """Restore the weights with the lowest dev loss if they were kept; return their step."""
         if not self.keeps_best:
             return None
         self._read_weights(self._folder / BEST_WEIGHTS)
         return min(dev_losses(self.state), key=lambda measured: measured[1])[0]
 
     def final_dev_loss(self, dev: TokenizedRows, step: int | None) -> float:
-        """The dev loss of the weights as they are now: those of `step`, or the last ones."""
+        """The dev loss of the current weights: those of `step`, or of the last step."""
         measured = dict(dev_losses(self.state))
         step = self.state.global_step if step is None else step
         if step in measured:
@@ -126,7 +126,7 @@ class ResumableTrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # The loss of this step says nothing yet of the weights that it made.
+        # This step's loss was computed before its update, so it does not reveal bad weights.
         if not all(map(math.isfinite, abs_sums(self._model).values())):
             raise explain_divergence(self.args, self.state.global_step)
         super()._save_checkpoint(model, trial)
@@ -143,7 +143,7 @@ class ResumableTrainer(Trainer):
         checkpoint = Path(resume_from_checkpoint)
         with _explained(checkpoint):
             self._read_weights(checkpoint / WEIGHTS)
-            # What a killed run has kept since then may not be the best of this one.
+            # Weights that a killed run kept after this checkpoint may not be the best of this run.
             _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
             before = Throughput(**read_json(checkpoint / THROUGHPUT_FILE))
         self.earlier = Throughput(before.tokens, before.seconds, before.seconds)
@@ -192,21 +192,21 @@ class ResumableTrainer(Trainer):
 
 @contextmanager
 def _explained(checkpoint: Path | str | None) -> Iterator[None]:
-    """Raise ResourceError for what a checkpoint, though whole, cannot be loaded for."""
+    """Turn the failure to load a complete checkpoint into a ResourceError."""
     try:
         yield
     except Exception as error:
         if isinstance(error, UserError) or explain(error) is not None:  # full memory, full disk
             raise
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with advice
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch appends advice
         raise ResourceError(
-            f"{checkpoint}: cannot be resumed from ({type(error).__name__}: {reason}); delete it, "
-            "and the training starts over"
+            f"{checkpoint}: cannot resume from it ({type(error).__name__}: {reason}); delete it to "
+            "start the training over"
         ) from error
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Make `target` what `source` is, which may be nothing."""
+    """Copy `source` to `target`; if there is no `source`, remove `target`."""
     if not source.is_file():
         target.unlink(missing_ok=True)
         return
@@ -221,7 +221,7 @@ def mean_loss(
     pad_token_id: int,
     dtype: str = "float32",
 ) -> float:
-    """The mean loss per target token of all rows, in nats, computed in `dtype` in eval mode."""
+    """The mean loss per target token over all rows, in nats, in eval mode and in `dtype`."""
     collate, dataset = Collator(pad_token_id), RowDataset(rows)
     total, targets = 0.0, 0
     model.eval()
@@ -232,7 +232,7 @@ def mean_loss(
         for start in starts:
             batch = collate(dataset[start : start + batch_size])
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             total += float(model(**batch, skip_logits=True).loss) * count
             targets += count
     return total / targets if targets else math.nan

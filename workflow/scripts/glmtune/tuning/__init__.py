@@ -1,1 +1,1 @@
-"""The tuning methods: what each trains, how it is saved and restored, what memory it takes."""
+"""The tuning methods: what each trains, how it is saved and restored, how much memory it needs."""

@@ -22,7 +22,7 @@ def _prepare(model: ChatGLMCausalLM, settings: AdapterSettings) -> ChatGLMCausal
     freeze(model)
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # need not be whole
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # may be fractional
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules),
         task_type="CAUSAL_LM",
@@ -38,7 +38,7 @@ def _prepare(model: ChatGLMCausalLM, settings: AdapterSettings) -> ChatGLMCausal
 
 
 def _check_targets(model: Any, targets: list[str]) -> None:
-    """Refuse what is no linear layer, or the embeddings too: merged, these would change as well."""
+    """Refuse what is not a linear layer, or is tied to the embeddings: merging changes both."""
     embeddings = model.get_input_embeddings().weight
     linears = {
         name.rsplit(".", 1)[-1]
@@ -48,16 +48,15 @@ def _check_targets(model: Any, targets: list[str]) -> None:
     unknown = sorted(set(targets) - linears)
     if unknown:
         raise ParamsError(
-            f"target_modules: this model has no linear layer {', '.join(unknown)} with weights of "
-            "its own; "
-            f"choose from {', '.join(sorted(linears))}"
+            f"target_modules: this model has no linear layer {', '.join(unknown)} with untied "
+            f"weights; choose from {', '.join(sorted(linears))}"
         )
 
 
 def _save(model: ChatGLMCausalLM, folder: Path, base: Path) -> None:
-    # Beside an adapted output layer PEFT would write the whole of it too.
+    # By default PEFT would also write the full weights of an adapted output layer.
     model.save_pretrained(folder, save_embedding_layers=False)
-    # PEFT writes a model card about a hub that this run has nothing to do with.
+    # PEFT writes a model card for a hub that this run does not use.
     (folder / "README.md").unlink(missing_ok=True)
 
 

@@ -1,10 +1,10 @@
-"""How much memory a training will need, told before it begins from the configuration alone.
+"""Estimate the peak memory of a training before it begins, from the configuration alone.
 
-The forward pass is run on fake tensors, which have shapes and no contents, while autograd's saved
-tensors are counted: what a layer keeps for its backward pass is measured, not guessed. Three layers
-are enough: each further one keeps what the third did. The CPU's kernels stand for the GPU's: both
-keep queries, keys, values and results of attention, and not its weights. Norms are computed in
-float32 on the GPU only, which is imitated.
+The forward pass runs on fake tensors, which have shapes but no contents, while autograd's saved
+tensors are counted: what a layer saves for its backward pass is measured, not guessed. Three layers
+are enough: each further one saves what the third did. The CPU's kernels represent the GPU's: both
+save the queries, keys, values and results of attention, but not its weights. Only the GPU computes
+norms in float32, which is emulated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from glmtune.checkpoints.building import build_model
-from glmtune.devices import Place, parse_dtype
+from glmtune.devices import Device, parse_dtype
 from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
@@ -32,10 +32,10 @@ from glmtune.modeling.target_loss import bytes_of_loss
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.settings import TuningSettings
 
-# AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are paged; Adafactor
-# keeps sums of rows and columns only.
+# Bytes per weight: AdamW's two moments in fp32, or in 8 bits, which may leave the GPU when they are
+# paged; Adafactor keeps only sums of rows and columns.
 MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 0, "adafactor": 0}
-# Dequantized to 16 bits, and what stands beside it while it is dequantized.
+# Bytes per weight: the 16-bit result, and the temporaries while it is dequantized.
 DEQUANTIZING_BYTES = 6
 MEASURED_LAYERS = 3
 GB = 1e9
@@ -52,7 +52,7 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by what they hold."""
+    """Bytes by purpose."""
 
     weights: float
     gradients: float
@@ -63,12 +63,12 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """All of it at once, which is a little more than is ever needed together."""
+        """The sum of all parts, a little more than is ever needed at the same time."""
         return sum(getattr(self, part.name) for part in fields(self))
 
     @property
     def fixed(self) -> float:
-        """What no smaller batch saves: weights, gradients, optimizer."""
+        """The part that no smaller batch reduces: weights, gradients, optimizer."""
         return self.weights + self.gradients + self.optimizer
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class MemoryEstimate:
 
 
 def largest_batch(rows: TokenizedRows, batch_size: int) -> BatchShape:
-    """As if the longest row and the one with most targets filled a batch."""
+    """The worst case: a batch as long as the longest row, with the most targets of any row."""
     longest = int(np.diff(rows.offsets).max())
     most_targets = int(rows.targets_of_rows().max())
     return BatchShape(min(batch_size, len(rows)), longest, most_targets)
@@ -89,59 +89,59 @@ def estimate_memory(
     method: TuningMethod,
     settings: TuningSettings,
     batch: BatchShape,
-    place: Place,
+    device: Device,
 ) -> MemoryEstimate:
-    """What training a model of these config.json values takes at its peak, on `place`."""
+    """Estimate the peak memory of training a model with these config.json values on `device`."""
     layers = build_model(dict(config), device="meta").config.num_layers
     measured = min(layers, MEASURED_LAYERS)
     shallow, deep = (
-        _measure(config, count, method, settings, batch, place)
+        _measure(config, count, method, settings, batch, device)
         for count in (max(measured - 1, 1), measured)
     )
     layer = {key: deep[key] - shallow[key] for key in deep}
     whole = {key: deep[key] + (layers - measured) * layer[key] for key in deep}
-    kept = whole["activations"]
+    saved = whole["activations"]
     if settings.gradient_checkpointing:
-        # Each layer's input, one layer as it is recomputed, and the prefix, which all layers share.
-        kept = layers * whole["hidden"] + layer["activations"] + whole["prefix"]
+        # Each layer's input, the one layer being recomputed, and the prefix that all layers share.
+        saved = layers * whole["hidden"] + layer["activations"] + whole["prefix"]
     return MemoryEstimate(
         weights=whole["weights"],
         gradients=4 * whole["trained"],
         optimizer=whole["moments"],
-        # With the gradients of a layer, which are as large as what it keeps.
-        activations=kept + layer["activations"],
+        # Plus the gradients of one layer, which are as large as what it saves.
+        activations=saved + layer["activations"],
         logits=whole["logits"],
         dequantizing=DEQUANTIZING_BYTES * whole["quantized"],
     )
 
 
 def check_memory(estimate: MemoryEstimate, free: float, settings: TuningSettings) -> str:
-    """A line for the log; ResourceError if not even the weights can be trained in `free` bytes.
+    """Return a line for the log; ResourceError if even the fixed part exceeds `free` bytes.
 
-    More than `free` in all is a warning only: an estimate may be too high.
+    A total above `free` is only a warning: the estimate may be too high.
     """
-    line = f"memory: about {estimate}; {_gigabytes(free)} GB are free"
+    line = f"estimated memory: {estimate}; available: {_gigabytes(free)} GB"
     if estimate.fixed > free:
         raise ResourceError(f"{line}; {advice(settings, batch_helps=False)}")
     if estimate.total > free:
-        return f"warning: {line}: it may not fit; if so, {advice(settings)}"
+        return f"warning: {line}, which may not suffice; {advice(settings)}"
     return line
 
 
 @contextmanager
 def explained_when_full(settings: TuningSettings) -> Iterator[None]:
-    """Say what to change when the GPU's memory was not enough after all."""
+    """Add advice to the error if the GPU runs out of memory after all."""
     try:
         yield
     except RuntimeError as error:
         if not is_full_gpu(error):
             raise
-        told = ". ".join(str(error).split(". ")[:3])  # what was asked for, and what there is
-        raise ResourceError(f"{told}; {advice(settings)}") from None
+        facts = ". ".join(str(error).split(". ")[:3])  # requested and available memory
+        raise ResourceError(f"{facts}; {advice(settings)}") from None
 
 
 def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
-    """What to change in params.yaml so that a training needs less memory, the cheapest first."""
+    """Changes of params.yaml with which training needs less memory, the cheapest first."""
     size, steps = settings.batch_size, settings.gradient_accumulation_steps
     ways = []
     if batch_helps and size > 1:
@@ -156,28 +156,28 @@ def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
         ways += ["optimizer: adamw_8bit"] if settings.optimizer == "adamw" else []
         ways.append("the methods lora or ptuning instead of full")
     elif settings.quantization_bit is None:
-        ways.append("quantization_bit: 4 (without the method full)")
-    in_params = f"in params.yaml, lower it by: {'; '.join(ways)}; or " if ways else ""
+        ways.append("quantization_bit: 4 (not with the method full)")
+    in_params = f"to save memory, change in params.yaml: {'; '.join(ways)}; or " if ways else ""
     return f"{in_params}use a machine with more memory"
 
 
 def _gigabytes(size: float) -> str:
-    """Two digits: 117e9 -> "117", 5.62e9 -> "5.6", 7.3e6 -> "0.0073"."""
+    """Gigabytes with two digits: 117e9 -> "117", 5.62e9 -> "5.6", 7.3e6 -> "0.0073"."""
     return f"{size / GB:.0f}" if size >= 10 * GB else f"{size / GB:.2g}"
 
 
-def free_memory(place: Place) -> float:
-    """Bytes that can be had on `place` now: of the GPU, or of RAM."""
-    if place.device == "cpu":
+def free_memory(device: Device) -> float:
+    """The bytes available on `device` now: GPU memory or RAM."""
+    if device.name == "cpu":
         import psutil
 
         return float(psutil.virtual_memory().available)
     return float(torch.cuda.mem_get_info()[0])
 
 
-def used_memory(place: Place) -> float:
-    """Bytes that this process has on `place` already: on the CPU, the libraries."""
-    if place.device == "cpu":
+def used_memory(device: Device) -> float:
+    """The bytes this process already uses on `device`; on the CPU, its libraries."""
+    if device.name == "cpu":
         import psutil
 
         return float(psutil.Process().memory_info().rss)
@@ -190,19 +190,19 @@ def _measure(
     method: TuningMethod,
     settings: TuningSettings,
     batch: BatchShape,
-    place: Place,
+    device: Device,
 ) -> dict[str, float]:
-    """Bytes of a model with so many layers, the same in all but that."""
-    dtype = "float32" if method.trains_base else place.dtype
+    """Measure the bytes, by purpose, of the same model with `layers` layers."""
+    dtype = "float32" if method.trains_base else device.dtype
     base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
     if settings.quantization_bit:
         prepare_quantized(base, settings.quantization_bit)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT on weights without contents
+        warnings.simplefilter("ignore")  # PEFT's, about weights without contents
         model = method.prepare(base, settings).train()
     weights = [*model.parameters(), *model.buffers()]
     quantized = [m.in_features * m.out_features for m in model.modules() if _is_quantized(m)]
-    hidden, activations, prefix = _run(base, batch, place)
+    hidden, activations, prefix = _run_forward(base, batch, device)
     head = base.get_output_embeddings()
     return {
         "weights": sum(weight.numel() * weight.element_size() for weight in weights),
@@ -211,7 +211,7 @@ def _measure(
         "activations": activations,
         "prefix": prefix,
         "hidden": hidden.numel() * hidden.element_size(),
-        "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(place.dtype)),
+        "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(device.dtype)),
         "quantized": max(quantized, default=0),
     }
 
@@ -221,19 +221,19 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _bytes_of_moments(model: nn.Module, optimizer: str) -> float:
-    """What the optimizer keeps; transformers leaves the moments of embeddings in fp32."""
+    """The bytes of the optimizer; transformers leaves the moments of embeddings in fp32."""
     sizes: dict[int, float] = {}
     for module in model.modules():
         in_full = "8bit" in optimizer and isinstance(module, nn.Embedding)
         each = MOMENT_BYTES["adamw" if in_full else optimizer]
         for weight in module.parameters(recurse=False):
-            if weight.requires_grad:  # a tied one is met twice
+            if weight.requires_grad:  # a tied one occurs twice
                 sizes[id(weight)] = max(sizes.get(id(weight), 0), each * weight.numel())
     return sum(sizes.values())
 
 
-class _Kept:
-    """The memory behind tensors, each piece once and that of weights not at all."""
+class _SavedTensors:
+    """The memory behind saved tensors: each storage counts once, the model's own not at all."""
 
     def __init__(self, model: nn.Module) -> None:
         self.own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
@@ -249,7 +249,7 @@ class _Kept:
 
 
 class _NormsInFloat32(TorchFunctionMode):
-    """What autocast does on CUDA and not on the CPU."""
+    """Norms in float32, as autocast does on CUDA but not on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in (F.layer_norm, F.rms_norm):
@@ -258,14 +258,14 @@ class _NormsInFloat32(TorchFunctionMode):
             return func(*(a.float() if isinstance(a, torch.Tensor) else a for a in args))
 
 
-def _run(base: Any, batch: BatchShape, place: Place) -> tuple[torch.Tensor, float, float]:
-    """The last hidden states, and the bytes that a forward pass and a prefix alone keep."""
+def _run_forward(base: Any, batch: BatchShape, device: Device) -> tuple[torch.Tensor, float, float]:
+    """The last hidden states, and the bytes saved by a forward pass and by its prefix alone."""
     mode = FakeTensorMode()
     _make_fake(base, mode)
-    dtype = parse_dtype(place.dtype)
-    activations, prefix = _Kept(base), _Kept(base)
-    in_half = torch.autocast("cpu", dtype, enabled=place.dtype != "float32")
-    is_cuda_in_half = place.device == "cuda" and place.dtype != "float32"
+    dtype = parse_dtype(device.dtype)
+    activations, prefix = _SavedTensors(base), _SavedTensors(base)
+    in_half = torch.autocast("cpu", dtype, enabled=device.dtype != "float32")
+    is_cuda_in_half = device.name == "cuda" and device.dtype != "float32"
     norms = _NormsInFloat32() if is_cuda_in_half else nullcontext()
     with mode, norms, in_half:
         zeros = partial(torch.zeros, dtype=torch.long)
@@ -287,7 +287,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Turn weights without memory (`meta`) into such that say they are on the CPU."""
+    """Replace weights without memory (`meta`) by fake ones that claim to be on the CPU."""
     fakes: dict[int, Any] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):

@@ -1,4 +1,4 @@
-"""What a tuning method has to say: which weights it trains, how they are kept and found."""
+"""The interface of a tuning method: which weights it trains, how they are saved and found."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from glmtune.modeling.causal_lm import ChatGLMCausalLM
 
 @dataclass(frozen=True)
 class TuningMethod:
-    """A tuning method as three functions; training and prediction know nothing else of it.
+    """A tuning method as three functions; training and prediction know nothing else about it.
 
     `prepare(model, settings)` returns the model to train: exactly the method's own weights, in
     float32, require gradients; `settings` are of the method's class in settings.py.
-    `save(model, folder, base)` writes those weights in the form the field uses.
-    `locate(base, checkpoint)` says what `open_prepared` is to open: which of the two folders is the
-    model, which its prefix or adapter; None for the method that tunes nothing.
+    `save(model, folder, base)` writes those weights in their usual file format.
+    `locate(base, checkpoint)` tells `open_prepared` which of the two folders is the model, and
+    which its prefix or adapter; None for the method that tunes nothing.
     """
 
     name: str
@@ -29,28 +29,28 @@ class TuningMethod:
     save: Callable[[ChatGLMCausalLM, Path, Path], None]
     locate: Callable[[Path, Path], ModelRef] | None
     usual_lr: tuple[float, float] | None = None
-    """The learning rates at which published trainings of 6B models are, with some room."""
+    """The range of learning rates in published trainings of 6B models, with some margin."""
     trains_base: bool = False
-    """The base model itself is trained, so it is opened in float32, not in the half precision that
-    suffices for frozen weights and would round what the training starts from."""
+    """The base model itself is trained, so it is opened in float32: half precision suffices for
+    frozen weights, but would round the weights that the training starts from."""
 
 
 def tuned_model(method: TuningMethod, base: Path, checkpoint: Path | None) -> ModelRef:
     """The prepared model `base` with what `method` saved in `checkpoint`, for `open_prepared`.
 
-    Raises ParamsError without the checkpoint of a method that has one.
+    Raises ParamsError if the method needs a checkpoint and there is none.
     """
     if method.locate is None:
         return ModelRef(base)
     if checkpoint is None:
         raise ParamsError(
             f"method {method.name}: found no checkpoint; expected the folder that its training "
-            "wrote, and its manifest"
+            "wrote, with its manifest"
         )
     return method.locate(base, checkpoint)
 
 
 def freeze(model: ChatGLMCausalLM) -> None:
-    """Take every weight out of training."""
+    """Freeze every weight of `model`."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)

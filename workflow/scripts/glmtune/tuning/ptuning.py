@@ -1,6 +1,6 @@
 """P-Tuning v2 (Liu et al. 2022, arXiv 2110.07602): a trained prefix of keys and values per layer.
 
-The prefix, its initialisation and its checkpoint are THUDM's (ChatGLM-6B `ptuning/`).
+The prefix, its initialization and its checkpoint are THUDM's (ChatGLM-6B `ptuning/`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ METHODS: dict[str, TuningMethod] = {
 
 
 def get_method(name: str) -> TuningMethod:
-    """The method of that name; ParamsError with the choices for any other."""
+    """The method called `name`; ParamsError with the choices for an unknown name."""
     if name not in METHODS:
         raise ParamsError(f"unknown tuning method {name!r}; choose from {', '.join(METHODS)}")
     return METHODS[name]

@@ -1,6 +1,6 @@
-"""What a tuning gets of params.yaml, by its method; needs no torch.
+"""The tuning settings from params.yaml, by method; needs no torch.
 
-One class a method, because a settings file holds the keys of training and method side by side.
+One class per method, because a settings file has the keys of training and method side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from glmtune.training.settings import TrainingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings(TrainingSettings):
-    """What every method has; nothing else for full fine-tuning."""
+    """The settings of every method; full fine-tuning has no others."""
 
     method: str
     torch_threads: int
@@ -49,5 +49,5 @@ SETTINGS: dict[str, type[TuningSettings]] = {
 
 
 def settings_class(values: Mapping[str, Any]) -> type[TuningSettings]:
-    """The class of the settings in a file, by the method that they name."""
+    """The class for a file's settings, by the method that they name."""
     return SETTINGS.get(str(values.get("method")), TuningSettings)

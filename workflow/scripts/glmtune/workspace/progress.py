@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from glmtune.durations import format_seconds
 from glmtune.errors import BAR_ABOVE, printable
 
 # Messages of Snakemake that say nothing to a person who waits.
@@ -128,7 +129,7 @@ class ProgressHandler(Handler):
         self.pending[rule] -= 1
         self.seconds[rule].append(took)
         self.worked += took
-        self._print(f"✓ {title} {_duration(took)}")
+        self._print(f"✓ {title} {format_seconds(took)}")
 
     def _show_failure(self, record: Mapping[str, Any]) -> None:
         _, title, _ = self.running.pop(record["jobid"], ("", record["rule_name"], 0.0))
@@ -158,7 +159,7 @@ class ProgressHandler(Handler):
         # Several jobs at a time: as much time passes for a second of work as did so far.
         elapsed = time.monotonic() - self.began
         share = min(1.0, elapsed / self.worked) if self.worked else 1.0
-        return f", about {_duration(left * share)} left"
+        return f", about {format_seconds(left * share)} left"
 
     def _print(self, text: str) -> None:
         """Write lines; what a file or an answer put into them is escaped."""
@@ -215,11 +216,3 @@ def _tail(log: str) -> str:
     text = text.replace(BAR_ABOVE, "").replace("\r\n", "\n")
     lines = [line.split("\r")[-1] for line in text.rstrip().split("\n")]
     return "\n".join(f"    {line}" for line in lines[-LINES_OF_A_FAILED_LOG:])
-
-
-def _duration(seconds: float) -> str:
-    """Example: 4.21 -> "4.2 s", 75 -> "1 min 15 s", 7500 -> "2 h 5 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,11 +1,14 @@
 """AdvertiseGen (ADGEN), fetched from whichever place answers and used only if it is the original.
 
-A place that gives anything else is named with what differs, and the next one is tried. What was
-fetched stays in a folder of the caller's and is verified again at each use.
+Mirrors differ unnoticed: train.json a copy of dev.json, a part of the rows. A place that gives
+anything else is named with what it has, and the next one is tried. What was fetched stays in a
+folder of the caller's and is verified again at each use.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.data.adgen.downloading import download, read_members
-from glmtune.data.adgen.identity import ADGEN, KnownFile, make_original
+from glmtune.data.rows import shorten
 from glmtune.errors import DataError
 from glmtune.files import atomic_path, locked
 from glmtune.locations import user_path
@@ -36,6 +39,34 @@ LICENCE = (
     "AdvertiseGen (Shao et al., EMNLP 2019; Tsinghua CoAI) is not part of this project. No licence "
     "comes with the archive, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, none): "
     "whether your use is allowed is for you to settle."
+)
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """What makes a file the original one."""
+
+    name: str
+    rows: int
+    algorithm: str
+    """`sha256`, or `git_blob`: the SHA-1 that `git hash-object` prints."""
+    digest: str
+
+    def is_in(self, content: bytes) -> bool:
+        """Whether these bytes are the file."""
+        if self.algorithm == "git_blob":
+            # Git's choice, made before SHA-1 was broken; nobody is known to forge a given hash.
+            blob = b"blob %d\0" % len(content) + content
+            return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == self.digest
+        return hashlib.new(self.algorithm, content).hexdigest() == self.digest
+
+
+DEV_SHA256 = "96b63cfd9fd0faca122a5747597f46ff835f19d9b1d3634f4b71f8a5f9487cc1"
+# Of train.json only the hash under which git keeps it is known from several places. The small file
+# first: it tells a wrong mirror before the large one is fetched.
+ADGEN = (
+    KnownFile("dev.json", 1_070, "sha256", DEV_SHA256),
+    KnownFile("train.json", 114_599, "git_blob", "45a137ea5034e4cd0ec37c25ce21a9cf2b4f396a"),
 )
 
 
@@ -81,8 +112,8 @@ def _fetch_from_any(
     for place in dict.fromkeys(places):
         print(f"AdvertiseGen: trying {place}", file=sys.stderr)
         try:
-            contents = zip(files, _contents(place, [file.name for file in files]), strict=True)
-            return {file.name: make_original(content, file, files) for file, content in contents}
+            contents = zip(files, _read_place(place, [file.name for file in files]), strict=True)
+            return {file.name: _verified_original(content, file) for file, content in contents}
         except (DataError, OSError) as error:
             print(f"AdvertiseGen: {place}: {error}", file=sys.stderr)
             failures += f"\n  - {place}: {error}"
@@ -98,7 +129,7 @@ def _fetch_from_any(
     )
 
 
-def _contents(place: str, names: Sequence[str]) -> Iterator[bytes]:
+def _read_place(place: str, names: Sequence[str]) -> Iterator[bytes]:
     """What the place has under each name, fetched when it is asked for."""
     path = user_path(place)
     if place.endswith("/") and "://" in place:
@@ -109,3 +140,27 @@ def _contents(place: str, names: Sequence[str]) -> Iterator[bytes]:
         local = path / ARCHIVE if path.is_dir() else path
         members = read_members(download(place) if "://" in place else local.read_bytes(), names)
         yield from (members[name] for name in names)
+
+
+def _verified_original(content: bytes, file: KnownFile) -> bytes:
+    """The file as the original has it, where only line ends or columns' names differ."""
+    unix = content.replace(b"\r\n", b"\n")
+    for candidate in (content, unix, _with_original_columns(unix)):
+        if file.is_in(candidate):
+            return candidate
+    first, rows = content.partition(b"\n")[0].decode(errors="replace"), content.count(b"\n")
+    raise DataError(
+        f"{file.name}: another file, of {rows:,} lines, the first '{shorten(first)}'; "
+        f"expected {file.rows:,} lines with the {file.algorithm} hash {file.digest[:12]}…"
+    )
+
+
+def _with_original_columns(content: bytes) -> bytes:
+    """PaddleNLP's src and tgt as content and summary, written as the original is."""
+    try:
+        rows = (json.loads(line) for line in content.split(b"\n") if line)
+        renamed = ({"content": row["src"], "summary": row["tgt"]} for row in rows)
+        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in renamed)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return content
+    return text.encode("utf-8", "surrogatepass")

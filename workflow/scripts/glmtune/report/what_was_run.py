@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glmtune.durations import format_seconds
 from glmtune.report.contents import Report, Run
 from glmtune.report.markdown import code, name, plain, table, yaml_block
-from glmtune.report.tables import NOTHING, format_seconds, percent_of
+from glmtune.report.tables import NOTHING, percent_of
 
 ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
 ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_commit")
 
 
-def provenance(report: Report) -> str:
+def what_was_run(report: Report) -> str:
     """Everything needed to know what was run: times, machines, data, models, parameters."""
     return "\n\n".join(
         [
@@ -26,13 +27,13 @@ def provenance(report: Report) -> str:
             "### Environment",
             "The same seed gives the same numbers on the same kind of CPU. Another kind adds "
             "products in another order, training amplifies it, and scores move a little.",
-            _environments(report),
+            _distinct_environments(report),
             "### Data and models",
-            _inputs(report),
+            _input_hashes(report),
             "### Settings of each training",
-            _settings(report),
+            _training_settings(report),
             "### Parameters",
-            yaml_block(dict(report.params)),
+            yaml_block(dict(report.params.values)),
         ]
     )
 
@@ -56,11 +57,11 @@ def _runtime_row(run: Run, step: str) -> list[str]:
         run.method,
         step,
         *(NOTHING if value is None else show(value) for value, show in values),
-        _memory(facts),
+        _peak_memory(facts),
     ]
 
 
-def _memory(facts: Mapping[str, Any]) -> str:
+def _peak_memory(facts: Mapping[str, Any]) -> str:
     """Example: "812 MiB (790)"."""
     peak, estimate = (facts.get(f"{kind}_memory_mib") for kind in ("peak", "estimated"))
     if peak is None:
@@ -68,7 +69,7 @@ def _memory(facts: Mapping[str, Any]) -> str:
     return f"{peak:,.0f} MiB" + ("" if estimate is None else f" ({estimate:,.0f})")
 
 
-def _environments(report: Report) -> str:
+def _distinct_environments(report: Report) -> str:
     """Each distinct environment once, with the steps that ran in it."""
     groups: dict[str, list[str]] = {}
     for run in report.runs:
@@ -81,7 +82,7 @@ def _environments(report: Report) -> str:
     )
 
 
-def _inputs(report: Report) -> str:
+def _input_hashes(report: Report) -> str:
     data = f"data ({plain(report.dataset['source']['kind'])})"
     rows = []
     for part in ("train", "dev"):
@@ -94,7 +95,7 @@ def _inputs(report: Report) -> str:
     return table(["Of", "File", "SHA-256"], rows, text_columns=3)
 
 
-def _settings(report: Report) -> str:
+def _training_settings(report: Report) -> str:
     lines = [
         f"- {run.name}: {code(json.dumps(run.training['settings'], ensure_ascii=False))}"
         for run in report.runs

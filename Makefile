@@ -7,7 +7,7 @@ SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report results quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema
+.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema docs
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,7 +40,13 @@ report: env  ## Run everything and write results/report.md
 	@echo "Try a parameter:   dvc exp run -S lr=1e-2"
 	@echo "Old -> new:        dvc metrics diff    (compares with the last git commit)"
 
-results: env  ## Put the scores of the last default run into README.md
+# Flags of `glmtune serve` go into FLAGS: make serve FLAGS="--port 9000".
+serve: env  ## Serve the results: an OpenAI-compatible API and a page that compares (FLAGS="…")
+	@$(BIN)/python -c "import fastapi, uvicorn" 2> /dev/null \
+	  || $(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[serve]"
+	$(BIN)/glmtune serve $(FLAGS)
+
+results: env  ## Put the scores of the last default run into the READMEs
 	python tools/default_results.py --record results
 
 # Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
@@ -66,18 +72,32 @@ lint: env  ## Check style, types and the workflow
 	python tools/lint_workflow.py
 	python tools/draw_dag.py --check
 	python tools/params_schema.py --check
+	python tools/params_reference.py --check
 	python tools/default_results.py --check
+	python tools/word_list.py
 
 format: env  ## Put the code into the project's style
 	ruff check --fix
 	ruff format
 	snakefmt Snakefile
 
-dag: env  ## Draw the picture of the steps in README.md
+dag: env  ## Draw the picture of the steps in the READMEs
 	python tools/draw_dag.py
 
-schema: env  ## Write workflow/schemas/params.schema.yaml, for editors
+schema: env  ## Write the schema of params.yaml for editors, and the pages docs/**/params.md
 	python tools/params_schema.py
+	python tools/params_reference.py
+
+# An environment of its own: requirements.lock decides what runs again, and a site must not.
+docs: .venv-docs/ready  ## Build docs/ as a site and check its links: site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "The site:          site/index.html"
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet $$($(PYTHON) -c 'import tomllib; print(*tomllib.load( \
+	  open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
 
 smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smoke
 	python tools/run_smoke.py .glmtune/smoke

@@ -11,9 +11,10 @@ The steps, each `workflow/scripts/<step>.py`:
     prepare_model ────────────────────┴→ finetune_model → generate_predictions
                                             → score_predictions → render_report
 
-Rules depend on small manifests (hashes, counts, parameters), not on folders of weights. The files
-of code that a step runs are inputs of its rule. What took long is also kept in a store outside the
-results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was trained once is trained again.
+Rules depend on small manifests (hashes, counts, parameters), not on folders of weights, which are
+parameters. The files of code that a step runs are inputs of its rule. What took long is also kept
+in a store outside the results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was
+trained once is trained again.
 """
 
 import shutil
@@ -73,13 +74,14 @@ rule fetch_dataset:
     params:
         flags=lambda w: PARAMS.dataset_flags(),  # Snakemake expands {…} in a plain text
         contents=RUN.user_data,
+        out_dir=subpath(output.manifest, parent=True),
     message:
-        "Write the data set as JSON Lines: the sample, ADGEN, or the user's files checked."
+        "Check the data set and write it as JSON Lines."
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
         + "".join(f" --{name} {{input.{name}:q}}" for name in RUN.user_files)
-        + " --out-dir data/dataset"
+        + " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"
 
 
@@ -98,7 +100,7 @@ rule prepare_model:
         settings=lambda w: RUN.settings(PARAMS.model_settings(w.model)),
         fingerprint=lambda w: RUN.fingerprints[w.model],
     message:
-        "Make the base model {wildcards.model} ready."
+        "Prepare the base model {wildcards.model}."
     shell:
         "python workflow/scripts/prepare_model.py"
         " --settings .glmtune/settings/{params.settings}.json"
@@ -123,14 +125,17 @@ rule tokenize_dataset:
         "benchmarks/tokenize_dataset/{model}.tsv"
     params:
         **PARAMS.token_limits(),
+        data=subpath(input.data, parent=True),
+        model=subpath(input.model, strip_suffix=".json"),
+        out_dir=subpath(output.manifest, parent=True),
         family=lambda w: PARAMS.family(w.model),
         template=lambda w: PARAMS.template_flag(w.model),
     message:
-        "Encode the data set with the vocabulary and prompts of {wildcards.model}."
+        "Tokenize the data set for {wildcards.model}."
     shell:
         "python workflow/scripts/tokenize_dataset.py"
-        " --data data/dataset"
-        " --model results/models/{wildcards.model}"
+        " --data {params.data}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
         " --family {params.family}"
         " {params.template}"
@@ -138,7 +143,7 @@ rule tokenize_dataset:
         " --max-source-tokens {params.max_source_tokens}"
         " --max-target-tokens {params.max_target_tokens}"
         " --long-history {params.long_history}"
-        " --out-dir data/tokenized/{wildcards.model}"
+        " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"
 
 
@@ -159,14 +164,22 @@ rule finetune_model:
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: RUN.settings(PARAMS.training_settings(w.method)),
+        model=subpath(input.model, strip_suffix=".json"),
+        data=subpath(input.data, parent=True),
+        flags=lambda w: PARAMS.training_flags(w.method),
+        settings=lambda w: RUN.settings(PARAMS.other_training_settings(w.method)),
     message:
-        "Tune {wildcards.model} with {wildcards.method}."
+        "Fine-tune {wildcards.model} with {wildcards.method}."
     shell:
         "python workflow/scripts/finetune_model.py"
-        " --model results/models/{wildcards.model}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
-        " --data data/tokenized/{wildcards.model}"
+        " --data {params.data}"
+        " --method {params.flags[method]}"
+        " --lr {params.flags[lr]}"
+        " --max-steps {params.flags[max_steps]}"
+        " --batch-size {params.flags[batch_size]}"
+        " --seed {params.flags[seed]}"
         " --settings .glmtune/settings/{params.settings}.json"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"
@@ -199,17 +212,19 @@ rule generate_predictions:
     resources:
         gpu=GPU,
     params:
+        model=subpath(input.model, strip_suffix=".json"),
         method=lambda w: PARAMS.tuning_method(w.method),
+        checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
-        examples=lambda w: RUN.settings(PARAMS["examples"]),
+        examples=lambda w: RUN.settings(PARAMS.file.examples),
     message:
-        "Let {wildcards.model}, tuned by {wildcards.method}, answer dev rows, examples and general questions."
+        "Generate with {wildcards.model}, {wildcards.method}: dev rows, examples, general questions."
     shell:
         "python workflow/scripts/generate_predictions.py"
-        " --model results/models/{wildcards.model}"
+        " --model {params.model}"
         " --model-manifest {input.model}"
         " --method {params.method}"
-        " --checkpoint results/checkpoints/{wildcards.model}/{wildcards.method}"
+        " --checkpoint {params.checkpoint}"
         " --training-manifest {input.training}"
         " --dev {input.dev}"
         " --examples .glmtune/settings/{params.examples}.json"
@@ -233,9 +248,9 @@ rule score_predictions:
     benchmark:
         "benchmarks/score_predictions/{model}/{method}.tsv"
     params:
-        protocol=PARAMS["protocol"],
+        protocol=PARAMS.file.protocol,
     message:
-        "Score the predictions of {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
+        "Score {wildcards.model}, {wildcards.method}: Chinese ROUGE and BLEU-4."
     shell:
         "python workflow/scripts/score_predictions.py"
         " --predictions {input.predictions}"
@@ -276,13 +291,14 @@ rule render_report:
     params:
         values=lambda w: RUN.settings(PARAMS.values),
         runs=lambda w: RUN.settings([vars(run) for run in PARAMS.runs]),
+        out_dir=subpath(output.report, parent=True),
     message:
-        "Compare all models and methods."
+        "Render the comparison report."
     shell:
         "python workflow/scripts/render_report.py"
         " --runs .glmtune/settings/{params.runs}.json"
         " --params .glmtune/settings/{params.values}.json"
         " --data-dir data"
         " --results-dir results"
-        " --out-dir results"
+        " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"

@@ -14,6 +14,7 @@ from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import Report
 from glmtune.report.reading import read_report
+from glmtune.report.request import parse_params, parse_runs
 from glmtune.synthetic.general_qa import probe_rows
 
 MODELS = {"chatglm-6b": "miniature", "chatglm2-6b": "miniature"}
@@ -22,7 +23,7 @@ RUNS: list[dict[str, Any]] = [
     {
         "model": model,
         "method": method,
-        "base_method": method,
+        "entry": method,
         "seed": 42,
         "is_trained": method != "none",
     }
@@ -185,11 +186,16 @@ def write_tree(root: Path) -> Path:
 def read(
     root: Path, runs: Sequence[dict[str, Any]] = RUNS, params: Mapping[str, Any] = PARAMS
 ) -> Report:
-    return read_report(runs, params, results_dir=root / "results", data_dir=root / "data")
+    return read_report(
+        parse_runs(list(runs), "runs.json"),
+        parse_params(dict(params), "params.json"),
+        results_dir=root / "results",
+        data_dir=root / "data",
+    )
 
 
 def renamed(run: Mapping[str, Any], method: str) -> dict[str, Any]:
-    return {**run, "method": method, "base_method": method}
+    return {**run, "method": method, "entry": method}
 
 
 def move_run(root: Path, method: str, name: str) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from glmtune.generation.answer_log import AnswerLog
+from glmtune.generation.answer_log import Answer, AnswerLog
+
+DONE = {"finished": True, "near_tie": False}
 
 
-@dataclass(frozen=True)
-class Text:
-    text: str
-    decoded: str = ""
-    finished: bool = True
+def text(shown: str, decoded: str = "", *, finished: bool = True, near_tie: bool = False) -> Answer:
+    return Answer(shown, decoded, finished, near_tie)
 
 
 def test_what_was_written_down_is_found_again(tmp_path: Path) -> None:
     with AnswerLog(tmp_path / "work" / "answers.jsonl") as log:
-        log.append({3: Text("白色的\u2028裙子\n好", "白色的 裙子"), 0: Text("", finished=False)})
-        log.append({1: Text("b")})
+        log.append({3: text("白色的\u2028裙子\n好", "白色的 裙子"), 0: text("", finished=False)})
+        log.append({1: text("b", near_tie=True)})
     with AnswerLog(tmp_path / "work" / "answers.jsonl") as again:
         assert again.answers == {
-            3: {"predict": "白色的\u2028裙子\n好", "decoded": "白色的 裙子", "finished": True},
-            0: {"predict": "", "decoded": "", "finished": False},
-            1: {"predict": "b", "decoded": "", "finished": True},
+            3: {"predict": "白色的\u2028裙子\n好", "decoded": "白色的 裙子", **DONE},
+            0: {"predict": "", "decoded": "", **DONE, "finished": False},
+            1: {"predict": "b", "decoded": "", **DONE, "near_tie": True},
         }
 
 
@@ -33,12 +31,12 @@ def test_what_was_written_down_is_found_again(tmp_path: Path) -> None:
 def test_a_line_that_a_kill_cut_off_is_dropped_and_written_anew(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "answers.jsonl"
     with AnswerLog(path) as log:
-        log.append({0: Text("甲"), 1: Text("乙")})
+        log.append({0: text("甲"), 1: text("乙")})
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     with AnswerLog(path) as log:
         assert list(log.answers) == [0]
-        log.append({1: Text("乙")})
+        log.append({1: text("乙")})
     assert path.read_bytes() == whole
 
 
@@ -54,14 +52,14 @@ def test_a_line_with_a_changed_byte_is_answered_again(
 ) -> None:
     path = tmp_path / "answers.jsonl"
     with AnswerLog(path) as log:
-        log.append({0: Text("甲"), 1: Text("乙"), 2: Text("丙")})
+        log.append({0: text("甲"), 1: text("乙"), 2: text("丙")})
         before = dict(log.answers)
     first, second, _ = path.read_bytes().splitlines(keepends=True)
     damage_byte(path, len(first) + int(share * (len(second) - 1)))
     with AnswerLog(path) as log:
         assert log.answers == {0: before[0], 2: before[2]}
         assert f"{path}: answering 1 damaged lines again" in capsys.readouterr().err
-        log.append({1: Text("乙")})
+        log.append({1: text("乙")})
     with AnswerLog(path) as log:
         assert log.answers == before
 

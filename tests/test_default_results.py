@@ -1,4 +1,4 @@
-"""README's scores are those of a run, and it is said when they are old."""
+"""The scores in the READMEs are those of a run, and stale ones are reported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import default_results  # noqa: E402
 import readme_marks  # noqa: E402
-from default_results import METHODS, decided_by, record, render  # noqa: E402
+from default_results import WORDS, decided_by, record, render  # noqa: E402
 
 
 def results(folder: Path, capability: str, bleu: float) -> Path:
     """A results folder as a default run leaves it, as far as the table needs it."""
     scores = {"bleu-4": bleu, "rouge-l": 70.04, "general-questions": 41.3, "distinct": 1.0}
     models = ("chatglm-6b", "chatglm2-6b")
-    write_json(folder / "metrics.json", {m: dict.fromkeys(METHODS, scores) for m in models})
+    write_json(
+        folder / "metrics.json", {m: dict.fromkeys(WORDS["en"]["methods"], scores) for m in models}
+    )
     facts = {"hardware": "A CPU, 2 cores", "cpu_capability": capability, "torch_threads": 1}
     runtime = folder / "runtime/finetune_model/chatglm2-6b/ptuning.json"
     write_json(runtime, facts | {"versions": {"torch": "2.13.0"}, "seconds": 3.0})
@@ -44,18 +46,30 @@ def test_the_table_has_the_scores_the_machine_and_how_far_they_move(run: dict[st
     assert "A CPU, 2 cores, AVX512 kernels, 1 thread, torch 2.13.0." in text
     assert "The same run with AVX2 kernels moves BLEU-4 by up to 0.8 (chatglm2-6b, ptuning)" in text
     assert "> P-Tuning v2: answer of ptuning" in text
+    chinese = render(run, "zh")
+    assert "| ChatGLM2-6B（微型） | 57.5 / 70.0 | 57.5 / 70.0 |" in chinese
+    assert "> P-Tuning v2：answer of ptuning" in chinese
 
 
-def test_a_table_that_is_not_the_run_s_and_one_that_is_old_are_told(
+def test_both_languages_have_the_same_words_to_fill_in() -> None:
+    assert WORDS["en"].keys() == WORDS["zh"].keys()
+    assert WORDS["en"]["methods"].keys() == WORDS["zh"]["methods"].keys()
+
+
+def test_a_table_of_another_run_and_an_old_one_are_reported(
     run: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    readme, file = tmp_path / "README.md", tmp_path / "default_run.json"
-    readme.write_text("\n\n".join(["before", *default_results.MARKS, "after"]), encoding="utf-8")
+    readmes = {language: tmp_path / f"{language}.md" for language in readme_marks.READMES}
+    for readme in readmes.values():
+        text = "\n\n".join(["before", *default_results.MARKS, "after"])
+        readme.write_text(text, encoding="utf-8")
+    file = tmp_path / "default_run.json"
     write_json(file, run)
-    monkeypatch.setattr(readme_marks, "README", readme)
+    for module in (readme_marks, default_results):
+        monkeypatch.setattr(module, "READMES", readmes)
     monkeypatch.setattr(default_results, "FILE", file)
 
     def tool(*flags: str) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.statistics import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 # The library's own paths are written from its folder's name on.
 STARTS = (ROOT, ROOT / "workflow" / "scripts")
@@ -48,6 +49,26 @@ def named_paths(document: str) -> set[str]:
 def link_targets(document: str) -> set[str]:
     targets = re.findall(r"\]\(([^)#\s]+)", document)
     return {target for target in targets if not target.startswith(("http", "mailto:"))}
+
+
+def anchors(document: str) -> set[str]:
+    """The anchor of each heading, as code hosts and the site make them.
+
+    Example: "## The texts (`predict`)" -> "the-texts-predict"
+    """
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", document, flags=re.M | re.S), re.M)
+    words = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {word.replace(" ", "-") for word in words}
+
+
+def anchored_links(path: Path) -> set[tuple[Path, str]]:
+    """Every (page, anchor) that the links of a page lead to."""
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text(path))
+    return {
+        ((path.parent / page).resolve() if page else path, anchor)
+        for page, anchor in links
+        if not page.startswith("http")
+    }
 
 
 def all_words() -> str:
@@ -95,6 +116,25 @@ def test_every_path_that_a_document_names_exists(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_every_link_of_a_document_leads_to_a_file(path: Path) -> None:
     assert not {t for t in link_targets(text(path)) if not (path.parent / t).exists()}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_anchor_of_a_link_is_a_heading(path: Path) -> None:
+    links = anchored_links(path)
+    assert {(name(page), a) for page, a in links if a not in anchors(text(page))} == set()
+
+
+def test_the_site_has_every_page_and_no_other() -> None:
+    listed = re.findall(r": ([\w/]+\.md)$", text(ROOT / "mkdocs.yml"), re.MULTILINE)
+    assert sorted(listed) == sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")
+    )
+
+
+def test_no_document_names_a_place_of_this_machine() -> None:
+    """The checkout, home and temporary folder of whoever writes it are no use to a reader."""
+    places = (f"{ROOT}/", f"{Path.home()}/", f"{tempfile.gettempdir()}/", "file://", "localhost:")
+    assert [place for place in places if place in all_words()] == []
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -23,7 +23,7 @@ import doctor_models  # noqa: E402
 from doctor_models import GIB  # noqa: E402
 from findings import Finding  # noqa: E402
 
-from glmtune.devices import Place  # noqa: E402
+from glmtune.devices import Device  # noqa: E402
 from glmtune.errors import WeightsError  # noqa: E402
 from glmtune.params.presets import preset_text  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
@@ -121,7 +121,7 @@ def params(project: Path) -> Params:
 
 
 def with_source(params: Params, **entry: Any) -> Params:
-    return Params({**params.values, "models": {MODEL: entry}})
+    return Params.of({**params.values, "models": {MODEL: entry}})
 
 
 @pytest.fixture
@@ -208,9 +208,9 @@ def test_memory_is_compared_with_what_each_training_needs(
     params: Params, monkeypatch: pytest.MonkeyPatch, free: float, signs: str
 ) -> None:
     """As on a card with bfloat16: 12.5 GB of weights, and 3 to 4 GB on top."""
-    card = Place("cuda", "bfloat16", "a card")
+    card = Device("cuda", "bfloat16", "a card")
     monkeypatch.setattr("glmtune.devices.choose_device", lambda: card)
-    monkeypatch.setattr("glmtune.tuning.memory_estimate.free_memory", lambda place: free)
+    monkeypatch.setattr("glmtune.tuning.memory_estimate.free_memory", lambda device: free)
     findings = list(doctor_models.memory(params))
     assert [finding.what.split(":")[0] for finding in findings] == [
         "chatglm2-6b, ptuning",

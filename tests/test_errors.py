@@ -126,9 +126,21 @@ def test_a_script_started_too_early_says_which_file_is_missing(tmp_path: Path) -
         for name in ("checkpoint", "manifest", "curve", "runtime")
         for word in (f"--{name}", "x")
     ]
-    settings = read_params(SCRIPTS.parents[1] / "params.yaml").training_settings("lora")
+    settings = read_params(SCRIPTS.parents[1] / "params.yaml").other_training_settings("lora")
     (tmp_path / "lora.json").write_text(json.dumps(settings), encoding="utf-8")
     flags = ["--model", "model", "--model-manifest", "model.json", "--data", "data"]
+    flags += [
+        "--method",
+        "lora",
+        "--lr",
+        "1e-2",
+        "--max-steps",
+        "4",
+        "--batch-size",
+        "2",
+        "--seed",
+        "1",
+    ]
     done = run_step("finetune_model", *flags, "--settings", "lora.json", *outputs, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: model.json: no such file; run the step that writes it first\n"

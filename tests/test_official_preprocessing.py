@@ -174,7 +174,7 @@ def test_prompts_and_references_equal_finetune_demo(reference: Path, case: str) 
 
 
 def test_prompts_padded_to_a_batch_equal_finetune_demo(full_reference: Path) -> None:
-    from glmtune.generation.batches import pad_left  # imports torch
+    from tiny_models import pad_left  # imports torch
 
     text = (full_reference / "v3" / "preprocess_golden.json").read_text(encoding="utf-8")
     collated = json.loads(text)["eval_adgen_collated"]

@@ -28,7 +28,7 @@ PresetFile = Callable[[str], Path]
 
 @pytest.fixture
 def values(preset_file: PresetFile) -> dict[str, Any]:
-    return dict(read_params(preset_file("smoke")).values)
+    return read_params(preset_file("smoke")).values
 
 
 def mistakes_with(values: dict[str, Any], key: str, value: Any) -> list[str]:
@@ -61,17 +61,17 @@ def test_a_number_may_be_written_in_any_way(
     smoke = preset_file("smoke").read_text(encoding="utf-8")
     file = tmp_path / "params.yaml"
     file.write_text(smoke.replace("\nlr: 2e-2", f"\nlr: {text}"), encoding="utf-8")
-    assert read_params(file)["lr"] == 0.01
+    assert read_params(file).file.lr == 0.01
 
 
 def test_a_number_on_the_command_line_is_a_number(preset_file: PresetFile) -> None:
     """Snakemake's `--config lr=1e-2 'training={max_steps: 7}'`: its YAML takes 1e-2 for a text."""
     overrides = {"lr": "1e-2", "training": {"max_steps": 7, "weight_decay": "1E-1"}}
     params = read_params(preset_file("smoke"), overrides=overrides)
-    assert params["lr"] == 0.01
+    assert params.file.lr == 0.01
     settings = params.training_settings("ptuning")
     assert (settings["lr"], settings["max_steps"], settings["weight_decay"]) == (0.01, 7, 0.1)
-    assert settings["batch_size"] == params["training"]["batch_size"]
+    assert settings["batch_size"] == params.file.training.batch_size
 
 
 def test_a_wrong_value_on_the_command_line_is_refused_like_one_in_the_file(
@@ -316,7 +316,7 @@ def test_a_hub_id_needs_a_pinned_commit(values: dict[str, Any]) -> None:
 
 def test_the_top_level_knobs_belong_to_ptuning(values: dict[str, Any]) -> None:
     values["lr"], values["pre_seq_len"] = 0.5, 7
-    params = Params(values)
+    params = Params.of(values)
     ptuning = params.training_settings("ptuning")
     assert (ptuning["lr"], ptuning["pre_seq_len"]) == (0.5, 7)
     for method in ("lora", "full"):
@@ -328,7 +328,7 @@ def test_the_top_level_knobs_belong_to_ptuning(values: dict[str, Any]) -> None:
 def test_an_entry_of_methods_overrides_the_shared_training(values: dict[str, Any]) -> None:
     values["methods"] = {"long": {**values["methods"]["ptuning"], "method": "ptuning", "lr": 0.3}}
     values["methods"]["long"]["max_steps"] = 99
-    settings = Params(values).training_settings("long")
+    settings = Params.of(values).training_settings("long")
     assert (settings["method"], settings["lr"], settings["max_steps"]) == ("ptuning", 0.3, 99)
 
 
@@ -339,7 +339,7 @@ def test_an_entry_may_have_any_name(values: dict[str, Any], method: str) -> None
     values["methods"] = {"my-entry.2": entry}
     values["models"] = {f"my-{name}": {"source": "miniature", "family": name} for name in FAMILIES}
     assert list(find_mistakes(values)) == []
-    params = Params(values)
+    params = Params.of(values)
     assert params.tuning_method("my-entry.2") == method
     assert params.trains("my-entry.2") == (method != "none")
     assert [params.family(model) for model in params.models] == list(FAMILIES)
@@ -353,15 +353,15 @@ def test_another_name_for_an_entry_is_no_other_training(
 ) -> None:
     """So a renamed entry is found in the store and not trained again."""
     renamed = {"mine": {**values["methods"][method], "method": method}}
-    first = Params(values).training_settings(method)
-    assert Params(values | {"methods": renamed}).training_settings("mine") == first
+    first = Params.of(values).training_settings(method)
+    assert Params.of(values | {"methods": renamed}).training_settings("mine") == first
 
 
 @pytest.mark.parametrize("key", ["seed", "torch_threads", "quantization_bit"])
 def test_what_decides_every_number_is_in_the_settings_of_training_and_family(
     values: dict[str, Any], key: str
 ) -> None:
-    params = Params(values)
+    params = Params.of(values)
     assert params.training_settings("lora")[key] == values[key]
     assert params.generation_settings(MODEL)[key] == values[key]
 
@@ -370,15 +370,15 @@ def test_what_a_long_history_becomes_is_the_same_in_training_and_family(
     values: dict[str, Any],
 ) -> None:
     for choice in LONG_HISTORY:
-        params = Params(values | {"long_history": choice})
+        params = Params.of(values | {"long_history": choice})
         assert params.token_limits()["long_history"] == choice
         assert params.generation_settings(MODEL)["long_history"] == choice
 
 
 def test_no_training_key_decides_how_texts_are_generated(values: dict[str, Any]) -> None:
-    first = Params(values).generation_settings(MODEL)
+    first = Params.of(values).generation_settings(MODEL)
     changed = values | {"lr": 0.5, "training": {**values["training"], "max_steps": 99}}
-    assert Params(changed).generation_settings(MODEL) == first
+    assert Params.of(changed).generation_settings(MODEL) == first
     assert {key: first[key] for key in values["generation"]} == values["generation"]
 
 
@@ -388,7 +388,7 @@ def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str
         "chatglm2-6b": {"source": "./weights"},
         "mine": {"source": "random", "family": "chatglm2-6b", "config": {"num_layers": 2}},
     }
-    params = Params(values)
+    params = Params.of(values)
     miniature = params.model_settings("chatglm-6b")
     assert miniature["miniature"] == values["miniature"]
     assert miniature["family"] == "chatglm-6b"
@@ -397,7 +397,7 @@ def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str
 
 
 def test_the_sample_is_described_by_its_size_and_seed(values: dict[str, Any]) -> None:
-    sample = Params(values | {"seed": 7, "sample": {"train_rows": 5, "dev_rows": 2}})
+    sample = Params.of(values | {"seed": 7, "sample": {"train_rows": 5, "dev_rows": 2}})
     assert sample.dataset_flags().startswith("--sample --train-rows 5 --dev-rows 2 --seed 7 --on")
     assert sample.dataset_files() == {}
 
@@ -406,11 +406,13 @@ def test_own_data_is_described_by_its_files_and_columns(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    own = Params(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
+    own = Params.of(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
     assert own.dataset_flags() == (
         "--seed 42 --prompt-column 'my q' --no-tools --on-bad-rows error --max-leakage 0.05"
     )
-    only_chatglm3 = Params(own.values | {"models": {"chatglm3-6b-base": {"source": "miniature"}}})
+    only_chatglm3 = Params.of(
+        own.values | {"models": {"chatglm3-6b-base": {"source": "miniature"}}}
+    )
     assert "--no-tools" not in only_chatglm3.dataset_flags()
     (tmp_path / "a").touch()
     with pytest.raises(ParamsError) as caught:
@@ -425,33 +427,33 @@ def test_own_data_is_described_by_its_files_and_columns(
 
 def test_a_subset_is_described_by_its_sizes(values: dict[str, Any]) -> None:
     values["data"] = {**values["data"], "max_train_rows": 100, "on_bad_rows": "skip"}
-    flags = Params(values | {"dataset": "adgen"}).dataset_flags()
+    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags()
     assert flags == "--adgen --seed 42 --on-bad-rows skip --max-train-rows 100 --max-leakage 0.05"
 
 
 def test_places_of_adgen_are_tried_in_the_order_given(values: dict[str, Any]) -> None:
     values["data"] = {**values["data"], "adgen_sources": ["https://a.example/x", "my file.tgz"]}
-    flags = Params(values | {"dataset": "adgen"}).dataset_flags()
+    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags()
     assert flags.startswith(
         "--adgen --adgen-source https://a.example/x --adgen-source 'my file.tgz' --seed 42"
     )
 
 
 def test_several_seeds_tune_each_method_with_each_of_them(values: dict[str, Any]) -> None:
-    params = Params(values | {"seeds": [7, 43]})
+    params = Params.of(values | {"seeds": [7, 43]})
     assert params.methods == ["none", *(m + s for m in ("ptuning", "lora", "full") for s in SEEDED)]
     assert params.training_settings("lora")["seed"] == 7
     other = params.training_settings("lora.seed-43")
     assert other == {**params.training_settings("lora"), "seed": 43}
     runs = {run.method: run for run in params.runs}
-    assert (runs["lora.seed-43"].base_method, runs["lora.seed-43"].seed) == ("lora", 43)
+    assert (runs["lora.seed-43"].entry, runs["lora.seed-43"].seed) == ("lora", 43)
     assert params.generation_settings(MODEL)["seed"] == 42
 
 
 def test_the_first_seed_alone_is_the_same_training(values: dict[str, Any]) -> None:
     """So trying a second seed does not train the first again."""
-    alone = Params(values).training_settings("lora")
-    assert Params(values | {"seeds": [42, 43]}).training_settings("lora") == alone
+    alone = Params.of(values).training_settings("lora")
+    assert Params.of(values | {"seeds": [42, 43]}).training_settings("lora") == alone
 
 
 def test_a_name_that_looks_like_a_further_seed_is_refused(values: dict[str, Any]) -> None:
@@ -463,8 +465,8 @@ def test_a_name_that_looks_like_a_further_seed_is_refused(values: dict[str, Any]
 def test_the_official_protocol_samples_and_cuts_whatever_family_says(
     values: dict[str, Any],
 ) -> None:
-    ours = Params(values).generation_settings(MODEL)
-    official = Params(values | {"protocol": "thudm"}).generation_settings(MODEL)
+    ours = Params.of(values).generation_settings(MODEL)
+    official = Params.of(values | {"protocol": "thudm"}).generation_settings(MODEL)
     assert (ours["do_sample"], ours["reference_tokens"]) == (False, None)
     assert (official["do_sample"], official["top_p"], official["temperature"]) == (True, 0.7, 0.95)
     assert official["reference_tokens"] == 64
@@ -478,14 +480,14 @@ def test_an_unknown_protocol_is_answered_with_the_choices(values: dict[str, Any]
 
 
 def test_decoding_decides_no_training(values: dict[str, Any]) -> None:
-    params = Params(values)
+    params = Params.of(values)
     decoding = set(values["generation"]) - set(values["training"])
     assert not decoding & set(params.training_settings("lora"))
 
 
 def test_the_untuned_run_comes_first(values: dict[str, Any]) -> None:
     values["methods"] = {"lora": values["methods"]["lora"], "none": {}}
-    assert Params(values).methods == ["none", "lora"]
+    assert Params.of(values).methods == ["none", "lora"]
 
 
 def test_the_schema_for_editors_is_what_is_checked() -> None:

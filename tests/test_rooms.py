@@ -34,6 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": {"checkpoints", "families", "modeling", "training"},
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
+    "serving": {"checkpoints", "data", "families", "generation", "modeling"},
+    "commands": {
+        *("checkpoints", "data", "export", "families", "generation", "metrics", "serving"),
+    },
     "steps": {
         *("checkpoints", "families", "generation", "miniatures", "modeling", "synthetic"),
         *("training", "tuning", "workspace"),
@@ -45,6 +49,9 @@ TEXT_ONLY_MODULES = {
     *("steps.preparing", "steps.tokenizing", "checkpoints.sources", "checkpoints.weight_files"),
     *("generation.answer_log", "miniatures.corpus", "training.notes"),
     *("generation.settings", "miniatures.settings", "training.settings", "tuning.settings"),
+    *("serving.catalog", "serving.prompts", "serving.answer_text", "serving.api_types"),
+    *("commands.main", "commands.flags", "commands.texts", "commands.chat", "commands.answer"),
+    *("commands.export", "commands.models", "commands.score", "commands.serve"),
 }
 
 
@@ -123,6 +130,14 @@ def test_no_step_depends_on_how_params_yaml_is_checked() -> None:
     """Else another range or sentence in `params` would run the steps again."""
     for step in STEPS:
         assert [path for path in code_of(step) if LIBRARY / "params" in path.parents] == [], step
+
+
+def test_no_step_depends_on_what_serves_its_results() -> None:
+    for step in STEPS:
+        found = {
+            path.relative_to(LIBRARY).parts[0] for path in code_of(step) if LIBRARY in path.parents
+        }
+        assert not found & {"serving", "commands"}, step
 
 
 def test_scripts_do_not_import_each_other() -> None:

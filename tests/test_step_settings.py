@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from steps import run_step
@@ -17,7 +20,7 @@ from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.params.presets import preset_names
 from glmtune.params.values import read_params
 from glmtune.tuning.settings import SETTINGS, settings_class
-from glmtune.workspace.step_settings import FOLDER, read_settings, typed, write_settings
+from glmtune.workspace.step_settings import FOLDER, read_settings, typed, with_flags, write_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PresetFile = Callable[[str], Path]
@@ -29,6 +32,8 @@ TEMPLATES = [
     "介绍{model}",
     "'\"\\\n$HOME`ls`",  # what a shell would read otherwise
 ]
+# Of finetune_model.
+FLAGS = ["--method", "full", "--lr", "1e-3", "--max-steps", "4", "--batch-size", "2", "--seed", "1"]
 # What Linux takes as one argument, such as the whole command of `bash -c`.
 LONGEST_ARGUMENT = 128 * 1024
 
@@ -76,7 +81,10 @@ def test_unusable_settings_are_one_message(
 def test_each_key_of_a_training_reaches_its_step(preset_file: PresetFile) -> None:
     params = read_params(preset_file("smoke"))
     for method in SETTINGS:
-        values = params.training_settings(method)
+        flags, others = params.training_flags(method), params.other_training_settings(method)
+        assert not flags.keys() & others.keys(), "each value stands in one place"
+        values = with_flags(Namespace(settings=others, **flags), *flags)
+        assert values == params.training_settings(method)
         assert asdict(typed(settings_class(values), values)) == values
 
 
@@ -96,22 +104,38 @@ def test_each_key_of_a_model_reaches_its_step(name: str, preset_file: PresetFile
         assert {key: value for key, value in settings.items() if value is not None} == values
 
 
+def finetune_with(values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The step, run with these values in its file of settings."""
+    file = folder / FOLDER / f"{write_settings(folder, values)}.json"
+    flags = ["--model", "m", "--model-manifest", "m.json", "--data", "data"]
+    for output in ("checkpoint", "manifest", "curve", "runtime"):
+        flags += [f"--{output}", "x"]
+    return run_step("finetune_model", *flags, *FLAGS, "--settings", file, folder=folder)
+
+
 def test_settings_of_another_version_are_one_message(
     tmp_path: Path, preset_file: PresetFile
 ) -> None:
-    values = read_params(preset_file("smoke")).training_settings("full")
-    del values["lr"]
-    file = tmp_path / f"{write_settings(tmp_path, values | {'warmup': 3})}.json"
-    flags = ["--model", "m", "--model-manifest", "m.json", "--data", "data"]
-    flags += ["--settings", str(tmp_path / FOLDER / file.name)]
-    for output in ("checkpoint", "manifest", "curve", "runtime"):
-        flags += [f"--{output}", "x"]
-    done = run_step("finetune_model", *flags, folder=tmp_path)
+    values = read_params(preset_file("smoke")).other_training_settings("full")
+    del values["save_steps"]
+    done = finetune_with(values | {"warmup": 3}, tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: --settings: missing key 'lr'; unknown key 'warmup'; expected the keys batch_size, "
+        "error: --settings: missing key 'save_steps'; unknown key 'warmup'; "
+        "expected the keys batch_size, "
     )
     assert done.stderr.count("\n") == 1
+
+
+def test_a_value_is_a_flag_or_in_the_settings_but_not_both(
+    tmp_path: Path, preset_file: PresetFile
+) -> None:
+    done = finetune_with(read_params(preset_file("smoke")).training_settings("full"), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --settings: found batch_size, lr, max_steps, method, seed, which the command gives "
+        "as flags; remove them from the file\n"
+    )
 
 
 @pytest.mark.workflow

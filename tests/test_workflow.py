@@ -109,7 +109,7 @@ CODE = {
     "workflow/scripts/glmtune/generation/batches.py": from_prediction(*METHODS),
     "workflow/scripts/glmtune/tuning/lora.py": from_training(*TUNED) | from_prediction("none"),
     "workflow/scripts/glmtune/params/values.py": set(),
-    "workflow/scripts/glmtune/workspace/folder.py": set(),
+    "workflow/scripts/glmtune/workspace/outputs.py": set(),
     "README.md": set(),
 }
 

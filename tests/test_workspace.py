@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
@@ -15,7 +16,7 @@ import yaml
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.locations import kind_of_source, main_repository, store_folder
 from glmtune.params.values import read_params
-from glmtune.workspace import folder
+from glmtune.workspace import folder, outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +33,15 @@ lock.touch()
 print("running", flush=True)
 input()
 """
+
+
+def output_patterns() -> list[str]:
+    """The patterns of the Snakefile's outputs."""
+    text = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    sections = re.findall(r"^    output:\n((?: {8}.*\n)+)", text, re.M)
+    return [
+        path for section in sections for path in re.findall(r'"((?:data|results)/.*?)"', section)
+    ]
 
 
 @pytest.fixture
@@ -162,6 +172,7 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(
         "results/curves/chatglm2-6b/ptuning.csv",
         "results/runtime/prepare_model/chatglm2-6b.json",
         "results/runtime/generate_predictions/chatglm-6b/none.json",
+        "results/plots/loss.svg",
         "results/predictions/.gitignore",
         "results/notes/other.txt",
         "data/my/train.json",
@@ -178,6 +189,7 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(
         "results/models/other.json",
         "results/models/other/config.json",
         "data/tokenized/other/manifest.json",
+        "data/tokenized/chatglm-6b/dev.bin",  # as an earlier version called its file
     ]
     metadata = tmp_path / ".snakemake/metadata"
     metadata.mkdir(parents=True)
@@ -185,7 +197,7 @@ def test_prune_removes_what_params_no_longer_name_and_nothing_else(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
         (metadata / urlsafe_b64encode(name.encode()).decode()).write_text("{}")
-    folder.prune(tmp_path, params)
+    outputs.prune(tmp_path, output_patterns(), params)
     assert [name for name in kept + gone if (tmp_path / name).exists()] == kept
     assert len(list(metadata.iterdir())) == len(kept)
 
@@ -202,7 +214,7 @@ def test_prune_removes_what_a_killed_step_had_half_written(
     for name in half:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("half")
-    folder.prune(tmp_path, params)
+    outputs.prune(tmp_path, output_patterns(), params)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert list(tmp_path.rglob(".*")) == []
 
@@ -239,9 +251,9 @@ def test_a_run_in_another_folder_is_told_where_the_project_is(tmp_path: Path) ->
 
 
 def test_every_folder_that_dvc_records_is_there_before_the_first_step(tmp_path: Path) -> None:
-    folder.make_folders(tmp_path)
+    outputs.make_folders(tmp_path, output_patterns())
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["workflow"]
-    outputs = [Path(name) for entry in stage["outs"] for name in entry]
-    folders = {path for path in outputs if not path.suffix and path.parts[0] != ".snakemake"}
+    recorded = [Path(name) for entry in stage["outs"] for name in entry]
+    folders = {path for path in recorded if not path.suffix and path.parts[0] != ".snakemake"}
     made = {path for path in folders if (tmp_path / path).is_dir()}
     assert folders - made == {Path("data/dataset")}  # written by a step that always runs

@@ -1,11 +1,11 @@
-"""Put the scores of the default run, as a run measured them, into README.md.
+"""Put the scores of the default run, as a run measured them, into README.md and README.zh-CN.md.
 
     python tools/default_results.py --record DIR [DIR …]   read results folders, write the file
-    python tools/default_results.py                        write README.md's table from the file
-    python tools/default_results.py --check                is it that table, and is it stale?
+    python tools/default_results.py                        write the tables from the file
+    python tools/default_results.py --check                are they those tables, and stale?
 
 The file is docs/default_run.json. The first folder is of a plain default run; further ones are of
-the same run on other CPUs, or with their kernels (docs/benchmarks.md), and tell how far scores
+the same run on other CPUs, or with their kernels (docs/benchmarks.md), and show how far scores
 move. The table is stale when params.yaml or code that decides a number changed since.
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from readme_marks import is_there, put
+from readme_marks import READMES, is_there, put
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
@@ -30,7 +30,6 @@ from glmtune.workspace.code_inputs import hash_code  # noqa: E402
 
 FILE = ROOT / "docs" / "default_run.json"
 MARKS = ("<!-- results: written by `make results` -->", "<!-- end of results -->")
-METHODS = {"none": "untuned", "ptuning": "P-Tuning v2", "lora": "LoRA", "full": "full"}
 SHOWN = "chatglm2-6b"  # whose answers are quoted
 STEPS = ("fetch_dataset", "prepare_model", "tokenize_dataset", "finetune_model")
 STEPS += ("generate_predictions", "score_predictions")
@@ -46,7 +45,8 @@ def main() -> int:
         write_json(FILE, record(flags.record))
     run = read_json(FILE)
     if not flags.check:
-        put(render(run), *MARKS)
+        for language in READMES:
+            put(render(run, language), *MARKS, language)
         return 0
     if run["decided_by"] != decided_by():
         count = _git("rev-list", "--count", f"{run['commit']}..HEAD") or "some"
@@ -54,10 +54,14 @@ def main() -> int:
             f"README.md: its results are {count} commits old, and code or parameters that decide "
             "numbers changed since; `make results` measures them again"
         )
-    if is_there(render(run), *MARKS):
-        return 0
-    print(f"README.md: its results are not those of {FILE.name}; tools/default_results.py does it")
-    return 1
+    stale = [
+        f
+        for language, f in READMES.items()
+        if not is_there(render(run, language), *MARKS, language)
+    ]
+    for file in stale:
+        print(f"{file}: its results are not those of {FILE.name}; run tools/default_results.py")
+    return int(bool(stale))
 
 
 # --- From results folders to the file --------------------------------------------------------
@@ -107,48 +111,96 @@ def decided_by() -> str:
     return digest.hexdigest()
 
 
-# --- From the file to README.md --------------------------------------------------------------
+# --- From the file to the READMEs ------------------------------------------------------------
+
+WORDS = {
+    "en": {
+        "methods": {"none": "untuned", "ptuning": "P-Tuning v2", "lora": "LoRA", "full": "full"},
+        "model": "{}, miniature",
+        "measured": "Measured on {date} at commit {commit}: {hardware}, {kernels} kernels, "
+        "{threads} thread, torch {torch}. {elsewhere}",
+        "and": " and ",
+        "elsewhere": "The same run with {kernels} kernels moves BLEU-4 by up to {bleu:.1f} "
+        "({bleu_run}) and correct answers to general questions by up to {general:.0f} points "
+        "({general_run}): another CPU adds in another order, which training amplifies.",
+        "asked": "Asked for `{prompt}`, {title}'s miniature answers",
+        "answer": "> {method}: {answer}",
+        "forgotten": "Tuning has a price. Correct answers to general questions "
+        "(“请问英国的首都。”), in percent:",
+    },
+    "zh": {
+        "methods": {"none": "未微调", "ptuning": "P-Tuning v2", "lora": "LoRA", "full": "全参数"},
+        "model": "{}（微型）",
+        "measured": "测量于 {date}，提交 {commit}：{hardware}，{kernels} 指令集，{threads} 线程，"
+        "torch {torch}。{elsewhere}",
+        "and": "、",
+        "elsewhere": "同样的运行换成 {kernels} 指令集，BLEU-4 最多相差 {bleu:.1f}（{bleu_run}），"
+        "常识问答正确率最多相差 {general:.0f} 个百分点（{general_run}）："
+        "不同 CPU 的浮点累加顺序不同，训练又会把差异放大。",
+        "asked": "提示词为 `{prompt}` 时，{title} 微型模型的回答：",
+        "answer": "> {method}：{answer}",
+        "forgotten": "微调是有代价的，即灾难性遗忘。常识问答（“请问英国的首都。”）的正确率（%）：",
+    },
+}
 
 
-def render(run: dict[str, Any]) -> str:
-    """The part of README.md between the marks."""
+def render(run: dict[str, Any], language: str = "en") -> str:
+    """The part of a README between the marks."""
+    words, where = WORDS[language], run["machine"]
+    measured = words["measured"].format(
+        date=run["date"],
+        commit=run["commit"],
+        hardware=where["hardware"],
+        kernels=where["cpu_capability"],
+        threads=where["torch_threads"],
+        torch=where["torch"],
+        elsewhere=_elsewhere(run, language),
+    )
     lines = [
-        f"| BLEU-4 / ROUGE-L | {' | '.join(METHODS.values())} |",
-        "|---|" + "---:|" * len(METHODS),
-    ]
-    for model, methods in run["scores"].items():
-        cells = [f"{methods[m]['bleu-4']:.1f} / {methods[m]['rouge-l']:.1f}" for m in METHODS]
-        lines.append(f"| {FAMILIES[model].title}, miniature | {' | '.join(cells)} |")
-    where = run["machine"]
-    lines += [
+        *_table(run, language, "BLEU-4 / ROUGE-L", "{bleu-4:.1f} / {rouge-l:.1f}"),
         "",
-        f"Measured on {run['date']} at commit {run['commit']}: {where['hardware']}, "
-        f"{where['cpu_capability']} kernels, {where['torch_threads']} thread, "
-        f"torch {where['torch']}. {_elsewhere(run)}".strip(),
+        measured.strip(),
         "",
-        f"Asked for `{run['prompt']}`, {FAMILIES[SHOWN].title}'s miniature answers",
+        words["asked"].format(prompt=run["prompt"], title=FAMILIES[SHOWN].title),
         "",
-        f"> untuned: {run['answers']['none']}",
+        words["answer"].format(method=words["methods"]["none"], answer=run["answers"]["none"]),
         ">",
-        f"> P-Tuning v2: {run['answers']['ptuning']}",
+        words["answer"].format(
+            method=words["methods"]["ptuning"], answer=run["answers"]["ptuning"]
+        ),
         "",
-        _forgotten(run),
+        words["forgotten"],
+        "",
+        *_table(run, language, "", "{general-questions:.0f}"),
     ]
     return "\n".join(lines)
 
 
-def _elsewhere(run: dict[str, Any]) -> str:
+def _table(run: dict[str, Any], language: str, corner: str, cell: str) -> list[str]:
+    """A row for each model, a column for each method."""
+    methods, model = WORDS[language]["methods"], WORDS[language]["model"]
+    lines = [f"| {corner} | {' | '.join(methods.values())} |", "|---|" + "---:|" * len(methods)]
+    for name, found in run["scores"].items():
+        cells = [cell.format(**found[method]) for method in methods]
+        lines.append(f"| {model.format(FAMILIES[name].title)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _elsewhere(run: dict[str, Any], language: str) -> str:
     """How far the scores of the same run move on other CPUs; nothing if it was not measured."""
     if not run["elsewhere"]:
         return ""
+    words = WORDS[language]
     kernels = (each["machine"]["cpu_capability"] for each in run["elsewhere"])
-    names = " and ".join("SSE" if name == "DEFAULT" else name for name in kernels)
     bleu, general = (_largest_move(run, name) for name in ("bleu-4", "general-questions"))
-    return (
-        f"The same run with {names} kernels moves BLEU-4 by up to {bleu[0]:.1f} ({bleu[1]}) and "
-        f"right answers to general questions by up to {general[0]:.0f} points ({general[1]}): "
-        "another CPU adds products in another order, and training amplifies it."
+    sentence: str = words["elsewhere"].format(
+        kernels=words["and"].join("SSE" if name == "DEFAULT" else name for name in kernels),
+        bleu=bleu[0],
+        bleu_run=bleu[1],
+        general=general[0],
+        general_run=general[1],
     )
+    return sentence
 
 
 def _largest_move(run: dict[str, Any], metric: str) -> tuple[float, str]:
@@ -157,19 +209,6 @@ def _largest_move(run: dict[str, Any], metric: str) -> tuple[float, str]:
         for each in run["elsewhere"]
         for model, methods in run["scores"].items()
         for method, value in methods.items()
-    )
-
-
-def _forgotten(run: dict[str, Any]) -> str:
-    parts = [
-        f"{FAMILIES[model].title}'s "
-        + ", ".join(f"{methods[m]['general-questions']:.0f} % {METHODS[m]}" for m in METHODS)
-        for model, methods in run["scores"].items()
-    ]
-    return (
-        "Tuning has a price. Right answers to general questions (“请问英国的首都。”): "
-        + "; ".join(parts)
-        + "."
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from glmtune.checkpoints.weight_files import check_is_content, read_object, weig
 from glmtune.errors import UserError, WeightsError  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.locations import kind_of_source, user_path  # noqa: E402
+from glmtune.params.models import Model  # noqa: E402
 from glmtune.params.values import Params  # noqa: E402
 
 GIB, GB = 1024**3, 1e9
@@ -40,33 +41,33 @@ def real_models(params: Params) -> list[str]:
 
 
 def _kind(params: Params, model: str) -> str:
-    return kind_of_source(params["models"][model]["source"])
+    return kind_of_source(params.file.models[model].source)
 
 
 def weights(params: Params) -> Iterator[Finding]:
     """Whether each model's files are here, whole, or have to be downloaded."""
     for model in real_models(params):
-        entry, kind = params["models"][model], _kind(params, model)
+        entry, kind = params.file.models[model], _kind(params, model)
         if kind == "folder":
-            yield _complete(model, user_path(entry["source"]))
+            yield _complete(model, user_path(entry.source))
         elif kind == "hub":
             folder = cached(entry)
             yield _complete(model, folder) if folder else _to_be_downloaded(model, entry)
 
 
-def _to_be_downloaded(model: str, entry: Mapping[str, Any]) -> Finding:
+def _to_be_downloaded(model: str, entry: Model) -> Finding:
     size = BYTES_DOWNLOADED * REAL_PARAMETERS / GB
     return Finding(
-        f"{model}: {entry['source']} is not in this machine's cache of the hub",
+        f"{model}: {entry.source} is not in this machine's cache of the hub",
         f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
         "and set source to that folder",
     )
 
 
-def cached(entry: Mapping[str, Any]) -> Path | None:
+def cached(entry: Model) -> Path | None:
     """The folder of a hub's model, if it has been downloaded."""
     try:
-        return hub_snapshot(entry["source"], entry["revision"], local_only=True)
+        return hub_snapshot(entry.source, entry.revision, local_only=True)
     except WeightsError:
         return None
 
@@ -93,7 +94,7 @@ def _complete(model: str, folder: Path) -> Finding:
 
 def memory(params: Params) -> Iterator[Finding]:
     """The expected peak of each training against the memory that is free here."""
-    tuned = [name for name in params["methods"] if params.trains(name)]
+    tuned = [name for name in params.file.methods if params.trains(name)]
     models = real_models(params)
     if not models or not tuned:
         return
@@ -103,14 +104,14 @@ def memory(params: Params) -> Iterator[Finding]:
     except ImportError:
         return  # the check of packages has said so
 
-    place = choose_device()
+    device = choose_device()
     for model in models:
         for method in tuned:
-            yield from _memory_of(params, model, method, place, free_memory(place))
+            yield from _memory_of(params, model, method, device, free_memory(device))
 
 
 def _memory_of(
-    params: Params, model: str, method: str, place: Any, free: float
+    params: Params, model: str, method: str, device: Any, free: float
 ) -> Iterator[Finding]:
     from glmtune.tuning.memory_estimate import BatchShape, advice, estimate_memory
     from glmtune.tuning.registry import get_method
@@ -119,14 +120,14 @@ def _memory_of(
     config, values = config_of(params, model), params.training_settings(method)
     values["quantization_bit"] = values["quantization_bit"] or config.get("quantization_bit")
     settings = settings_class(values)(**values)
-    length = params["max_source_tokens"] + params["max_target_tokens"]
-    batch = BatchShape(settings.batch_size, length, params["max_target_tokens"])
+    length = params.file.max_source_tokens + params.file.max_target_tokens
+    batch = BatchShape(settings.batch_size, length, params.file.max_target_tokens)
     try:
-        need = estimate_memory(config, get_method(settings.method), settings, batch, place)
+        need = estimate_memory(config, get_method(settings.method), settings, batch, device)
     except UserError as error:
         yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
         return
-    where = "RAM" if place.device == "cpu" else "GPU memory"
+    where = "RAM" if device.name == "cpu" else "GPU memory"
     what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free"
     fits_never = need.fixed > free
     fix = advice(settings, batch_helps=not fits_never) if need.total > free else ""
@@ -135,11 +136,11 @@ def _memory_of(
 
 def config_of(params: Params, model: str) -> dict[str, Any]:
     """The values of a model's config.json, or of the published one where it is not here."""
-    entry, published = params["models"][model], get_family(params.family(model)).real_config
+    entry, published = params.file.models[model], get_family(params.family(model)).real_config
     kind = _kind(params, model)
-    folder = cached(entry) if kind == "hub" else user_path(entry["source"])
+    folder = cached(entry) if kind == "hub" else user_path(entry.source)
     if kind == "random" or folder is None or not (folder / "config.json").is_file():
-        return {**published, **entry.get("config", {})}
+        return {**published, **(entry.config or {})}
     try:
         return read_object(folder / "config.json")
     except WeightsError:
@@ -151,7 +152,7 @@ def disk(params: Params, store: Path) -> Iterator[Finding]:
     needed = 0.0
     full = [method for method in params.methods if params.tuning_method(method) == "full"]
     for model in real_models(params):
-        is_missing = _kind(params, model) == "hub" and not cached(params["models"][model])
+        is_missing = _kind(params, model) == "hub" and not cached(params.file.models[model])
         needed += len(params.methods) * BYTES_OF_A_RUN
         needed += is_missing * BYTES_DOWNLOADED * REAL_PARAMETERS
         needed += len(full) * BYTES_OF_FULL * REAL_PARAMETERS

@@ -1,4 +1,4 @@
-"""Put the picture of the steps, as Snakemake draws it, into README.md; `--check`: is it the same?
+"""Put the picture of the steps, as Snakemake draws it, into the READMEs; `--check`: is it the same?
 
 The picture is Mermaid text between two marks, which code hosts draw.
 """
@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 
-from readme_marks import is_there, put
+from readme_marks import READMES, is_there, put
 
 MARKS = ("<!-- steps: drawn by `make dag` -->", "<!-- end of steps -->")
 
@@ -18,11 +18,14 @@ def main() -> int:
     """Write the picture, or say whether it is stale."""
     picture = f"```mermaid\n{draw()}```"
     if "--check" in sys.argv[1:]:
-        if is_there(picture, *MARKS):
-            return 0
-        print("README.md: the picture of the steps is stale; `make dag` draws it")
-        return 1
-    put(picture, *MARKS)
+        stale = [
+            file for language, file in READMES.items() if not is_there(picture, *MARKS, language)
+        ]
+        for file in stale:
+            print(f"{file}: the picture of the steps is stale; `make dag` draws it")
+        return int(bool(stale))
+    for language in READMES:
+        put(picture, *MARKS, language)
     return 0
 
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from glmtune.checkpoints.building import build_model
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.families.family import Example
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows, from_examples
@@ -36,6 +36,7 @@ from glmtune.tuning.settings import TuningSettings, settings_class
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128
+COMPARED_ROWS = 8  # answered alone too: in half precision the width of a batch can be seen
 TINY = {
     **{"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16},
     **{"inner_hidden_size": 128, "ffn_hidden_size": 96},
@@ -112,7 +113,7 @@ def _settings(method: str, **changes: Any) -> TuningSettings:
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
-def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, Any]:
+def measure_training(case: TrainingCase, device: Device, tiny: bool) -> dict[str, Any]:
     """Seconds a step, tokens a second, share of the matrix rate, and peak memory."""
     settings = _settings(
         case.method,
@@ -122,7 +123,7 @@ def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, 
     )
     seed_everything(settings.seed, torch.get_num_threads())
     torch.use_deterministic_algorithms(case.deterministic, warn_only=True)
-    base = random_model(case.model, place, case.bits, tiny)
+    base = random_model(case.model, device, case.bits, tiny)
     model = METHODS[case.method].prepare(base, settings)
     rows = random_rows(base.config, case)
     forget_peak()
@@ -135,7 +136,7 @@ def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, 
             settings,
             pad_token_id=base.config.pad_token_id,
             work=Path(work),
-            dtype=place.dtype,
+            dtype=device.dtype,
             callbacks=[clock],
         )
     seconds = clock.median()
@@ -150,10 +151,10 @@ def measure_training(case: TrainingCase, place: Place, tiny: bool) -> dict[str, 
     }
 
 
-def measure_generation(case: GenerationCase, place: Place, tiny: bool) -> dict[str, Any]:
-    """Seconds for the rows, answers a second, and peak memory."""
+def measure_generation(case: GenerationCase, device: Device, tiny: bool) -> dict[str, Any]:
+    """Seconds for the rows, answers a second, peak memory, and equality with rows alone."""
     seed_everything(SETTINGS["seed"], torch.get_num_threads())
-    base = random_model(case.model, place, None, tiny)
+    base = random_model(case.model, device, None, tiny)
     model: Any = base
     if case.method != "none":
         model = METHODS[case.method].prepare(base, _settings(case.method))
@@ -169,36 +170,45 @@ def measure_generation(case: GenerationCase, place: Place, tiny: bool) -> dict[s
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up
     forget_peak()
     start = time.perf_counter()
-    generate_texts(model, tokenizer, prompts, settings)
+    found = generate_texts(model, tokenizer, prompts, settings)
     synchronize()
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rows_per_second": case.rows / seconds, **peak_memory()}
+    figures = {"seconds": seconds, "rows_per_second": case.rows / seconds, **peak_memory()}
+    if case.batch_size == 1:
+        return figures
+    one_by_one = replace(settings, batch_size=1)
+    alone = generate_texts(model, tokenizer, prompts[:COMPARED_ROWS], one_by_one)
+    same = [a.text == b.text for a, b in zip(found, alone, strict=False)]
+    return figures | {
+        "same_texts_as_alone": statistics.mean(same),
+        "near_ties": sum(answer.near_tie for answer in found),
+    }
 
 
-def measure_agreement(model: str, place: Place, tiny: bool) -> dict[str, Any]:
+def measure_agreement(model: str, device: Device, tiny: bool) -> dict[str, Any]:
     """Largest difference of logits from the CPU's float32, in standard deviations of these.
 
     The model is always tiny: the CPU has to compute it too.
     """
     ids = torch.randint(5, 280, (4, 24), generator=torch.Generator().manual_seed(0))
-    cpu = random_model(model, Place("cpu", "float32", ""), None, tiny=True)
+    cpu = random_model(model, Device("cpu", "float32", ""), None, tiny=True)
     ids = torch.cat((ids, torch.tensor([prompt_end(cpu.config) or [9, 9]] * 4), ids), dim=1)
     with torch.no_grad():
         expected = cpu(ids).logits
         differences = {}
-        for dtype in ("float32", place.dtype, "float16"):
-            there: Any = random_model(model, Place("cpu", "float32", ""), None, tiny=True)
-            there = there.to(place.device, getattr(torch, dtype))
-            found = there(ids.to(place.device)).logits.float().cpu()
+        for dtype in ("float32", device.dtype, "float16"):
+            there: Any = random_model(model, Device("cpu", "float32", ""), None, tiny=True)
+            there = there.to(device.name, getattr(torch, dtype))
+            found = there(ids.to(device.name)).logits.float().cpu()
             differences[dtype] = float((found - expected).abs().max() / expected.std())
     return {"largest_difference": differences}
 
 
-def measure_matrix_rate(place: Place, tiny: bool) -> dict[str, float]:
-    """TFLOP/s of a square matrix product in the type of the place: what a model cannot exceed."""
+def measure_matrix_rate(device: Device, tiny: bool) -> dict[str, float]:
+    """TFLOP/s of a square matrix product in the type of the device: what a model cannot exceed."""
     size = 256 if tiny else 8192
     a, b = (
-        torch.randn(size, size, device=place.device, dtype=getattr(torch, place.dtype))
+        torch.randn(size, size, device=device.name, dtype=getattr(torch, device.dtype))
         for _ in range(2)
     )
     return {"tflops": 2 * size**3 / median_seconds(lambda: a @ b) / 1e12}
@@ -217,12 +227,12 @@ def median_seconds(work: Callable[[], Any], calls: int = 1) -> float:
     return statistics.median(times[3:])
 
 
-def random_model(name: str, place: Place, bits: int | None, tiny: bool) -> ChatGLMCausalLM:
+def random_model(name: str, device: Device, bits: int | None, tiny: bool) -> ChatGLMCausalLM:
     """The configuration of a family with random weights, made on the device."""
     config = FAMILIES[name].real_config
     if tiny:
         config = {key: TINY.get(key, value) for key, value in config.items()}
-    model = build_model(config, name, seed=1, dtype=place.dtype, device=place.device)
+    model = build_model(config, name, seed=1, dtype=device.dtype, device=device.name)
     if bits is not None:
         quantize_model(model, bits)
     return model

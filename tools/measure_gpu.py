@@ -34,7 +34,7 @@ from gpu_measurements import (
 )
 from quantized_measurements import QuantizedCase, measure_quantized
 
-from glmtune.devices import Place, choose_device
+from glmtune.devices import Device, choose_device
 from glmtune.errors import ResourceError
 from glmtune.files import read_json, write_json
 from glmtune.modeling.precision import BITS
@@ -50,7 +50,7 @@ class Measurement:
 
     kind: str
     case: dict[str, Any]
-    measure: Callable[[Place, bool], dict[str, Any]]
+    measure: Callable[[Device, bool], dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -67,11 +67,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after")
     parser.add_argument("--tiny", action="store_true", help="tiny models: a dry run")
     flags = parser.parse_args()
-    place = choose_device()
-    if place.device == "cpu" and not flags.tiny:
+    device = choose_device()
+    if device.name == "cpu" and not flags.tiny:
         raise ResourceError("no CUDA device: nothing to measure; --tiny shows that the tool runs")
     torch.backends.cuda.matmul.allow_tf32 = False
-    found = begun(flags.out, describe(place) | {"tiny": flags.tiny})
+    found = begun(flags.out, describe(device) | {"tiny": flags.tiny})
     begin = time.perf_counter()
     for measurement in measurements():
         if measurement.kind not in flags.only or measurement.name in found["results"]:
@@ -79,7 +79,7 @@ def main() -> None:
         if time.perf_counter() - begin > flags.seconds:
             print(f"{flags.seconds:.0f} s are over; run it again to go on", file=sys.stderr)
             break
-        figures = attempt(measurement, place, flags.tiny)
+        figures = attempt(measurement, device, flags.tiny)
         found["results"][measurement.name] = measurement.case | figures
         write_json(flags.out, found)
         print(measurement.name, "|", as_text(figures), flush=True)
@@ -148,10 +148,10 @@ def generation_cases() -> Iterator[GenerationCase]:
             yield GenerationCase(model, method, batch_size=1, rows=8)
 
 
-def attempt(measurement: Measurement, place: Place, tiny: bool) -> dict[str, Any]:
+def attempt(measurement: Measurement, device: Device, tiny: bool) -> dict[str, Any]:
     """The figures; what does not fit into the GPU is a result too."""
     try:
-        return measurement.measure(place, tiny)
+        return measurement.measure(device, tiny)
     except torch.OutOfMemoryError:
         return {"failed": "out of GPU memory"}
     finally:
@@ -160,7 +160,7 @@ def attempt(measurement: Measurement, place: Place, tiny: bool) -> dict[str, Any
             torch.cuda.empty_cache()
 
 
-def describe(place: Place) -> dict[str, Any]:
+def describe(device: Device) -> dict[str, Any]:
     """What the figures depend on beside the code."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     gpu = {}
@@ -168,8 +168,8 @@ def describe(place: Place) -> dict[str, Any]:
         card = torch.cuda.get_device_properties(0)
         gpu = {"memory_gb": card.total_memory / 1e9, "cuda": torch.version.cuda}
     return {
-        "device": place.reason,
-        "dtype": place.dtype,
+        "device": device.reason,
+        "dtype": device.dtype,
         "code": git_commit(),
         "versions": {"python": platform.python_version(), **versions},
         **gpu,

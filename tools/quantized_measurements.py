@@ -11,7 +11,7 @@ import torch
 from gpu_measurements import median_seconds
 from torch.nn import functional as F
 
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.errors import ResourceError
 from glmtune.modeling.dequantizers import OPENERS, choose_dequantizer, dequantize_with_torch
 from glmtune.modeling.quantization import quantize
@@ -27,20 +27,20 @@ class QuantizedCase:
     inputs: int | None
 
 
-def measure_quantized(case: QuantizedCase, place: Place, tiny: bool) -> dict[str, Any]:
+def measure_quantized(case: QuantizedCase, device: Device, tiny: bool) -> dict[str, Any]:
     """Seconds with each dequantizer, or why it refuses; of a product also without dequantizing."""
-    device, dtype = torch.device(place.device), getattr(torch, place.dtype)
+    torch_device, dtype = torch.device(device.name), getattr(torch, device.dtype)
     rows, columns = (case.rows // 64, case.columns // 64) if tiny else (case.rows, case.columns)
-    quantized, scale = quantize(torch.randn(rows, columns, device=device), case.bits)
+    quantized, scale = quantize(torch.randn(rows, columns, device=torch_device), case.bits)
     weight = dequantize_with_torch(quantized, scale, case.bits, dtype)
     figures: dict[str, Any] = {}
     x = None
     if case.inputs is not None:
-        x = torch.randn(case.inputs, columns, device=device, dtype=dtype)
+        x = torch.randn(case.inputs, columns, device=torch_device, dtype=dtype)
         figures["unpacked_seconds"] = median_seconds(lambda: F.linear(x, weight), calls=20)
     for name in OPENERS:
         try:
-            dequantizer = choose_dequantizer(device, case.bits, dtype, name)
+            dequantizer = choose_dequantizer(torch_device, case.bits, dtype, name)
         except ResourceError as error:
             figures[f"{name}_refused"] = str(error)
             continue

@@ -30,21 +30,29 @@ class Scripted:
     """In place of a model: says the tokens it was given, whatever it is asked."""
 
     device = torch.device("cpu")
+    prefix_encoder = None
 
     def __init__(self, ids: list[int]) -> None:
         self.ids = iter(ids)
         self.asked: list[int] = []
 
-    def __call__(self, tokens: torch.Tensor, **_: Any) -> Any:
-        self.asked = self.asked or tokens[0].tolist()
-        self.logits = torch.nn.functional.one_hot(torch.tensor([[next(self.ids)]]), 400).float()
+    @property
+    def transformer(self) -> Scripted:
         return self
 
-    def _prepare_position_ids_for_generation(self, ids: torch.Tensor, _: Any) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, *_: Any) -> torch.Tensor:
+        self.asked = self.asked or tokens[0].tolist()
+        hidden = torch.nn.functional.one_hot(torch.tensor(next(self.ids)), 400).float()
+        return hidden.expand(*tokens.shape, -1)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return torch.nn.Identity()
+
+    def prompt_position_ids(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.arange(ids.shape[1])[None]
 
-    def _update_model_kwargs_for_generation(self, _: Any, state: Any) -> Any:
-        return state
+    def next_position_ids(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions + 1
 
 
 def tokenizer_of(family: str, folder: Path) -> Tokenizer:

@@ -67,6 +67,6 @@ def test_a_card_is_used_in_the_half_precision_that_it_has(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
-    place = choose_device()
-    assert (place.device, place.dtype) == ("cuda", dtype)
-    assert "a card, compute capability 7.5" in place.reason
+    device = choose_device()
+    assert (device.name, device.dtype) == ("cuda", dtype)
+    assert "a card, compute capability 7.5" in device.reason

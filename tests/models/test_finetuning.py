@@ -52,7 +52,7 @@ def run(folder: Path, **changes: Any) -> Path:
         model=ModelFiles(folder=folder / "model", manifest=folder / "model.json"),
         data=folder / "data",
         settings=settings_of(**STEP | changes),
-        outputs=Outputs(done=done, work=folder / "work"),
+        outputs=Outputs(out_dir=done, resume_dir=folder / "work"),
     )
     return done
 
@@ -128,7 +128,7 @@ def test_a_resumed_training_counts_the_time_before(folder: Path) -> None:
 def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetuning, "free_memory", lambda place: 1000.0)
+    monkeypatch.setattr(finetuning, "free_memory", lambda device: 1000.0)
     monkeypatch.setattr(finetuning, "open_prepared", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(ResourceError, match=r"estimated memory: .* GB; .* in params.yaml: "):
         run(folder)

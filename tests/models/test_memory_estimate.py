@@ -11,7 +11,7 @@ from tiny_training import FAMILY_NAMES, TUNINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.building import build_model
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.errors import ResourceError
 from glmtune.families.registry import FAMILIES
 from glmtune.families.tokenized import TokenizedRows
@@ -26,8 +26,8 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.registry import METHODS
 
-CPU = Place("cpu", "float32", "")
-HALF = Place("cpu", "bfloat16", "")  # as on a GPU, with the CPU's kernels
+CPU = Device("cpu", "float32", "")
+HALF = Device("cpu", "bfloat16", "")  # as on a GPU, with the CPU's kernels
 BATCH = BatchShape(rows=3, length=12, targets=5)
 # THUDM's train.sh, apart from the batch.
 REAL: dict[str, Any] = {"pre_seq_len": 128, "rank": 8}
@@ -138,8 +138,8 @@ def test_a_gpu_keeps_the_norms_of_chatglm_6b_in_float32() -> None:
     settings = settings_of("lora")
     config = tiny_config("chatglm-6b")
     cpu, cuda = (
-        estimate_memory(config, METHODS["lora"], settings, BATCH, Place(device, "bfloat16", ""))
-        for device in ("cpu", "cuda")
+        estimate_memory(config, METHODS["lora"], settings, BATCH, Device(name, "bfloat16", ""))
+        for name in ("cpu", "cuda")
     )
     assert cuda.activations > cpu.activations
 

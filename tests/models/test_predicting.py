@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from steps import SCRIPTS, run_step
+from tiny_models import tiny_config
 from workspaces import wait_for
 
 from glmtune.checkpoints.building import build_model
@@ -20,6 +21,7 @@ from glmtune.checkpoints.sources import hash_model
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.files import write_json, write_jsonl
+from glmtune.generation.memory import auto_batch_size
 from glmtune.synthetic.general_qa import probe_rows
 from glmtune.workspace.step_settings import FOLDER, write_settings
 
@@ -147,6 +149,34 @@ def test_chatglm_writes_what_a_person_reads_beside_what_its_vocabulary_decodes(
     assert [line["labels"] for line in lines] == TEXTS
     assert [line["decoded_labels"] for line in lines] == [t.replace("，", ",") for t in TEXTS]
     assert all(line["predict"] == tokenizer.process_response(line["decoded"]) for line in lines)
+
+
+def test_an_automatic_batch_size_is_recorded_and_kept_for_a_resume(
+    prepared: Path, tmp_path: Path
+) -> None:
+    script = SCRIPTS / "generate_predictions.py"
+    command = [sys.executable, script, *flags_of(prepared, tmp_path, batch_size="auto")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = tmp_path / "store" / "generate_predictions"
+    wait_for(lambda: list(store.glob("*/*/batch_size.json")) != [])
+    process.kill()
+    process.wait()
+    (file,) = store.glob("*/*/batch_size.json")
+    assert 1 <= json.loads(file.read_text())["batch_size"] <= 256
+    write_json(file, {"batch_size": 3})  # as a machine with less memory would have chosen
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "up to 3 rows at once" in done.stdout
+    runtime = json.loads((tmp_path / "runtime.json").read_text())
+    assert (runtime["batch_size"], runtime["near_ties"]) == (3, 0)
+
+
+def test_an_automatic_batch_size_follows_from_model_prompts_and_total_memory() -> None:
+    model = build_model(tiny_config("chatglm2-6b"), "chatglm2-6b", seed=1)
+    prompts = [[5] * 10, [5] * 40]
+    sizes = [auto_batch_size(model, prompts, 88, memory) for memory in (0, 2e6, 4e6, 64e9)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1 < sizes[1] < sizes[2] < sizes[3] == 256
+    assert auto_batch_size(model, prompts, 1000, 2e6) < sizes[1]
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:

@@ -112,15 +112,15 @@ def test_a_missing_folder_is_named_with_the_alternatives(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"source './no': no such folder .* or a hub id"):
-        fingerprint({"source": "./no"})
+        fingerprint("./no")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
 def test_different_content_has_a_different_fingerprint(weights: Path, name: str) -> None:
     """With the same names, sizes and times: a second training writes exactly the same sizes."""
-    before = fingerprint({"source": "./weights/own"})
+    before = fingerprint("./weights/own")
     swap_a_byte(weights / name)
-    after = fingerprint({"source": "./weights/own"})
+    after = fingerprint("./weights/own")
     assert {key for key in before if before[key] != after[key]} == {name}
 
 
@@ -330,7 +330,7 @@ def test_weights_are_found_from_a_moved_workspace_and_from_a_queued_experiment(
     shutil.copytree(moved / "results", queued / "results")
     monkeypatch.chdir(queued)
     assert model_folder(queued / "results/done/model") == moved / "weights/own"
-    assert fingerprint({"source": "./weights/own"})
+    assert fingerprint("./weights/own")
 
 
 def test_missing_weights_are_named(weights: Path, tmp_path: Path) -> None:
@@ -344,10 +344,10 @@ def test_missing_weights_are_named(weights: Path, tmp_path: Path) -> None:
 
 
 def test_other_files_of_a_folder_are_not_the_model(weights: Path) -> None:
-    before = fingerprint({"source": "./weights/own"})
+    before = fingerprint("./weights/own")
     (weights / "notes.txt").write_text("mine")
-    assert fingerprint({"source": "./weights/own"}) == before
-    assert fingerprint({"source": "miniature"}) == {}
+    assert fingerprint("./weights/own") == before
+    assert fingerprint("miniature") == {}
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(weights: Path, tmp_path: Path) -> None:

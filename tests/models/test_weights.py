@@ -24,7 +24,7 @@ from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.prefix import save_prefix
 from glmtune.checkpoints.saving import save_model
-from glmtune.devices import Place
+from glmtune.devices import Device
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
@@ -63,23 +63,23 @@ def refusal(folder: Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("place", "asked", "expected"),
+    ("device", "asked", "expected"),
     [
-        (Place("cpu", "float32", ""), {}, torch.float32),
-        (Place("cpu", "bfloat16", ""), {}, torch.bfloat16),
-        (Place("cpu", "bfloat16", ""), {"dtype": "float16"}, torch.float16),
-        (Place("cuda", "bfloat16", ""), {"device": "cpu"}, torch.float32),
-        (Place("cuda", "bfloat16", ""), {"device": "cpu", "dtype": "float16"}, torch.float16),
+        (Device("cpu", "float32", ""), {}, torch.float32),
+        (Device("cpu", "bfloat16", ""), {}, torch.bfloat16),
+        (Device("cpu", "bfloat16", ""), {"dtype": "float16"}, torch.float16),
+        (Device("cuda", "bfloat16", ""), {"device": "cpu"}, torch.float32),
+        (Device("cuda", "bfloat16", ""), {"device": "cpu", "dtype": "float16"}, torch.float16),
     ],
 )
 def test_device_and_dtype_default_to_those_of_the_workflow(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: Place,
+    device: Device,
     asked: dict[str, str],
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: place)
+    monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: device)
     model = load_model(folder, **asked)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.device.type == "cpu"
@@ -90,7 +90,7 @@ def test_a_gpu_is_used_where_the_workflow_uses_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "glmtune.checkpoints.loading.choose_device", lambda: Place("cuda", "float16", "")
+        "glmtune.checkpoints.loading.choose_device", lambda: Device("cuda", "float16", "")
     )
     with pytest.raises(ResourceError, match="found cuda; this machine has 0 CUDA devices"):
         load_model(folder)

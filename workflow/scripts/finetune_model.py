@@ -5,6 +5,7 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
 
     python workflow/scripts/finetune_model.py --model results/models/chatglm2-6b
         --model-manifest results/models/chatglm2-6b.json --data data/tokenized/chatglm2-6b
+        --method lora --lr 1e-2 --max-steps 160 --batch-size 16 --seed 42
         --settings .glmtune/settings/<hash>.json
         --checkpoint results/checkpoints/chatglm2-6b/lora
         --manifest results/training/chatglm2-6b/lora.json
@@ -14,33 +15,39 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from glmtune.errors import run_script
-from glmtune.locations import store_folder
-from glmtune.tuning.settings import settings_class
-from glmtune.workspace.step_settings import read_settings, typed
-from glmtune.workspace.store import entry_for, reuse_or_compute
+from glmtune.tuning.settings import SETTINGS, settings_class
+from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.step_settings import typed, with_flags
+
+# Name in the store -> flag.
+OUTPUTS = {
+    "checkpoint": "checkpoint",
+    "manifest.json": "manifest",
+    "curve.csv": "curve",
+    "runtime.json": "runtime",
+}
 
 
 def main() -> None:
     """Read the flags and run the step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__, OUTPUTS)
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tokenised data")
-    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
-    parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
-    for output in ("checkpoint", "manifest", "curve", "runtime"):
-        parser.add_argument(f"--{output}", type=Path, required=True)
+    parser.add_argument("--method", choices=SETTINGS, required=True)
+    parser.add_argument("--lr", type=float, required=True, help="peak learning rate")
+    parser.add_argument("--max-steps", type=int, required=True, help="steps of the optimizer")
+    parser.add_argument("--batch-size", type=int, required=True, help="rows computed at once")
+    parser.add_argument("--seed", type=int, required=True)
     flags = parser.parse_args()
 
-    settings = typed(settings_class(flags.settings), flags.settings)
+    values = with_flags(flags, "method", "lr", "max_steps", "batch_size", "seed")
+    settings = typed(settings_class(values), values)
 
-    def compute(done: Path, work: Path) -> None:
+    def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
         from glmtune.steps.handed import ModelFiles, Outputs
@@ -49,18 +56,11 @@ def main() -> None:
             model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
             data=flags.data,
             settings=settings,
-            outputs=Outputs(done=done, work=work),
+            outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
         )
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}
-    entry = entry_for(flags.store, Path(__file__).name, flags.settings, inputs)
-    outputs = {
-        "checkpoint": flags.checkpoint,
-        "manifest.json": flags.manifest,
-        "curve.csv": flags.curve,
-        "runtime.json": flags.runtime,
-    }
-    reuse_or_compute(flags.store, entry, outputs, compute)
+    reuse_or_run(__file__, flags, OUTPUTS, compute, settings=values, inputs=inputs)
 
 
 if __name__ == "__main__":

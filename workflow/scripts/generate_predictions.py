@@ -1,4 +1,4 @@
-"""Let one model, tuned by one method or untuned, answer dev rows, examples and general questions.
+"""Generate with one model, tuned or untuned: dev rows, examples and general questions.
 
 Reads   the prepared model and its manifest, the checkpoint and its manifest (unless untuned),
         the dev rows
@@ -19,21 +19,25 @@ Writes  predictions, example answers and the answers to the project's own genera
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.generation.settings import PredictionSettings
-from glmtune.locations import store_folder
+from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.step_settings import read_settings, typed
-from glmtune.workspace.store import entry_for, reuse_or_compute
+
+# Name in the store -> flag.
+OUTPUTS = {
+    "predictions.jsonl": "predictions",
+    "examples.jsonl": "example-answers",
+    "probe.jsonl": "probe",
+    "runtime.json": "runtime",
+}
 
 
 def main() -> None:
     """Read the flags and run the step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__, OUTPUTS)
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--method", required=True, help="none, ptuning, lora or full")
@@ -45,15 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--examples", type=read_settings, required=True, help="prompts: a JSON file"
     )
-    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
-    parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
-    for output in ("predictions", "example-answers", "probe", "runtime"):
-        parser.add_argument(f"--{output}", type=Path, required=True)
     flags = parser.parse_args()
 
     settings = typed(PredictionSettings, flags.settings)
 
-    def compute(done: Path, work: Path) -> None:
+    def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.handed import ModelFiles, Outputs
         from glmtune.steps.predicting import predict
@@ -70,21 +70,14 @@ def main() -> None:
             dev=flags.dev,
             examples=flags.examples,
             settings=settings,
-            outputs=Outputs(done=done, work=work),
+            outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
         )
 
     inputs = {"model": flags.model_manifest, "dev": flags.dev}
     if flags.training_manifest:
         inputs["training"] = flags.training_manifest
     identity = {"method": flags.method, "examples": flags.examples, **flags.settings}
-    entry = entry_for(flags.store, Path(__file__).name, identity, inputs)
-    outputs = {
-        "predictions.jsonl": flags.predictions,
-        "examples.jsonl": flags.example_answers,
-        "probe.jsonl": flags.probe,
-        "runtime.json": flags.runtime,
-    }
-    reuse_or_compute(flags.store, entry, outputs, compute)
+    reuse_or_run(__file__, flags, OUTPUTS, compute, settings=identity, inputs=inputs)
 
 
 if __name__ == "__main__":

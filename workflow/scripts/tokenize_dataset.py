@@ -1,4 +1,4 @@
-"""Encode the data set with a model's tokenizer and prompts.
+"""Tokenize the data set with a model's tokenizer and prompt format.
 
 Reads   <data>/manifest.json, train.jsonl and dev.jsonl, the vocabulary of the prepared model
         and its manifest

@@ -12,23 +12,23 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 @dataclass(frozen=True)
-class Place:
+class Device:
     """A device with the dtype of frozen weights; `reason` is for the log and the report."""
 
-    device: str
+    name: str
     dtype: str
     reason: str
 
 
-def choose_device() -> Place:
+def choose_device() -> Device:
     """CUDA in bfloat16 where the card has it, else float16; the CPU in float32."""
     if not torch.cuda.is_available():
-        return Place("cpu", "float32", "no CUDA device")
+        return Device("cpu", "float32", "no CUDA device")
     major, minor = torch.cuda.get_device_capability()
     card = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Place("cuda", "bfloat16", card)
-    return Place("cuda", "float16", f"{card} without bfloat16")
+        return Device("cuda", "bfloat16", card)
+    return Device("cuda", "float16", f"{card} without bfloat16")
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -51,3 +51,12 @@ def parse_device(device: str | torch.device) -> torch.device:
             "choose cpu"
         )
     return found
+
+
+def total_memory(device: Device) -> float:
+    """Bytes of memory that `device` has, in use or not: of the GPU, or RAM."""
+    if device.name == "cpu":
+        import psutil
+
+        return float(psutil.virtual_memory().total)
+    return float(torch.cuda.get_device_properties(0).total_memory)

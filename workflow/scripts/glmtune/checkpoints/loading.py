@@ -104,9 +104,9 @@ def _dtype_and_device(
 ) -> tuple[torch.dtype, torch.device]:
     """The requested dtype and device; None means what the workflow's steps would use."""
     usual = choose_device()
-    torch_device = parse_device(usual.device if device is None else device)
+    torch_device = parse_device(usual.name if device is None else device)
     if dtype is None:
-        dtype = usual.dtype if torch_device.type == usual.device else "float32"
+        dtype = usual.dtype if torch_device.type == usual.name else "float32"
     return parse_dtype(dtype), torch_device
 
 

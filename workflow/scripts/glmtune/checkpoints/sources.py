@@ -33,14 +33,15 @@ def model_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
 
 
-def fingerprint(entry: Mapping[str, Any]) -> dict[str, str]:
+def fingerprint(source: str, tokenizer: str | None = None) -> dict[str, str]:
     """`{file name: SHA-256}` of a local source; when it changes, its results are computed again.
 
-    `entry` is one of `models:`. Raises WeightsError if the folder does not exist.
+    `source` and `tokenizer` are keys of an entry of `models:`. Raises WeightsError if the folder
+    does not exist.
     """
-    files = vocabulary_files(entry.get("tokenizer"))
-    if kind_of_source(entry["source"]) == "folder":
-        files += model_files(local_folder(entry["source"]))
+    files = vocabulary_files(tokenizer)
+    if kind_of_source(source) == "folder":
+        files += model_files(local_folder(source))
     return {path.name: digest for path, digest in hash_files(files).items()}
 
 

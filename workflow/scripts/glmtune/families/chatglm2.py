@@ -1,6 +1,7 @@
-"""ChatGLM2-6B: `[gMASK] sop prompt answer </s>`, encoded as THUDM's ptuning/main.py does.
+r"""ChatGLM2-6B: `[gMASK] sop prompt answer </s>`, encoded as THUDM's ptuning/main.py does.
 
-ChatGLM3-6B has the same architecture and kind of vocabulary and reuses this module.
+The text of a prompt, `[Round 1]\n\n问：…\n\n答：`, is in `tokenizers.py`. ChatGLM3-6B has the same
+architecture and kind of vocabulary and reuses this module.
 """
 
 from __future__ import annotations

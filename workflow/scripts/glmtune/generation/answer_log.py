@@ -7,25 +7,24 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
 
-class Answer(Protocol):
-    """What is written down of a generated text."""
+@dataclass(frozen=True)
+class Answer:
+    """A generated text."""
 
-    @property
-    def text(self) -> str:
-        """What a person reads."""
-
-    @property
-    def decoded(self) -> str:
-        """What the vocabulary decodes."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it ended by itself."""
+    text: str
+    """As chat() shows it to a person."""
+    decoded: str
+    """As the vocabulary decodes its ids, white space at both ends removed."""
+    finished: bool
+    """False: cut at max_new_tokens."""
+    near_tie: bool = False
+    """Whether two tokens were almost equally good at some step."""
 
 
 class AnswerLog:
@@ -55,7 +54,7 @@ class AnswerLog:
         """Write down the answers to the questions of these numbers."""
         for number, answer in answers.items():
             texts = {"predict": answer.text, "decoded": answer.decoded}
-            kept = texts | {"finished": answer.finished}
+            kept = texts | {"finished": answer.finished, "near_tie": answer.near_tie}
             row = {"number": number, **kept}
             self._file.write(_encoded(row | {"crc32": zlib.crc32(_encoded(row))}) + b"\n")
             self.answers[number] = kept

@@ -1,4 +1,8 @@
-"""Texts for many prompts: in batches sorted by length, in the order of the prompts in the end.
+"""Answers to many prompts: in groups of a fixed membership, in the order of the prompts in the end.
+
+A group's rows go through the engine together, from its first to its last: which rows share a batch
+follows from prompts, limits and settings alone. So a group that was answered again has the same
+answers to the last bit of their logits.
 
 Knows nothing about data sets or tuning methods.
 """
@@ -6,25 +10,22 @@ Knows nothing about data sets or tuning methods.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from glmtune.families.tokenizers import Tokenizer
-from glmtune.generation.decoding import Answer, decode_batch
-from glmtune.generation.sampling import Draw, likeliest
+from glmtune.generation.answer_log import Answer
+from glmtune.generation.engine import Engine, Event, Request
+from glmtune.generation.sampling import Sampler
 from glmtune.generation.settings import Decoding, GenerationSettings
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """A generated text."""
-
-    text: str  # as chat() shows it to a person
-    decoded: str  # as the vocabulary decodes its ids, white space at both ends removed
-    finished: bool  # False: cut at max_new_tokens
+# A group is this many batches: so seldom the batch runs empty, and so much a kill may cost.
+BATCHES_OF_GROUP = 4
+# Rows whose two best logits came closer than this at some step may differ from the same row in
+# another batch, or alone: fp32 kernels add in an order that depends on the width of the batch.
+NEAR_TIE = 1e-4
 
 
 def generate_texts(
@@ -34,19 +35,19 @@ def generate_texts(
     settings: GenerationSettings,
     *,
     limits: Sequence[int] | None = None,
-) -> list[Prediction]:
+) -> list[Answer]:
     """Generate one text for each prompt, given as token ids with the special tokens in place.
 
-    Neither the batch size nor the other prompts change a text. `limits` are max_new_tokens of each
-    prompt, if they differ.
+    Neither the batch size nor the other prompts change a text, near ties and rounding to half
+    precision aside. `limits` are max_new_tokens of each prompt, if they differ.
     """
-    predictions: dict[int, Prediction] = {}
-    for batch in generate_batches(model, tokenizer, prompts, settings, limits=limits):
-        predictions |= batch
-    return [predictions[number] for number in range(len(prompts))]
+    answers: dict[int, Answer] = {}
+    for group in generate_groups(model, tokenizer, prompts, settings, limits=limits):
+        answers |= group
+    return [answers[number] for number in range(len(prompts))]
 
 
-def generate_batches(
+def generate_groups(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
@@ -54,75 +55,73 @@ def generate_batches(
     *,
     answered: Collection[int] = (),
     limits: Sequence[int] | None = None,
-) -> Iterator[dict[int, Prediction]]:
-    """As `generate_texts`, batch by batch: {number of the prompt: text}.
+) -> Iterator[dict[int, Answer]]:
+    """As `generate_texts`, group by group: {number of the prompt: answer}.
 
-    Batches whose prompts are all among `answered` are left out; the others are the same batches as
-    without it, so that a text is the same to the last bit of its logits.
+    Groups whose prompts are all among `answered` are left out; the others are the same groups as
+    without it.
     """
+    slots = settings.batch_size
+    assert slots != "auto", "chosen by auto_batch_size before"
     limits = limits or [settings.max_new_tokens] * len(prompts)
-    batches = [
-        batch for batch in _batches(prompts, settings.batch_size) if not set(batch) <= set(answered)
+    requests = [
+        Request(ids, limit, tokenizer.stop_token_ids, sampler_of(settings, number))
+        for number, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
-    total = sum(map(len, batches))
-    with tqdm(total=total, unit="rows", desc="generating") as progress:
-        for batch in batches:
-            answers = answer_batch(
-                model,
-                tokenizer,
-                [prompts[number] for number in batch],
-                settings,
-                numbers=batch,
-                limits=[limits[number] for number in batch],
-            )
-            yield {
-                number: _prediction(tokenizer, answer)
-                for number, answer in zip(batch, answers, strict=True)
-            }
-            progress.update(len(batch))
+    groups = [group for group in _groups(prompts, slots) if not set(group) <= set(answered)]
+    with tqdm(total=sum(map(len, groups)), unit="rows", desc="generating") as progress:
+        for group in groups:
+            drafts = {number: _Draft() for number in group}
+            for number, event in _events(model, group, requests, slots):
+                drafts[number].add(event)
+                progress.update(event.end is not None)
+            yield {number: draft.answer(tokenizer) for number, draft in drafts.items()}
 
 
-def answer_batch(
-    model: PreTrainedModel,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
-    settings: Decoding,
-    *,
-    numbers: Sequence[int],
-    limits: Sequence[int],
-) -> list[Answer]:
-    """The ids that answer each prompt; a prompt's number decides what is drawn for it."""
-    input_ids, attention_mask = pad_left(prompts, tokenizer.pad_token_id)
-    choose = Draw.for_rows(numbers, max(limits), settings) if settings.do_sample else likeliest
-    return decode_batch(
-        model,
-        input_ids.to(model.device),
-        attention_mask.to(model.device),
-        limits=limits,
-        stop_ids=tokenizer.stop_token_ids,
-        choose=choose,
-    )
+def sampler_of(settings: Decoding, number: int) -> Sampler | None:
+    """How the prompt of this number is answered: its random numbers are its own."""
+    if not settings.do_sample:
+        return None
+    return Sampler(settings.temperature, settings.top_p, (settings.seed, number))
 
 
-def pad_left(
-    prompts: Sequence[Sequence[int]], pad_token_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (batch, longest prompt) int64, padded on the left."""
-    length = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), length), pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, length - len(prompt) :] = 1
-    return input_ids, attention_mask
+def _events(
+    model: PreTrainedModel, group: Sequence[int], requests: Sequence[Request], slots: int
+) -> Iterator[tuple[int, Event]]:
+    """(number of the prompt, event) as a group is answered by a fresh engine."""
+    engine = Engine(model, slots=slots)
+    numbers = {engine.add(requests[number]): number for number in group}
+    while engine.is_busy:
+        for event in engine.step():
+            yield numbers[event.row], event
 
 
-def _prediction(tokenizer: Tokenizer, answer: Answer) -> Prediction:
-    decoded = tokenizer.decode(answer.ids)
-    return Prediction(tokenizer.process_response(decoded), decoded.strip(), answer.finished)
+@dataclass
+class _Draft:
+    """The part of an answer that has come."""
+
+    ids: list[int] = field(default_factory=list)
+    is_finished: bool = False
+    is_near_tie: bool = False
+
+    def add(self, event: Event) -> None:
+        self.is_finished = event.end == "stop"
+        self.is_near_tie |= event.margin < NEAR_TIE
+        if not self.is_finished:
+            self.ids.append(event.token)
+
+    def answer(self, tokenizer: Tokenizer) -> Answer:
+        decoded = tokenizer.decode(self.ids)
+        text = tokenizer.process_response(decoded)
+        return Answer(text, decoded.strip(), self.is_finished, self.is_near_tie)
 
 
-def _batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """The numbers of the prompts in batches, longest first: the first batch needs most memory."""
+def _groups(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """The numbers of the prompts in groups of about equal size, longest first.
+
+    Prompts of like length join together, and the first group needs most memory.
+    """
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    count = max(1, -(-len(prompts) // (batch_size * BATCHES_OF_GROUP)))
+    size = max(1, -(-len(prompts) // count))
     return [order[start : start + size] for start in range(0, len(order), size)]

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from glmtune.families.conversation import Message, Turn
 from glmtune.families.tokenizers import Tokenizer
-from glmtune.generation.batches import answer_batch
-from glmtune.generation.settings import Decoding
+from glmtune.generation.engine import Request, answer
+from glmtune.generation.sampling import Sampler
 
 
 def chat(
@@ -30,9 +30,7 @@ def chat(
     (ChatGLM-6B: 0.7 and 0.95). The prompt, where the answer stops and how it is shown are its own.
     It is computed on the model's device in its dtype: `load_model` chooses them.
     """
-    settings = Decoding(do_sample=do_sample, top_p=top_p, temperature=temperature, seed=seed)
+    sampler = Sampler(temperature, top_p, (seed, 0)) if do_sample else None
     prompt = tokenizer.chat_prompt_ids(query, history)
-    (answer,) = answer_batch(
-        model, tokenizer, [prompt], settings, numbers=[0], limits=[max_new_tokens]
-    )
-    return tokenizer.process_response(tokenizer.decode(answer.ids))
+    ids = answer(model, Request(prompt, max_new_tokens, tokenizer.stop_token_ids, sampler))
+    return tokenizer.process_response(tokenizer.decode(ids))

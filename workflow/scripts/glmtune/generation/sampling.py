@@ -1,59 +1,119 @@
-"""Which token comes next: the likeliest, or one drawn by chance.
+"""Which token comes next: the one with the highest logit, or a random one.
 
-A drawn answer depends on the seed and on the row's number only, not on the batch it is in: every
-row brings random numbers of its own, one for each token.
+A sampled answer depends on its sampler's seed only, not on the batch it is in: every row has random
+numbers of its own, one for each token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from glmtune.generation.settings import Decoding
-
-# (logits (n, vocabulary) in fp32, the n rows of the batch they belong to, how many tokens each has
-# so far) -> ids (n,)
-Choose = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
-
-# transformers draws from the 50 likeliest tokens unless told otherwise, and the official scripts
-# do not tell it otherwise.
+# transformers samples from the 50 tokens with the highest logits unless told otherwise, and the
+# official scripts do not tell it otherwise.
 TOP_K = 50
-
-
-def likeliest(logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
-    """Greedy decoding."""
-    return logits.argmax(dim=-1)
+# Words whose logits are computed at once on a CPU: those of 200 rows stay in its cache.
+CPU_WORDS = 2048
+BLOCK = 64  # words
 
 
 @dataclass(frozen=True)
-class Draw:
+class Sampler:
     """Sampling as transformers does it: temperature, then top-k, then top-p."""
 
-    # In [0, 1): (rows of the batch, most new tokens).
-    chances: torch.Tensor
     temperature: float
     top_p: float
+    seed: int | tuple[int, ...]
 
-    @classmethod
-    def for_rows(cls, numbers: Sequence[int], length: int, settings: Decoding) -> Draw:
-        """For rows of these numbers and answers up to `length`."""
-        chances = [np.random.default_rng((settings.seed, n)).random(length) for n in numbers]
-        return cls(
-            torch.from_numpy(np.stack(chances)).float(), settings.temperature, settings.top_p
-        )
+    def uniforms(self) -> Iterator[float]:
+        """Random numbers in [0, 1), one for each token of an answer."""
+        random = np.random.default_rng(self.seed)
+        while True:
+            yield float(random.random())
 
-    def __call__(self, logits: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
-        """The token whose part of the line from 0 to 1 the row's chance falls into."""
-        scores, ids = logits.topk(min(TOP_K, logits.shape[-1]))  # the likeliest first
-        shares = (scores / self.temperature).softmax(dim=-1)
-        # A token stays if those before it do not fill top_p: the first always does.
-        shares = shares.where(shares.cumsum(dim=-1) - shares < self.top_p, 0)
-        ends = shares.cumsum(dim=-1)
-        chances = self.chances[list(rows), step, None].to(ends.device) * ends[:, -1:]
-        place = (ends <= chances).sum(dim=-1, keepdim=True)
-        # Rounded up to 1, a chance would fall behind the last token.
-        last = (shares > 0).sum(dim=-1, keepdim=True) - 1
-        return ids.gather(1, place.minimum(last))[:, 0]
+
+@dataclass(frozen=True)
+class Candidates:
+    """The highest logits of n rows in fp32 and their token ids, (n, k) each, in falling order.
+
+    Of two candidates the second has no id of its own: it only shows how close it is.
+    """
+
+    logits: torch.Tensor
+    ids: torch.Tensor
+
+
+def top_candidates(hidden: torch.Tensor, head: nn.Module, count: int) -> Candidates:
+    """The `count` best next tokens of hidden states (n, hidden); of equal ones the lowest id first.
+
+    On a CPU the output layer is applied to a part of the vocabulary at a time: the logits are
+    reduced while they are in the processor's cache and are never stored as a whole.
+    """
+    best: Candidates | None = None
+    for start, logits in _logits_in_parts(hidden, head):
+        found = _top_two(logits) if count == 2 else _top(logits, count)
+        found = Candidates(found.logits.float(), found.ids + start)
+        best = found if best is None else _merge(best, found, count)
+    assert best is not None, "a vocabulary has words"
+    return best
+
+
+def sample(
+    candidates: Candidates, samplers: Sequence[Sampler], uniforms: torch.Tensor
+) -> torch.Tensor:
+    """A token id for each row (n,), chosen by its number in [0, 1) among its candidates."""
+    temperature, top_p = (
+        torch.tensor(values, device=uniforms.device)[:, None]
+        for values in ([s.temperature for s in samplers], [s.top_p for s in samplers])
+    )
+    shares = (candidates.logits / temperature).softmax(dim=-1)
+    # A token stays if those before it do not fill top_p: the first always does.
+    shares = shares.where(shares.cumsum(dim=-1) - shares < top_p, 0)
+    cumulative = shares.cumsum(dim=-1)
+    place = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
+    # Rounded up to 1, a number would fall behind the last token.
+    last = (shares > 0).sum(dim=-1, keepdim=True) - 1
+    return candidates.ids.gather(1, place.minimum(last))[:, 0]
+
+
+def _logits_in_parts(hidden: torch.Tensor, head: nn.Module) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first token id, logits) of each part of the vocabulary."""
+    if hidden.device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
+        yield 0, head(hidden)  # an adapter on the head has to be called
+        return
+    for start in range(0, len(head.weight), CPU_WORDS):
+        yield start, F.linear(hidden, head.weight[start : start + CPU_WORDS])
+
+
+def _top_two(logits: torch.Tensor) -> Candidates:
+    """As `_top`, the lowest id first among equal logits, which topk leaves open.
+
+    Maxima of blocks first, then of one block in each row: on a CPU a search for values is several
+    times as fast as one for places. NaN counts as the highest, so that it is seen.
+    """
+    words = logits.shape[-1]
+    blocks = logits.unflatten(-1, (-1, BLOCK if words % BLOCK == 0 else words))  # (n, blocks, size)
+    highest = blocks.amax(dim=-1)
+    block = highest.argmax(dim=-1, keepdim=True)
+    inside = blocks.take_along_dim(block[..., None], dim=1)[:, 0]  # (n, size)
+    first, place = inside.max(dim=-1, keepdim=True)
+    inside = inside.scatter(1, place, -torch.inf)
+    others = highest.scatter(1, block, inside.amax(dim=-1, keepdim=True))
+    second = others.amax(dim=-1, keepdim=True)
+    ids = block * blocks.shape[-1] + place
+    return Candidates(torch.cat((first, second), 1), torch.cat((ids, ids), 1))
+
+
+def _top(logits: torch.Tensor, count: int) -> Candidates:
+    return Candidates(*logits.topk(min(count, logits.shape[-1])))
+
+
+def _merge(best: Candidates, found: Candidates, count: int) -> Candidates:
+    logits, ids = torch.cat((best.logits, found.logits), 1), torch.cat((best.ids, found.ids), 1)
+    order = logits.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    return Candidates(logits.gather(1, order), ids.gather(1, order))

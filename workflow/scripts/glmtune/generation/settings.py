@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class GenerationSettings(Decoding):
     """The keys of params.yaml's `generation`, with the seed."""
 
     max_new_tokens: int
-    batch_size: int
+    batch_size: int | Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)

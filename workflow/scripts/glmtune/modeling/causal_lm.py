@@ -21,12 +21,31 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from glmtune.labels import IGNORED_LABEL
-from glmtune.modeling.kv_cache import DecodingCache, KeyValue
+from glmtune.modeling.kv_cache import KeyValue, PromptCache, SlotCache
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.target_loss import count_items, mean_target_loss
 
 if TYPE_CHECKING:
     from glmtune.modeling.prefix import PrefixShape
+
+
+def attend_cached(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    cache: Cache | PromptCache | SlotCache | None,
+    layer_index: int,
+    prefix: KeyValue | None,
+    visible: torch.Tensor | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Let new keys and values enter the cache, the prefix not; then as `attend`."""
+    if isinstance(cache, SlotCache):  # its rows differ in length, and it holds the prefix
+        return cache.attend(query, key, value, layer_index)
+    if cache is not None:
+        key, value = cache.update(key, value, layer_index)
+    return attend(query, key, value, prefix=prefix, visible=visible, dropout=dropout)
 
 
 def attend(
@@ -125,13 +144,8 @@ def run_layers(
     """
     encoder = model.prefix_encoder
     prefixes: list[KeyValue | None] = [None] * len(model.layers)
-    if encoder is not None:
-        computed = encoder(hidden.shape[0], working_dtype(hidden))
-        cache = context.get("past_key_values")
-        if isinstance(cache, DecodingCache):  # it puts the prefix in front itself, once
-            cache.take_prefixes(computed)
-        else:
-            prefixes = computed
+    if encoder is not None and not isinstance(context.get("past_key_values"), SlotCache):
+        prefixes = encoder(hidden.shape[0], working_dtype(hidden))
     for layer, prefix in zip(model.layers, prefixes, strict=True):
         if recorded is not None:
             recorded.append(hidden)
@@ -171,6 +185,14 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
     def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
         """The shape of position_ids for so many rows of this length."""
         return (rows, length)
+
+    def prompt_position_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The position_ids of prompts (b, s) that are padded on the right, if at all."""
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+
+    def next_position_ids(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """The position_ids (b, …, 1) of the tokens that follow those at `position_ids`."""
+        return position_ids + 1
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of variance 1 / hidden size: 0.02 at 6B, and it suits a miniature."""

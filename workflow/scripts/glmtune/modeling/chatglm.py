@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    attend,
+    attend_cached,
     run_layers,
     set_initial_scale,
     token_positions,
@@ -168,9 +168,16 @@ class SelfAttention(nn.Module):
         fused = self.query_key_value(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = fused.chunk(3, dim=-1)
         query, key = rotate(query, rotary), rotate(key, rotary)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_index)
-        return self.dense(attend(query, key, value, prefix=prefix, visible=visible))
+        context = attend_cached(
+            query,
+            key,
+            value,
+            cache=past_key_values,
+            layer_index=self.layer_index,
+            prefix=prefix,
+            visible=visible,
+        )
+        return self.dense(context)
 
 
 class MLP(nn.Module):
@@ -294,6 +301,15 @@ class ChatGLMForConditionalGeneration(ChatGLMCausalLM):
     def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
         """Two positions for each token: in the prompt, and in the answer."""
         return (rows, 2, length)
+
+    def prompt_position_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Two rows of positions, (b, 2, s), as the official tokenizer makes them."""
+        config: Any = self.config
+        return prompt_positions(input_ids, torch.ones_like(input_ids), config)
+
+    def next_position_ids(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Only the second row of positions advances in an answer."""
+        return torch.cat((position_ids[:, :1], position_ids[:, 1:] + 1), dim=1)
 
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]

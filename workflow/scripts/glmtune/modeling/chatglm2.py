@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
-    attend,
+    attend_cached,
     run_layers,
     set_initial_scale,
     token_positions,
@@ -176,10 +176,16 @@ class SelfAttention(nn.Module):
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in fused
         )
         query, key = rotate(query, rotary), rotate(key, rotary)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_index)
-        dropout = self.dropout if self.training else 0.0
-        context = attend(query, key, value, prefix=prefix, visible=visible, dropout=dropout)
+        context = attend_cached(
+            query,
+            key,
+            value,
+            cache=past_key_values,
+            layer_index=self.layer_index,
+            prefix=prefix,
+            visible=visible,
+            dropout=self.dropout if self.training else 0.0,
+        )
         return self.dense(context)
 
 

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    create_model,
+    field_serializer,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from glmtune.params.ranges import (
@@ -20,7 +30,9 @@ from glmtune.params.ranges import (
     Dropout,
     LearningRate,
     Limit,
+    NotNegative,
     Positive,
+    PositiveShare,
     Seed,
     Seeds,
     Share,
@@ -141,7 +153,7 @@ class Training(Section):
     """How the learning rate falls after its peak."""
     warmup_ratio: Share
     """The share of the steps in which the learning rate rises to its peak."""
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NotNegative
     """How strongly trained weights are pulled to 0."""
     max_grad_norm: Positive
     """Longer gradients are shortened to this norm."""
@@ -235,18 +247,18 @@ class Generation(Section):
 
     max_new_tokens: Count
     """Longer answers are cut."""
-    batch_size: Count
-    """Prompts that are answered at once."""
+    batch_size: Count | Literal["auto"]
+    """Rows that are answered at once; `auto`: what the device's memory holds, up to 256."""
     do_sample: bool
-    """Draw each token by chance instead of taking the likeliest."""
-    top_p: Annotated[float, Field(gt=0, le=1)]
+    """Sample each token instead of taking the likeliest."""
+    top_p: PositiveShare
     """Draw from the likeliest tokens that together have this probability."""
     temperature: Positive
     """Lower: likelier tokens; higher: more variety."""
 
 
 def _kind_of_dataset(value: Any) -> str:
-    return "files" if isinstance(value, dict) else "name"
+    return "files" if isinstance(value, dict | UserFiles) else "name"
 
 
 class ParamsFile(Section):
@@ -298,4 +310,12 @@ class ParamsFile(Section):
         return {
             name: {"method": name, **entry} if isinstance(entry, Mapping) else entry
             for name, entry in methods.items()
+        }
+
+    @field_serializer("methods", mode="wrap")
+    def _leave_out_names(self, methods: Any, dump: SerializerFunctionWrapHandler) -> Any:
+        """Leave out each method that is its entry's name, as the file may do."""
+        return {
+            name: {key: value for key, value in entry.items() if (key, value) != ("method", name)}
+            for name, entry in dump(methods).items()
         }

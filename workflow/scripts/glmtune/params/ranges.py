@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -29,6 +35,14 @@ def _each_once(items: list[Any]) -> list[Any]:
     return items
 
 
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
+
+
+# A number that stays as it was written: a float would write 32.0 into results where 32 stood.
+AS_WRITTEN = WrapValidator(_as_written)
+
 Count = Annotated[int, Field(ge=1)]
 Limit = Annotated[Count | None, BeforeValidator(_whole_or_null)]
 Bits = Annotated[
@@ -44,10 +58,12 @@ Seeds = Annotated[
     Field(max_length=1000, json_schema_extra={"uniqueItems": True}),
 ]
 TokenLimit = Annotated[int, Field(ge=8)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
+PositiveShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
+Dropout = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
+LearningRate = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
+Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
+NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
 Text = Annotated[str, Field(min_length=1)]
 # What becomes a flag of a command: the system has a longest one.
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

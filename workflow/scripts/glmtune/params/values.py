@@ -16,43 +16,55 @@ from glmtune.errors import ParamsError
 from glmtune.locations import user_path
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
+from glmtune.params.models import ParamsFile, Section
 from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
 from glmtune.params.sentences import show
 
+# The keys of `dataset:` that are files of the user.
+SPLITS = ("train", "dev")
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
+# What of a tuning stands in the command of finetune_model.py; the rest is in its settings file.
+TRAINING_FLAGS = ("method", "lr", "max_steps", "batch_size", "seed")
 # Keys of an entry of `methods:` that come from the top level unless the entry has its own.
-TOP_LEVEL_KNOBS = {"ptuning": ("lr", "pre_seq_len")}
+KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 
 
 @dataclass(frozen=True)
 class Run:
     """One cell of the comparison: a model tuned by one entry of `methods:` with one seed.
 
-    `method` names its files: `base_method`, the entry's name, and for each seed after the first
+    `method` names its files: `entry`, the entry's name, and for each seed after the first
     a suffix, as in `lora.seed-43`.
     """
 
     model: str
     method: str
-    base_method: str
+    entry: str
     seed: int
     is_trained: bool
 
 
 @dataclass(frozen=True)
 class Params:
-    """The checked values of params.yaml, complete and with numbers as numbers."""
+    """params.yaml after its check, complete and typed."""
 
-    values: Mapping[str, Any]
+    file: ParamsFile
 
-    def __getitem__(self, key: str) -> Any:
-        return self.values[key]
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Params:
+        """From values in which `find_mistakes` finds none."""
+        return cls(ParamsFile.model_validate(values))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All values as plain data, with the keys that the file has."""
+        return _as_data(self.file)
 
     @property
     def models(self) -> list[str]:
         """Names of the models, in the file's order."""
-        return list(self["models"])
+        return list(self.file.models)
 
     @property
     def methods(self) -> list[str]:
@@ -61,7 +73,7 @@ class Params:
         A method that is tuned with several seeds has a name for each.
         """
         names = []
-        for name in sorted(self["methods"], key=lambda name: self.trains(name)):
+        for name in sorted(self.file.methods, key=self.trains):
             further = self.seeds[1:] if self.trains(name) else []
             names += [name, *(f"{name}{SEED_SUFFIX}{seed}" for seed in further)]
         return names
@@ -69,7 +81,7 @@ class Params:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the tunings, at least one."""
-        return list(self["seeds"]) or [self["seed"]]
+        return list(self.file.seeds) or [self.file.seed]
 
     @property
     def runs(self) -> list[Run]:
@@ -78,7 +90,7 @@ class Params:
             Run(
                 model,
                 method,
-                self.base_method(method),
+                self.entry_of(method),
                 self.seed_of(method),
                 is_trained=self.trains(method),
             )
@@ -88,9 +100,9 @@ class Params:
 
     def family(self, model: str) -> str:
         """The family of a model, e.g. `chatglm2-6b`."""
-        return self["models"][model].get("family", model)
+        return self.file.models[model].family or model
 
-    def base_method(self, method: str) -> str:
+    def entry_of(self, method: str) -> str:
         """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
         return method.partition(SEED_SUFFIX)[0]
 
@@ -100,27 +112,27 @@ class Params:
         return int(further) if further else self.seeds[0]
 
     def tuning_method(self, method: str) -> str:
-        """The method of an entry of `methods:`: none, ptuning, lora or full."""
-        name = self.base_method(method)
-        return self["methods"][name].get("method", name)
+        """The tuning method of its entry: none, ptuning, lora or full."""
+        return self.file.methods[self.entry_of(method)].method
 
     def trains(self, method: str) -> bool:
-        """Whether an entry of `methods:` trains anything."""
+        """Whether its entry trains anything."""
         return self.tuning_method(method) != UNTUNED
 
     def dataset_flags(self) -> str:
         """The flags of `fetch_dataset.py` that decide the content, beside the user's files."""
-        dataset, data = self["dataset"], self["data"]
-        flags: list[tuple[str, Any]] = [("seed", self["seed"])]
+        dataset, data = self.file.dataset, self.file.data
+        flags: list[tuple[str, Any]] = [("seed", self.file.seed)]
         if dataset == "sample":
-            flags = [("sample", None), *self["sample"].items(), *flags]
+            flags = [("sample", None), *self.file.sample, *flags]
         elif dataset == "adgen":
-            sources = [("adgen-source", source) for source in data["adgen_sources"]]
+            sources = [("adgen-source", source) for source in data.adgen_sources]
             flags = [("adgen", None), *sources, *flags]
         else:
-            flags += [(key, dataset[key]) for key in dataset if key not in ("train", "dev")]
+            flags += [(key, value) for key, value in dataset if value and key not in SPLITS]
             flags += [] if self.takes_tools() else [("no-tools", None)]
-        flags += [(key, data[key]) for key in SUBSET_KEYS if data[key] is not None]
+        subset = ((key, getattr(data, key)) for key in SUBSET_KEYS)
+        flags += [(key, value) for key, value in subset if value is not None]
         return " ".join(_flag(name, value) for name, value in flags)
 
     def dataset_files(self) -> dict[str, Path]:
@@ -128,44 +140,56 @@ class Params:
 
         Raises ParamsError for a file that is not there.
         """
-        dataset = self["dataset"]
+        dataset = self.file.dataset
         if isinstance(dataset, str):
             return {}
-        files = {split: user_path(dataset[split]) for split in ("train", "dev")}
+        files = {split: user_path(getattr(dataset, split)) for split in SPLITS}
         for split, path in files.items():
             if not path.is_file():
                 raise ParamsError(
-                    f"params.yaml: dataset.{split}: no such file {dataset[split]!r} ({path}); "
-                    f"a relative path counts from the repository"
+                    f"params.yaml: dataset.{split}: no such file {getattr(dataset, split)!r} "
+                    f"({path}); a relative path counts from the repository"
                 )
         return files
 
     def token_limits(self) -> dict[str, Any]:
         """The limits of prompts and answers, in tokens, and what a longer history becomes."""
         keys = ("max_source_tokens", "max_target_tokens", "long_history")
-        return {key: self[key] for key in keys}
+        return {key: getattr(self.file, key) for key in keys}
 
     def model_settings(self, model: str) -> dict[str, Any]:
         """What decides a model's weights and vocabulary."""
-        entry = dict(self["models"][model])
-        settings = {**entry, "family": self.family(model), "seed": self["seed"]}
-        if entry["source"] in ("miniature", "random"):  # the latter for its vocabulary
-            settings |= {"miniature": self["miniature"], "torch_threads": self["torch_threads"]}
+        entry, file = self.file.models[model], self.file
+        settings = {**_as_data(entry), "family": self.family(model), "seed": file.seed}
+        if entry.source in ("miniature", "random"):  # the latter for its vocabulary
+            settings |= {"miniature": _as_data(file.miniature), "torch_threads": file.torch_threads}
         return settings
 
     def training_settings(self, method: str) -> dict[str, Any]:
         """What decides a tuning, beside its model and data."""
-        name = self.base_method(method)
-        entry = dict(self["methods"][name])
-        tuning_method = entry.pop("method", name)
-        knobs = {key: self[key] for key in TOP_LEVEL_KNOBS.get(tuning_method, ())}
-        shared = {key: self[key] for key in ("torch_threads", "quantization_bit")}
-        seed = {"seed": self.seed_of(method)}
-        return {"method": tuning_method, **seed, **shared, **self["training"], **knobs, **entry}
+        entry, file = self.file.methods[self.entry_of(method)], self.file
+        return {
+            "seed": self.seed_of(method),
+            "torch_threads": file.torch_threads,
+            "quantization_bit": file.quantization_bit,
+            **_as_data(file.training),
+            **{key: getattr(file, key) for key in KEYS_FROM_TOP_LEVEL.get(entry.method, ())},
+            **_as_data(entry),
+        }
+
+    def training_flags(self, method: str) -> dict[str, Any]:
+        """The settings of a tuning that are flags of `finetune_model.py`."""
+        settings = self.training_settings(method)
+        return {key: settings[key] for key in TRAINING_FLAGS}
+
+    def other_training_settings(self, method: str) -> dict[str, Any]:
+        """The settings of a tuning that are in the file of `finetune_model.py`."""
+        settings = self.training_settings(method)
+        return {key: value for key, value in settings.items() if key not in TRAINING_FLAGS}
 
     def template(self, model: str) -> str | None:
         """The name of a model's prompt template; None for the first of its family."""
-        return self["models"][model].get("template")
+        return self.file.models[model].template
 
     def takes_tools(self) -> bool:
         """Whether every model's template has a place for tools."""
@@ -175,7 +199,7 @@ class Params:
 
         return all(
             get_family(self.family(model)).template(self.template(model)).takes_tools
-            for model in self["models"]
+            for model in self.models
         )
 
     def template_flag(self, model: str) -> str:
@@ -185,12 +209,12 @@ class Params:
 
     def generation_settings(self, model: str) -> dict[str, Any]:
         """What decides the predictions, beside the weights and the prompts."""
-        protocol = PROTOCOLS[self["protocol"]]
+        protocol = PROTOCOLS[self.file.protocol]
         keys = ("seed", "torch_threads", "max_source_tokens", "quantization_bit")
         return {
-            **{key: self[key] for key in keys},
-            "long_history": protocol.long_history or self["long_history"],
-            **self["generation"],
+            **{key: getattr(self.file, key) for key in keys},
+            "long_history": protocol.long_history or self.file.long_history,
+            **_as_data(self.file.generation),
             **(protocol.decoding or {}),
             "reference_tokens": protocol.reference_tokens,
             "template": self.template(model),
@@ -201,11 +225,11 @@ def each_settings(params: Params) -> Iterator[Any]:
     """What every step gets in a file of its own (`workspace.step_settings`)."""
     yield params.values
     yield [vars(run) for run in params.runs]
-    yield params["examples"]
+    yield params.file.examples
     for model in params.models:
         yield params.model_settings(model)
         yield params.generation_settings(model)
-    yield from map(params.training_settings, filter(params.trains, params.methods))
+    yield from map(params.other_training_settings, filter(params.trains, params.methods))
 
 
 def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:
@@ -220,7 +244,7 @@ def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     mistakes = list(find_mistakes(values))
     if mistakes:
         raise all_mistakes(path, mistakes)
-    return Params(values)
+    return Params.of(values)
 
 
 def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,6 +256,11 @@ def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
             is_number = isinstance(value, str) and FLOAT.match(value)
             merged[key] = float(value) if is_number else value
     return merged
+
+
+def _as_data(section: Section) -> dict[str, Any]:
+    """A section as plain data, with the keys that the file has."""
+    return section.model_dump(exclude_unset=True)
 
 
 def _flag(name: str, value: Any) -> str:

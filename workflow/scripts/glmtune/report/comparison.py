@@ -92,7 +92,7 @@ def _of_model(report: Report, model: str) -> str:
         parts.append("There is no run of the untuned model to compare with.")
     if len(entries) > 1:
         parts.append(_difference_matrix(report, entries))
-        lines = _verdicts_by_score(report, entries, lambda entry: entry.first.base_method)
+        lines = _verdicts_by_score(report, entries, lambda entry: entry.first.entry)
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
@@ -175,7 +175,7 @@ def _between_models(report: Report) -> list[str]:
     """Pairwise differences of models with the same method; nothing for a single model."""
     by_method: dict[str, list[MethodEntry]] = {}
     for entry in report.entries:
-        by_method.setdefault(entry.first.base_method, []).append(entry)
+        by_method.setdefault(entry.first.entry, []).append(entry)
     shared = {method: entries for method, entries in by_method.items() if len(entries) > 1}
     if not shared:
         return []

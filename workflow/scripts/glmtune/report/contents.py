@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
 from glmtune.metrics.probe import Style, Verdict, judge
-from glmtune.metrics.protocols import DEFAULT_PROTOCOL
 from glmtune.metrics.significance import (
     CONFIDENCE,
     Interval,
@@ -23,6 +22,7 @@ from glmtune.metrics.significance import (
     bootstrap_means,
     paired_differences,
 )
+from glmtune.report.request import ReportParams
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
 Values = Sequence[float | None]
@@ -34,7 +34,7 @@ class Run:
 
     model: str
     method: str  # as in file names: the entry; further seeds have a suffix, e.g. lora.seed-43
-    base_method: str  # an entry of `methods:` in params.yaml
+    entry: str  # an entry of `methods:` in params.yaml
     seed: int | None
     tuning: str  # the tuning method of that entry, e.g. lora
     is_trained: bool  # False: the untuned model
@@ -68,7 +68,7 @@ class MethodEntry:
     @property
     def key(self) -> tuple[str, str]:
         """Its model and method."""
-        return self.first.model, self.first.base_method
+        return self.first.model, self.first.entry
 
     @property
     def label(self) -> str:
@@ -77,7 +77,7 @@ class MethodEntry:
         Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
         three seeds of lora -> "lora, 3 seeds".
         """
-        name = self.first.base_method
+        name = self.first.entry
         if not self.first.is_trained:
             name = f"{name} (untuned)"
         elif self.first.tuning != name:
@@ -111,17 +111,17 @@ class Report:
     card: dict[str, Any]  # statistics of the rows
     tokenized: dict[str, dict[str, Any]]  # manifests of the tokenized data, by model
     style: Style  # of the training answers
-    params: Mapping[str, Any]  # the checked values of params.yaml
+    params: ReportParams
 
     @property
     def examples(self) -> list[str]:
         """The user's own prompts."""
-        return self.params["examples"]
+        return self.params.examples
 
     @property
     def protocol(self) -> str:
         """The protocol that defines BLEU-4 and ROUGE for the headline scores."""
-        return self.params.get("protocol", DEFAULT_PROTOCOL)
+        return self.params.protocol
 
     @property
     def rows(self) -> int:
@@ -135,7 +135,7 @@ class Report:
         for model in self.models:
             runs = [run for run in self.runs if run.model == model]
             for run in sorted(runs, key=lambda run: run.is_trained):
-                found.setdefault((model, run.base_method), []).append(run)
+                found.setdefault((model, run.entry), []).append(run)
         return [MethodEntry(tuple(runs)) for runs in found.values()]
 
     def entries_of(self, model: str) -> list[MethodEntry]:

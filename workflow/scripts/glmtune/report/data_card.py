@@ -155,8 +155,8 @@ def _share_cut(manifest: Mapping[str, Any], key: str) -> str:
 
 
 def _explain_numbers(report: Report) -> str:
-    limits = {key: report.params.get(key) for key in ("max_source_tokens", "max_target_tokens")}
-    named = " and ".join(f"`{key}` {value}" for key, value in limits.items() if value is not None)
+    limits = report.params.token_limits
+    named = " and ".join(f"`{key}` {value}" for key, value in limits.items())
     by = f" by {named}" if named else ""
     return (
         "Characters and tokens: mean, 95th percentile, maximum. The second table shows the tokens "

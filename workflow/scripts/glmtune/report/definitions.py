@@ -50,7 +50,7 @@ them."""
 def _how_decoded(report: Report) -> str:
     """Example: ": answers decoded greedily, full references"; "" if unknown."""
     protocol = PROTOCOLS[report.protocol]
-    decoding = {**report.params.get("generation", {}), **(protocol.decoding or {})}
+    decoding = {**report.params.generation, **(protocol.decoding or {})}
     if "do_sample" not in decoding:
         return ""
     how = "decoded greedily"

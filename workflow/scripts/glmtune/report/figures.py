@@ -33,7 +33,7 @@ def draw_losses(report: Report) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    methods = dict.fromkeys(run.base_method for run in report.runs if run.curve)
+    methods = dict.fromkeys(run.entry for run in report.runs if run.curve)
     colors = {method: COLORS[index % len(COLORS)] for index, method in enumerate(methods)}
     columns = min(len(report.models), 3)
     rows = math.ceil(len(report.models) / columns)
@@ -56,7 +56,7 @@ def _draw_panel(
     panel.set(visible=True, title=model, xlabel="step", ylabel="training loss")
     panel.grid(alpha=0.3)
     for entry in entries:
-        name = entry.first.base_method
+        name = entry.first.entry
         for index, curve in enumerate(run.curve for run in entry.runs if run.curve):
             label = name if index == 0 else None  # one legend entry for all seeds of a method
             panel.plot(*zip(*curve, strict=True), color=colors[name], label=label, linewidth=1.2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from glmtune.metrics.probe import TRAINING_ANSWERS, style_of
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.report.contents import COMPARED, Report, Run
+from glmtune.report.request import ReportParams, RequestedRun
 
 SPLITS = ("train", "dev")
 FIGURES = ("mean", "p95", "max")  # of a distribution; only those shown
@@ -59,44 +60,30 @@ TRAINING_KEYS = (
 )
 SCORE_KEYS = ("rows", *METRICS)
 RUNTIME_KEYS = ("seconds",)
-# Folder -> the step that writes it.
-WRITTEN_BY = {
-    "dataset": "fetch_dataset",
-    "models": "prepare_model",
-    "tokenized": "tokenize_dataset",
-    "training": "finetune_model",
-    "curves": "finetune_model",
-    "scores": "score_predictions",
-    "predictions": "generate_predictions",
-    "examples": "generate_predictions",
-    "probe": "generate_predictions",
-}
 
 
 def read_report(
-    runs: Sequence[Mapping[str, Any]],
-    params: Mapping[str, Any],
+    runs: Sequence[RequestedRun],
+    params: ReportParams,
     *,
     results_dir: Path,
     data_dir: Path,
 ) -> Report:
-    """Read all content of the report; DataError names the first missing or broken file.
-
-    `runs` are {"model", "method", "is_trained"[, "base_method"][, "seed"]} in display order,
-    `params` are the checked values.
-    """
-    names = dict.fromkeys(run["model"] for run in runs)
+    """Read all content of the report; DataError names the first missing or broken file."""
+    names = dict.fromkeys(run.model for run in runs)
     dataset, tokenized = data_dir / "dataset", data_dir / "tokenized"
+    models = results_dir / "models"
     report = Report(
-        dataset=_read_object(dataset / "manifest.json", DATASET_KEYS),
-        card=_read_object(dataset / "card.json", CARD_KEYS),
-        style=style_of(_read_training_answers(dataset / "train.jsonl")),
+        dataset=_read_object("fetch_dataset", dataset / "manifest.json", DATASET_KEYS),
+        card=_read_object("fetch_dataset", dataset / "card.json", CARD_KEYS),
+        style=style_of(_read_training_answers("fetch_dataset", dataset / "train.jsonl")),
         models={
-            name: _read_object(results_dir / "models" / f"{name}.json", MODEL_KEYS)
+            name: _read_object("prepare_model", models / f"{name}.json", MODEL_KEYS)
             for name in names
         },
         tokenized={
-            name: _read_object(tokenized / name / "manifest.json", TOKEN_KEYS) for name in names
+            name: _read_object("tokenize_dataset", tokenized / name / "manifest.json", TOKEN_KEYS)
+            for name in names
         },
         runs=[_read_run(results_dir, run, params) for run in runs],
         params=params,
@@ -105,40 +92,41 @@ def read_report(
     return report
 
 
-def _read_run(results: Path, run: Mapping[str, Any], params: Mapping[str, Any]) -> Run:
-    model, method, is_trained = run["model"], run["method"], run["is_trained"]
-    base_method = run.get("base_method", method)
+def _read_run(results: Path, run: RequestedRun, params: ReportParams) -> Run:
+    tuning, generation, scoring = "finetune_model", "generate_predictions", "score_predictions"
+    steps = [tuning, generation] if run.is_trained else [generation]
 
     def path(folder: str, suffix: str) -> Path:
-        return results / folder / model / f"{method}{suffix}"
+        return results / folder / run.model / f"{run.method}{suffix}"
 
-    steps = [*(["finetune_model"] if is_trained else []), "generate_predictions"]
-    scores = _read_scores(path("scores", ".json"))
-    answers = _read_rows(path("examples", ".jsonl"), ("prompt", "predict"))
-    training = path("training", ".json")
+    scores = _read_scores(scoring, path("scores", ".json"))
+    rows, predictions = path("scores", ".rows.jsonl"), path("predictions", ".jsonl")
+    training, curve = path("training", ".json"), path("curves", ".csv")
+    answers = _read_rows(generation, path("examples", ".jsonl"), ("prompt", "predict"))
     return Run(
-        model=model,
-        method=method,
-        base_method=base_method,
-        seed=run.get("seed"),
-        tuning=params.get("methods", {}).get(base_method, {}).get("method", base_method),
-        is_trained=is_trained,
+        model=run.model,
+        method=run.method,
+        entry=run.entry,
+        seed=run.seed,
+        tuning=params.methods.get(run.entry, run.entry),
+        is_trained=run.is_trained,
         scores=scores,
-        row_scores=_read_rows(path("scores", ".rows.jsonl"), tuple(COMPARED), scores["rows"]),
-        predictions=_read_rows(path("predictions", ".jsonl"), ("labels",), scores["rows"]),
+        row_scores=_read_rows(scoring, rows, tuple(COMPARED), scores["rows"]),
+        predictions=_read_rows(generation, predictions, ("labels",), scores["rows"]),
         example_responses={row["prompt"]: row for row in answers},
-        probe=_read_rows(path("probe", ".jsonl"), ("prompt", "labels", "predict")),
-        training=_read_object(training, TRAINING_KEYS) if is_trained else {},
-        curve=_read_curve(path("curves", ".csv"), "loss") if is_trained else [],
-        dev_curve=_read_curve(path("curves", ".csv"), "dev_loss") if is_trained else [],
+        probe=_read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict")),
+        training=_read_object(tuning, training, TRAINING_KEYS) if run.is_trained else {},
+        curve=_read_curve(tuning, curve, "loss") if run.is_trained else [],
+        dev_curve=_read_curve(tuning, curve, "dev_loss") if run.is_trained else [],
         runtimes={
-            step: _read_object(path(f"runtime/{step}", ".json"), RUNTIME_KEYS) for step in steps
+            step: _read_object(step, path(f"runtime/{step}", ".json"), RUNTIME_KEYS)
+            for step in steps
         },
     )
 
 
-def _read_scores(path: Path) -> dict[str, Any]:
-    scores = _read_object(path, SCORE_KEYS)
+def _read_scores(step: str, path: Path) -> dict[str, Any]:
+    scores = _read_object(step, path, SCORE_KEYS)
     missing = [name for name in PROTOCOLS if name not in (scores.get("protocols") or {})]
     if missing:
         raise DataError(
@@ -162,9 +150,9 @@ def _check_same_questions(runs: Sequence[Run]) -> None:
             )
 
 
-def _read_training_answers(path: Path) -> list[str]:
+def _read_training_answers(step: str, path: Path) -> list[str]:
     """Read only the first training answers; the whole file may be large."""
-    _require_file(path)
+    _require_file(step, path)
     with path.open(encoding="utf-8") as lines:
         first = list(islice(lines, TRAINING_ANSWERS))
     answers = []
@@ -179,18 +167,19 @@ def _read_training_answers(path: Path) -> list[str]:
     return answers
 
 
-def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    _require_file(path)
+def _read_object(step: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """The object of a JSON file that `step` writes."""
+    _require_file(step, path)
     value = read_json(path)
     _require_keys(value, keys, str(path))
     return value
 
 
 def _read_rows(
-    path: Path, keys: Sequence[str], expected: int | None = None
+    step: str, path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
-    """Read the objects of a JSON Lines file; if `expected` is given, require that many."""
-    _require_file(path)
+    """Read the objects of a JSON Lines file that `step` writes; require `expected` if given."""
+    _require_file(step, path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         _require_keys(row, keys, f"{path}: line {number}")
@@ -202,17 +191,13 @@ def _read_rows(
     return rows
 
 
-def _require_file(path: Path) -> None:
+def _require_file(step: str, path: Path) -> None:
     """Raise DataError if the file is missing, naming the step that writes it."""
-    if path.is_file():
-        return
-    *_, folder, step, _model, _name = ("", *path.parts)
-    if folder != "runtime":
-        step = next(WRITTEN_BY[part] for part in reversed(path.parts) if part in WRITTEN_BY)
-    raise DataError(
-        f"{path}: no such file; the step {step} writes it: run "
-        "`snakemake --cores 1 results/report.md`"
-    )
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; the step {step} writes it: run "
+            "`snakemake --cores 1 results/report.md`"
+        )
 
 
 def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
@@ -233,13 +218,13 @@ def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
             inner = inner[part]
 
 
-def _read_curve(path: Path, column: str) -> list[tuple[int, float]]:
+def _read_curve(step: str, path: Path, column: str) -> list[tuple[int, float]]:
     """Read (step, value) for the rows that have a value in the column."""
-    _require_file(path)
+    _require_file(step, path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             header, *rows = csv.reader(lines)
-        step, value = header.index("step"), header.index(column)
-        return [(int(row[step]), float(row[value])) for row in rows if row[value]]
+        x, y = header.index("step"), header.index(column)
+        return [(int(row[x]), float(row[y])) for row in rows if row[y]]
     except (IndexError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not a loss curve ({error}); delete it and run again") from None

@@ -31,7 +31,7 @@ def seed_table(report: Report) -> str:
     rows = [
         [
             run.model,
-            run.base_method,
+            run.entry,
             str(run.seed),
             *(_format_cell(column, run) for column in columns),
         ]

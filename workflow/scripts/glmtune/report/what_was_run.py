@@ -33,7 +33,7 @@ def what_was_run(report: Report) -> str:
             "### Settings of each training",
             _training_settings(report),
             "### Parameters",
-            yaml_block(dict(report.params)),
+            yaml_block(dict(report.params.values)),
         ]
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
 from glmtune.checkpoints.sources import model_folder, unchanged
-from glmtune.devices import Place, choose_device
+from glmtune.devices import Device, choose_device
 from glmtune.errors import ParamsError, UserError
 from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, write_json, write_text
@@ -45,7 +45,7 @@ class _Task:
     """Of the prepared model."""
     method: TuningMethod
     settings: TuningSettings
-    place: Place
+    device: Device
     data: Mapping[str, Any]
     """The manifest of the tokenised data."""
     rows: TokenizedRows
@@ -53,7 +53,7 @@ class _Task:
 
 
 def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs: Outputs) -> None:
-    """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.done`.
+    """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.out_dir`.
 
     `model` is untuned; `settings` are those of `Params.training_settings`.
     Raises ResourceError for a training that cannot fit or diverges, ParamsError for quantized
@@ -62,33 +62,33 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
     task = _read_task(model.folder, data, settings)
     quantized = _with_stored_quantization(task)
     expected_peak = _report_memory(task, quantized)
-    base, done = read_json(model.manifest), outputs.done
+    base, out_dir = read_json(model.manifest), outputs.out_dir
     with (
-        recorded_runtime(done / "runtime.json") as figures,
+        recorded_runtime(out_dir / "runtime.json") as figures,
         explained_when_full(quantized),
         unchanged(model.folder, base),
     ):
         tuned = _open_for_training(task)
         notes = _notes_before(tuned, task)
-        outcome = _train(tuned, task, outputs.work)
+        outcome = _train(tuned, task, outputs.resume_dir)
         notes += _notes_after(outcome, settings)
-        (done / "checkpoint").mkdir()
-        task.method.save(tuned, done / "checkpoint", model.folder)
+        (out_dir / "checkpoint").mkdir()
+        task.method.save(tuned, out_dir / "checkpoint", model.folder)
         figures |= _figures(tuned, task, outcome, expected_peak)
-    write_text(done / "curve.csv", _as_csv(outcome.curve))
-    write_json(done / "manifest.json", _manifest(done, base, settings, outcome, notes))
+    write_text(out_dir / "curve.csv", _as_csv(outcome.curve))
+    write_json(out_dir / "manifest.json", _manifest(out_dir, base, settings, outcome, notes))
 
 
 def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
     """Choose the device, say which, and open the tokenised data."""
-    place = choose_device()
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    device = choose_device()
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     require_optimizer(settings)
     return _Task(
         folder=folder,
         method=get_method(settings.method),
         settings=settings,
-        place=place,
+        device=device,
         data=read_json(data / "manifest.json"),
         rows=read_tokenized(data / "train.safetensors"),
         dev=read_tokenized(data / "dev.safetensors"),
@@ -114,17 +114,17 @@ def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
 
     An estimate is advice: one that fails for another reason says so and stops nothing.
     """
-    config, place = read_prepared_config(task.folder), task.place
+    config, device = read_prepared_config(task.folder), task.device
     batch = largest_batch(task.rows, settings.batch_size)
     try:
-        estimate = estimate_memory(config, task.method, settings, batch, place)
+        estimate = estimate_memory(config, task.method, settings, batch, device)
     except UserError:
         raise
     except Exception as error:
         print(f"memory: not estimated ({type(error).__name__}: {error})", file=sys.stderr)
         return None
-    print(check_memory(estimate, free_memory(place), settings), file=sys.stderr)
-    return round((used_memory(place) + estimate.total) / 2**20)
+    print(check_memory(estimate, free_memory(device), settings), file=sys.stderr)
+    return round((used_memory(device) + estimate.total) / 2**20)
 
 
 def _open_for_training(task: _Task) -> ChatGLMCausalLM:
@@ -133,23 +133,23 @@ def _open_for_training(task: _Task) -> ChatGLMCausalLM:
     seed_everything(settings.seed, settings.torch_threads)
     base = open_prepared(
         ModelRef(task.folder),
-        dtype="float32" if task.method.trains_base else task.place.dtype,
-        device=task.place.device,
+        dtype="float32" if task.method.trains_base else task.device.dtype,
+        device=task.device.name,
         quantization_bit=settings.quantization_bit,
     )
     return task.method.prepare(base, settings)
 
 
-def _train(model: ChatGLMCausalLM, task: _Task, work: Path) -> TrainingOutcome:
-    """Train `model`; a killed run goes on from `work`."""
+def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOutcome:
+    """Train `model`; a killed run goes on from `resume_dir`."""
     return train(
         model.train(),
         task.rows,
         task.dev,
         task.settings,
         pad_token_id=task.data["pad_token_id"],
-        work=work,
-        dtype=task.place.dtype,
+        work=resume_dir,
+        dtype=task.device.dtype,
     )
 
 
@@ -157,7 +157,7 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
     """Print and return what is worth saying before a training begins."""
     train_split, method = task.data["splits"]["train"], task.method
     size = count_parameters(model)
-    return _say(
+    return _print_warnings(
         [
             *coverage_notes(train_split),
             *rate_notes(task.settings.lr, method.usual_lr, method.title, size),
@@ -169,10 +169,10 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
 def _notes_after(outcome: TrainingOutcome, settings: TuningSettings) -> list[str]:
     """Print and return what is worth saying of its losses."""
     losses = [point["loss"] for point in outcome.curve if "loss" in point]
-    return _say(divergence_notes(losses, settings.lr))
+    return _print_warnings(divergence_notes(losses, settings.lr))
 
 
-def _say(notes: list[str]) -> list[str]:
+def _print_warnings(notes: list[str]) -> list[str]:
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     return notes
@@ -182,7 +182,7 @@ def _figures(
     model: ChatGLMCausalLM, task: _Task, outcome: TrainingOutcome, expected_peak: int | None
 ) -> dict[str, Any]:
     """What differs from run to run: where it ran, how fast, in how much memory (MiB)."""
-    place, tokens = task.place, len(task.rows.input_ids)
+    device, tokens = task.device, len(task.rows.input_ids)
     throughput = describe_throughput(
         model,
         outcome.throughput,
@@ -190,9 +190,9 @@ def _figures(
         target_share=int(task.rows.targets_of_rows().sum()) / tokens,
     )
     return {
-        "device": place.device,
-        "dtype": place.dtype,
-        "dtype_reason": place.reason,
+        "device": device.name,
+        "dtype": device.dtype,
+        "dtype_reason": device.reason,
         "estimated_memory_mib": expected_peak,
         "earlier_seconds": outcome.throughput.earlier_seconds,
         **throughput,
@@ -200,7 +200,7 @@ def _figures(
 
 
 def _manifest(
-    done: Path,
+    out_dir: Path,
     base: Mapping[str, Any],
     settings: TuningSettings,
     outcome: TrainingOutcome,
@@ -211,7 +211,7 @@ def _manifest(
         "method": settings.method,
         "base": base,
         "settings": asdict(settings),
-        "checkpoint": hash_folder(done / "checkpoint"),
+        "checkpoint": hash_folder(out_dir / "checkpoint"),
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "train_loss": outcome.train_loss,

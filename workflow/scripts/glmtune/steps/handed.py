@@ -24,7 +24,7 @@ class ModelFiles:
 class Outputs:
     """Where a step writes."""
 
-    done: Path
+    out_dir: Path
     """An empty folder for the results."""
-    work: Path
+    resume_dir: Path
     """Keeps what a killed run goes on from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ from transformers import PreTrainedModel
 
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
-from glmtune.devices import Place, choose_device
+from glmtune.devices import Device, choose_device, total_memory
 from glmtune.families.conversation import Row, shown_answer
 from glmtune.families.encoding import encode_prompts
 from glmtune.families.family import Template
 from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import Tokenizer
-from glmtune.files import read_json, read_jsonl, write_jsonl
+from glmtune.files import read_json, read_jsonl, write_json, write_jsonl
 from glmtune.generation.answer_log import AnswerLog
-from glmtune.generation.batches import generate_batches
+from glmtune.generation.batches import NEAR_TIE, generate_groups
+from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
 from glmtune.seeding import seed_everything
 from glmtune.steps.handed import ModelFiles, Outputs
@@ -28,6 +30,8 @@ from glmtune.synthetic.general_qa import probe_rows
 from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method
 from glmtune.workspace.provenance import recorded_runtime
+
+BATCH_SIZE = "batch_size.json"  # beside the answers: what `auto` chose
 
 
 def predict(
@@ -38,10 +42,10 @@ def predict(
     settings: PredictionSettings,
     outputs: Outputs,
 ) -> None:
-    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json into `outputs.done`.
+    """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json to `outputs.out_dir`.
 
-    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.work` as they
-    come: a killed run goes on with the rows that have none.
+    `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.resume_dir`
+    as they come: a killed run goes on with the groups that have none.
     Raises WeightsError for weights that are not those of the manifests.
     """
     base = read_json(model.manifest)
@@ -49,24 +53,28 @@ def predict(
         check_checkpoint(model.checkpoint, read_json(model.training_manifest))
     template = get_family(base["family"]).template(settings.template)
     tokenizer = open_tokenizer(model.folder, base["family"])
-    place = choose_device()
-    print(f"device {place.device}, dtype {place.dtype}: {place.reason}")
+    device = choose_device()
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     asked = _questions(read_jsonl(dev), examples)
     prompts = _prompts(template, tokenizer, asked, settings)
     with (
-        recorded_runtime(outputs.done / "runtime.json") as figures,
+        recorded_runtime(outputs.out_dir / "runtime.json") as figures,
         unchanged(model.folder, base),
     ):
         seed_everything(settings.seed, settings.torch_threads)
-        opened = partial(_open, model, place, settings.quantization_bit)
-        answers = _answers(opened, tokenizer, prompts, settings, outputs.work)
-        figures |= {"device": place.device, "dtype": place.dtype, "rows": len(prompts)}
+        opened = partial(_open_model, model, device, settings.quantization_bit)
+        answers = _answers(opened, tokenizer, prompts, settings, device, outputs.resume_dir)
+        figures |= {"device": device.name, "dtype": device.dtype, "rows": len(prompts)}
+        figures |= {
+            "batch_size": _chosen_batch_size(settings, outputs.resume_dir),
+            "near_ties": _report_near_ties(answers),
+        }
     limit = settings.reference_tokens or sys.maxsize
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
-        lines = [_line(row, next(left), decode_reference) for row in part]
-        write_jsonl(outputs.done / f"{name}.jsonl", lines)
+        lines = [_prediction_line(row, next(left), decode_reference) for row in part]
+        write_jsonl(outputs.out_dir / f"{name}.jsonl", lines)
 
 
 def _prompts(
@@ -92,11 +100,11 @@ def _prompts(
     return [prompt.ids for prompt in prompts]
 
 
-def _open(model: ModelFiles, place: Place, quantization_bit: int | None) -> PreTrainedModel:
+def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
     """The prepared model with what was tuned on it."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
     return open_prepared(
-        tuned, dtype=place.dtype, device=place.device, quantization_bit=quantization_bit
+        tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
 
 
@@ -105,17 +113,47 @@ def _answers(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: PredictionSettings,
-    work: Path,
+    device: Device,
+    resume_dir: Path,
 ) -> list[dict[str, Any]]:
     """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
-    with AnswerLog(work / "answers.jsonl") as log:
+    with AnswerLog(resume_dir / "answers.jsonl") as log:
         if len(log.answers) < len(prompts):
-            batches = generate_batches(
-                open_model(), tokenizer, prompts, settings, answered=log.answers
-            )
-            for batch in batches:
-                log.append(batch)
+            model = open_model()
+            size = _chosen_batch_size(settings, resume_dir)
+            if size is None:
+                limit = settings.max_new_tokens
+                size = auto_batch_size(model, prompts, limit, total_memory(device))
+                write_json(resume_dir / BATCH_SIZE, {"batch_size": size})
+            print(f"up to {size} rows at once")
+            fixed = replace(settings, batch_size=size)
+            groups = generate_groups(model, tokenizer, prompts, fixed, answered=log.answers)
+            for group in groups:
+                log.append(group)
         return [log.answers[number] for number in range(len(prompts))]
+
+
+def _chosen_batch_size(settings: PredictionSettings, resume_dir: Path) -> int | None:
+    """As set; for `auto` as the first run chose, which goes for every resumed one; else None.
+
+    The width of a batch shows in the last bits of half precision: a machine with other memory must
+    not change it half-way.
+    """
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    file = resume_dir / BATCH_SIZE
+    return int(read_json(file)["batch_size"]) if file.is_file() else None
+
+
+def _report_near_ties(answers: Sequence[Mapping[str, Any]]) -> int:
+    """Print and return how many answers another batch size could change in float32."""
+    count = sum(answer["near_tie"] for answer in answers)
+    if count:
+        print(
+            f"{count} of {len(answers)} answers had two best tokens whose logits differ by less "
+            f"than {NEAR_TIE}: another batch size or CPU may answer these differently"
+        )
+    return count
 
 
 def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
@@ -128,12 +166,13 @@ def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Ro
     }
 
 
-def _line(
+def _prediction_line(
     row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""
     label = row["summary"] and shown_answer(row)
-    line = {"prompt": row["content"], "labels": label, **answer}
+    shown = {key: value for key, value in answer.items() if key != "near_tie"}
+    line = {"prompt": row["content"], "labels": label, **shown}
     if label is not None and (decoded := decode_reference(label)) != label:
         line["decoded_labels"] = decoded
     return line | {"history": row["history"]} if "history" in row else line

@@ -25,21 +25,21 @@ from glmtune.miniatures.settings import ModelSettings
 from glmtune.workspace.provenance import recorded_runtime
 
 
-def prepare(settings: ModelSettings, done: Path, work: Path) -> None:
-    """Write model/, manifest.json and runtime.json into `done`.
+def prepare(settings: ModelSettings, out_dir: Path, resume_dir: Path) -> None:
+    """Write model/, manifest.json and runtime.json into `out_dir`.
 
-    `work` keeps what a killed run resumes from.
+    `resume_dir` keeps what a killed run resumes from.
     Raises WeightsError for a folder without config, weights or vocabulary.
     """
-    folder = done / "model"
+    folder = out_dir / "model"
     folder.mkdir(parents=True)
     kind = kind_of_source(settings.source)
-    with recorded_runtime(done / "runtime.json"):
-        PREPARE[kind](settings, folder, work)
+    with recorded_runtime(out_dir / "runtime.json"):
+        PREPARE[kind](settings, folder, resume_dir)
         _check_vocabulary(folder, settings.family)
         files = hash_model(folder)
     manifest = {"family": settings.family, "source": kind, "files": files}
-    write_json(done / "manifest.json", manifest | _random_identity(folder))
+    write_json(out_dir / "manifest.json", manifest | _random_identity(folder))
 
 
 def _check_vocabulary(folder: Path, family: str) -> None:
@@ -60,27 +60,27 @@ def _random_identity(folder: Path) -> dict[str, Any]:
     return {key: location[key] for key in ("random", "seed") if key in location}
 
 
-def _miniature(settings: ModelSettings, folder: Path, work: Path) -> None:
+def _prepare_miniature(settings: ModelSettings, folder: Path, resume_dir: Path) -> None:
     # Imported here: the other sources need no torch.
     from glmtune.miniatures.building import build_miniature
 
-    build_miniature(settings, folder, work)
+    build_miniature(settings, folder, resume_dir)
 
 
-def _random(settings: ModelSettings, folder: Path, work: Path) -> None:
+def _prepare_random(settings: ModelSettings, folder: Path, resume_dir: Path) -> None:
     write_vocabulary(settings, folder)
     config = {**get_family(settings.family).real_config, **(settings.config or {})}
     family = {"family": settings.family}
     write_json(folder / LOCATION, {"random": config, "seed": settings.seed} | family)
 
 
-def _local(settings: ModelSettings, folder: Path, work: Path) -> None:
+def _prepare_folder(settings: ModelSettings, folder: Path, resume_dir: Path) -> None:
     _check_complete(local_folder(settings.source))
     location = {"folder": settings.source, "family": settings.family}
     write_json(folder / LOCATION, location)
 
 
-def _hub(settings: ModelSettings, folder: Path, work: Path) -> None:
+def _prepare_hub(settings: ModelSettings, folder: Path, resume_dir: Path) -> None:
     assert settings.revision is not None, "params.yaml was checked"
     _check_complete(hub_snapshot(settings.source, settings.revision))
     location = {"hub": settings.source, "revision": settings.revision}
@@ -107,8 +107,8 @@ def _check_complete(folder: Path) -> None:
 
 
 PREPARE: dict[str, Callable[[ModelSettings, Path, Path], None]] = {
-    "miniature": _miniature,
-    "random": _random,
-    "folder": _local,
-    "hub": _hub,
+    "miniature": _prepare_miniature,
+    "random": _prepare_random,
+    "folder": _prepare_folder,
+    "hub": _prepare_hub,
 }

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from glmtune.checkpoints.building import build_model
-from glmtune.devices import Place, parse_dtype
+from glmtune.devices import Device, parse_dtype
 from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
@@ -89,13 +89,13 @@ def estimate_memory(
     method: TuningMethod,
     settings: TuningSettings,
     batch: BatchShape,
-    place: Place,
+    device: Device,
 ) -> MemoryEstimate:
-    """Estimate the peak memory of training a model with these config.json values on `place`."""
+    """Estimate the peak memory of training a model with these config.json values on `device`."""
     layers = build_model(dict(config), device="meta").config.num_layers
     measured = min(layers, MEASURED_LAYERS)
     shallow, deep = (
-        _measure(config, count, method, settings, batch, place)
+        _measure(config, count, method, settings, batch, device)
         for count in (max(measured - 1, 1), measured)
     )
     layer = {key: deep[key] - shallow[key] for key in deep}
@@ -166,18 +166,18 @@ def _gigabytes(size: float) -> str:
     return f"{size / GB:.0f}" if size >= 10 * GB else f"{size / GB:.2g}"
 
 
-def free_memory(place: Place) -> float:
-    """The bytes available on `place` now: GPU memory or RAM."""
-    if place.device == "cpu":
+def free_memory(device: Device) -> float:
+    """The bytes available on `device` now: GPU memory or RAM."""
+    if device.name == "cpu":
         import psutil
 
         return float(psutil.virtual_memory().available)
     return float(torch.cuda.mem_get_info()[0])
 
 
-def used_memory(place: Place) -> float:
-    """The bytes this process already uses on `place`; on the CPU, its libraries."""
-    if place.device == "cpu":
+def used_memory(device: Device) -> float:
+    """The bytes this process already uses on `device`; on the CPU, its libraries."""
+    if device.name == "cpu":
         import psutil
 
         return float(psutil.Process().memory_info().rss)
@@ -190,10 +190,10 @@ def _measure(
     method: TuningMethod,
     settings: TuningSettings,
     batch: BatchShape,
-    place: Place,
+    device: Device,
 ) -> dict[str, float]:
     """Measure the bytes, by purpose, of the same model with `layers` layers."""
-    dtype = "float32" if method.trains_base else place.dtype
+    dtype = "float32" if method.trains_base else device.dtype
     base: Any = build_model({**config, "num_layers": layers}, dtype=dtype, device="meta")
     if settings.quantization_bit:
         prepare_quantized(base, settings.quantization_bit)
@@ -202,7 +202,7 @@ def _measure(
         model = method.prepare(base, settings).train()
     weights = [*model.parameters(), *model.buffers()]
     quantized = [m.in_features * m.out_features for m in model.modules() if _is_quantized(m)]
-    hidden, activations, prefix = _run_forward(base, batch, place)
+    hidden, activations, prefix = _run_forward(base, batch, device)
     head = base.get_output_embeddings()
     return {
         "weights": sum(weight.numel() * weight.element_size() for weight in weights),
@@ -211,7 +211,7 @@ def _measure(
         "activations": activations,
         "prefix": prefix,
         "hidden": hidden.numel() * hidden.element_size(),
-        "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(place.dtype)),
+        "logits": bytes_of_loss(batch.rows * batch.targets, head, parse_dtype(device.dtype)),
         "quantized": max(quantized, default=0),
     }
 
@@ -258,14 +258,14 @@ class _NormsInFloat32(TorchFunctionMode):
             return func(*(a.float() if isinstance(a, torch.Tensor) else a for a in args))
 
 
-def _run_forward(base: Any, batch: BatchShape, place: Place) -> tuple[torch.Tensor, float, float]:
+def _run_forward(base: Any, batch: BatchShape, device: Device) -> tuple[torch.Tensor, float, float]:
     """The last hidden states, and the bytes saved by a forward pass and by its prefix alone."""
     mode = FakeTensorMode()
     _make_fake(base, mode)
-    dtype = parse_dtype(place.dtype)
+    dtype = parse_dtype(device.dtype)
     activations, prefix = _SavedTensors(base), _SavedTensors(base)
-    in_half = torch.autocast("cpu", dtype, enabled=place.dtype != "float32")
-    is_cuda_in_half = place.device == "cuda" and place.dtype != "float32"
+    in_half = torch.autocast("cpu", dtype, enabled=device.dtype != "float32")
+    is_cuda_in_half = device.name == "cuda" and device.dtype != "float32"
     norms = _NormsInFloat32() if is_cuda_in_half else nullcontext()
     with mode, norms, in_half:
         zeros = partial(torch.zeros, dtype=torch.long)

@@ -1,4 +1,7 @@
-"""The tuning methods. To add one: a file here, a line in METHODS, its keys in params/models.py."""
+"""The tuning methods.
+
+To add one: a file here, a line in METHODS, its keys in settings.py and params/models.py.
+"""
 
 from __future__ import annotations
 

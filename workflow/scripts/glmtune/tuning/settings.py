@@ -32,7 +32,7 @@ class PrefixSettings(TuningSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings(TuningSettings):
-    """LoRA."""
+    """LoRA; the default targets are `methods.lora.target_modules` of params.yaml."""
 
     rank: int
     alpha: float

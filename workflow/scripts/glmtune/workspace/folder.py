@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its links to the user's files, what is left over.
+"""The folder of a run: its lock, its records, its links to the user's files.
 
 Called by the Snakefile; knows Snakemake's habits and nothing about models.
 """
@@ -10,30 +10,14 @@ import os
 import shutil
 import socket
 import sys
-from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from glmtune.errors import ParamsError, ResourceError
-from glmtune.files import atomic_path, remove_leftovers
-from glmtune.params.values import Params
+from glmtune.files import atomic_path
 
-# Folders of outputs by run: results/<thing>/{model}/{method}… or results/<thing>/{model}….
-BY_MODEL = ("data/tokenized", "results/models", "results/runtime/prepare_model")
-BY_RUN = (
-    "results/checkpoints",
-    "results/training",
-    "results/curves",
-    "results/predictions",
-    "results/examples",
-    "results/probe",
-    "results/scores",
-    "results/runtime/finetune_model",
-    "results/runtime/generate_predictions",
-)
-OUTPUTS = ("data/dataset", "data/tokenized", "results")
 RUNNING = Path(".snakemake/running")
 
 
@@ -81,15 +65,6 @@ def check_folder(workspace: Path, project: Path) -> None:
             f"{workspace}: no params.yaml here; every step works in the project's folder: "
             f"`cd {project}`, or `snakemake --directory {project}`"
         )
-
-
-def make_folders(workspace: Path) -> None:
-    """Make the folders of outputs: DVC records each, also one that stays empty.
-
-    Without a method that trains, nothing is written below `results/checkpoints`.
-    """
-    for folder in (*BY_MODEL, *BY_RUN):
-        (workspace / folder).mkdir(parents=True, exist_ok=True)
 
 
 def acquire_run_lock(workspace: Path) -> TextIO:
@@ -144,46 +119,3 @@ def clear_stale_lock(workspace: Path) -> None:
                 print("clearing the lock of a killed run", file=sys.stderr)
     except OSError:
         return  # no mark yet, a live run, or a disk without such marks
-
-
-def prune(workspace: Path, params: Params) -> list[Path]:
-    """Remove outputs, and their provenance, of models and methods that params no longer name.
-
-    What a killed step had half written beside its outputs goes too: DVC would version it.
-    """
-    for folder in OUTPUTS:
-        remove_leftovers(workspace / folder)
-    removed = list(_leftovers(workspace, params))
-    for path in removed:
-        _forget(workspace, path)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        print(f"pruned: {path.relative_to(workspace)}", file=sys.stderr)
-    return removed
-
-
-def _leftovers(workspace: Path, params: Params) -> Iterator[Path]:
-    for folder in (*BY_MODEL, *BY_RUN):
-        for path in sorted((workspace / folder).glob("[!.]*")):
-            if _stem(path, params.models) is None:
-                yield path
-            elif folder in BY_RUN:
-                yield from (
-                    child
-                    for child in sorted(path.glob("[!.]*"))
-                    if _stem(child, params.methods) is None
-                )
-
-
-def _stem(path: Path, names: Sequence[str]) -> str | None:
-    """The name of params that an output belongs to: itself, or what stands before a suffix."""
-    suffixes = ("", ".json", ".jsonl", ".rows.jsonl", ".csv")
-    return next((name for name in names if path.name in {name + s for s in suffixes}), None)
-
-
-def _forget(workspace: Path, path: Path) -> None:
-    """Delete Snakemake's records of an output and of everything below it."""
-    outputs = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for output in outputs:
-        name = output.relative_to(workspace).as_posix()
-        record = urlsafe_b64encode(name.encode()).decode()
-        (workspace / ".snakemake" / "metadata" / record).unlink(missing_ok=True)

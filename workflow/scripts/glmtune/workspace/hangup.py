@@ -14,10 +14,10 @@ from types import FrameType
 def end_on_hangup() -> None:
     """On SIGHUP end every step, then Snakemake; under `nohup` SIGHUP stays ignored."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _end)
+        signal.signal(signal.SIGHUP, _terminate_steps)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _terminate_steps(number: int, frame: FrameType | None) -> None:
     import psutil  # only who loses a terminal waits for it
 
     for step in psutil.Process().children(recursive=True):

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import strip_wildcard_constraints
 
 from glmtune.checkpoints.sources import fingerprint
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
 from glmtune.params.values import Params, each_settings, read_params
-from glmtune.workspace import folder, recording
+from glmtune.workspace import folder, outputs, recording
 from glmtune.workspace.code_inputs import code_of
 from glmtune.workspace.hangup import end_on_hangup
 from glmtune.workspace.progress import show_progress
@@ -55,6 +56,12 @@ class Run:
         wanted = set(dag.targets or ["all"]) & {"all", REPORT}
         return bool(wanted) and not (dag.until or dag.omit_from)
 
+    @property
+    def output_patterns(self) -> list[str]:
+        """What the rules write, e.g. `results/models/{model}.json`, once the Snakefile is read."""
+        paths = (str(path) for rule in self.workflow.rules for path in rule.output)
+        return [strip_wildcard_constraints(path) for path in paths]
+
     def code(self, step: str) -> list[str]:
         """The files of code that a step runs, relative to the workspace."""
         return [os.path.relpath(path, self.here) for path in code_of(f"{step}.py")]
@@ -75,8 +82,8 @@ class Run:
     def begin(self) -> None:
         """Before the first step: note that results will differ from dvc.lock; remove leftovers."""
         recording.mark_unrecorded(self.here, self.inputs)
-        folder.prune(self.here, self.params)
-        folder.make_folders(self.here)
+        outputs.prune(self.here, self.output_patterns, self.params)
+        outputs.make_folders(self.here, self.output_patterns)
 
     def finish(self) -> None:
         """After the last step: say where the report is, and record a complete state in dvc.lock."""
@@ -86,13 +93,13 @@ class Run:
         if self.overrides:
             print("not recorded: params.yaml does not have the values of --config")
         else:
-            _as_workflow(lambda: recording.record_in_dvc(self.here, self.inputs))
+            _with_workflow_errors(lambda: recording.record_in_dvc(self.here, self.inputs))
 
     def finish_without_steps(self, mark: TextIO) -> None:
         """Make up for a run that was killed before it was recorded: no step is left to run."""
         wanted = self.is_complete and not self.overrides
         if wanted and folder.is_alone(mark):  # Snakemake's lock is gone by now
-            _as_workflow(lambda: recording.record_left_over(self.here, self.inputs))
+            _with_workflow_errors(lambda: recording.record_left_over(self.here, self.inputs))
 
 
 def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
@@ -100,10 +107,10 @@ def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
 
     Raises WorkflowError with a user's mistakes, so that Snakemake shows them and no traceback.
     """
-    return _as_workflow(lambda: _open(workflow, overrides))
+    return _with_workflow_errors(lambda: _open_run(workflow, overrides))
 
 
-def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
+def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     here = Path.cwd()
     is_main = workflow.is_main_process
     if is_main:
@@ -116,7 +123,10 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         workflow,
         here,
         params,
-        fingerprints={name: fingerprint(params["models"][name]) for name in params.models},
+        fingerprints={
+            name: fingerprint(model.source, model.tokenizer)
+            for name, model in params.file.models.items()
+        },
         user_files=folder.link_user_files(here, user_files),
         user_data=list(hash_files(user_files.values()).values()),
         overrides=overrides,
@@ -134,7 +144,7 @@ def _open(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     return run
 
 
-def _as_workflow(call: Callable[[], T]) -> T:
+def _with_workflow_errors(call: Callable[[], T]) -> T:
     """Call a function; a user's mistake is Snakemake's own kind of error."""
     try:
         return call()

@@ -7,6 +7,7 @@ parameter for a wildcard; they may be long, and one argument holds 128 KiB at mo
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,19 @@ def read_settings(file: str) -> Any:
         f"{file}: {reason}; expected a JSON file of settings. `snakemake -n` writes those of "
         "params.yaml, `snakemake -n -p` shows each step's command"
     )
+
+
+def with_flags(flags: Namespace, *names: str) -> dict[str, Any]:
+    """The values of `--settings` with those that are flags of their own; no value may be both.
+
+    Raises ParamsError for a file that has one of these, too.
+    """
+    if both := sorted(flags.settings.keys() & set(names)):
+        raise ParamsError(
+            f"--settings: found {', '.join(both)}, which the command gives as flags; remove them "
+            "from the file"
+        )
+    return {**flags.settings, **{name: getattr(flags, name) for name in names}}
 
 
 def typed(kind: type[Settings], values: dict[str, Any], **sections: type) -> Settings:

@@ -107,7 +107,7 @@ def reuse_or_compute(
             _compute(entry, compute)
     with _owned(store, outputs, token):
         for name, path in outputs.items():
-            _place(entry.done / name, path)
+            _link_into_place(entry.done / name, path)
     return reused
 
 
@@ -123,7 +123,7 @@ def _compute(entry: Entry, compute: Callable[[Path, Path], None]) -> None:
     shutil.rmtree(entry.work)
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_into_place(source: Path, target: Path) -> None:
     """Make `target` the same file or folder as `source`, by hard links where the disk allows."""
     with atomic_path(target) as temporary:
         if source.is_dir():

@@ -1,0 +1,144 @@
+"""A headless Chromium that a test looks at a page with, through its debugging pipe."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+PROGRAM = shutil.which("chromium")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--remote-debugging-pipe",
+    "--mute-audio",
+)
+
+
+class Chromium:
+    """One page of one browser; what its console says goes into `console`."""
+
+    def __init__(self, profile: Path) -> None:
+        assert PROGRAM is not None
+        self.console: list[str] = []
+        self._numbers = itertools.count(1)
+        self._left = b""
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        # Chromium reads commands from descriptor 3 and writes to 4.
+        command = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
+        arguments = [*FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            ["bash", "-c", command, PROGRAM, *arguments],
+            pass_fds=(to_read, to_write),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read)
+        os.close(to_write)
+        target = self._send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._send("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.wait()
+        os.close(self._write)
+        os.close(self._read)
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """A command to the page."""
+        return self._send(method, self._session, **parameters)
+
+    def open(self, url: str, *, width: int = 1440, height: int = 900, dark: bool = False) -> None:
+        """Go to a page that is as wide, in dark or light."""
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Page.navigate", url=url)
+        self.until("document.readyState === 'complete'")
+
+    def run(self, code: str) -> Any:
+        """The value of an expression on the page."""
+        done = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    def until(self, code: str) -> None:
+        """Wait until an expression is true."""
+        for _ in range(600):
+            if self.run(f"Boolean({code})"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{code}: not true; console: {self.console}")
+
+    def press(self, key: str, *, ctrl: bool = False, text: str = "") -> None:
+        """Press and release a key."""
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39, "ArrowLeft": 37}
+        shared = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0), "modifiers": 2 * ctrl}
+        self.send(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **shared
+        )
+        self.send("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    def type(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self.send("Input.insertText", text=text)
+
+    def screenshot(self, path: Path) -> None:
+        """The whole page as a PNG."""
+        taken = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(taken["data"]))
+
+    def _send(self, method: str, session: str | None = None, **parameters: Any) -> Any:
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._note(answer)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._left:
+            part = os.read(self._read, 1 << 16)
+            assert part, "Chromium ended"
+            self._left += part
+        message, _, self._left = self._left.partition(b"\0")
+        return json.loads(message)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        parameters = event.get("params", {})
+        if event["method"] == "Runtime.exceptionThrown":
+            self.console.append(json.dumps(parameters["exceptionDetails"]))
+        elif event["method"] == "Runtime.consoleAPICalled":
+            self.console.append(json.dumps(parameters["args"]))
+        elif event["method"] == "Log.entryAdded":
+            self.console.append(parameters["entry"]["text"])

@@ -1,0 +1,1 @@
+"""The command `glmtune`: one file for each of its subcommands."""

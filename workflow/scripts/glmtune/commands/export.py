@@ -1,0 +1,29 @@
+"""Writes a model, with what was tuned on it, for other tools (docs/formats.md).
+
+glmtune export chatglm2-6b/lora --format transformers --out exported/chatglm2-6b-lora
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from glmtune.commands.flags import DTYPES, add_model, choose, parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the folder."""
+    flags = parser("export", __doc__)
+    add_model(flags)
+    flags.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
+    flags.add_argument("--out", type=Path, required=True, help="a new folder")
+    flags.add_argument("--dtype", choices=DTYPES, help="default: as config.json says")
+    given = flags.parse_args(arguments)
+    _, served = choose(given)
+    # Imported here: help and wrong flags are answered without waiting for torch.
+    from glmtune.checkpoints.prepared import ModelRef
+    from glmtune.export.exporting import export_model
+
+    model = ModelRef(served.folder, served.prefix, served.adapter, served.family)
+    export_model(model, given.format, given.out, dtype=given.dtype)
+    print(f"wrote {given.out}")

@@ -1,0 +1,64 @@
+"""The command `glmtune`: finds the subcommand; each imports what it needs once it runs."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from glmtune.errors import ParamsError, run_script
+
+# Subcommand -> what it does; its module here has `main(arguments)`.
+COMMANDS = {
+    "chat": "talk to a model in the terminal, switch its tuning method, compare",
+    "serve": "an OpenAI-compatible server, and a page where methods answer side by side",
+    "answer": "the answers to a file of prompts, into a file; goes on after a kill",
+    "score": "BLEU-4 and ROUGE of any predictions file",
+    "export": "a model folder for other tools, LoRA merged",
+    "models": "what can be asked: the names of the results",
+}
+
+
+def main() -> None:
+    """Run a subcommand."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(help_text())
+    elif name == "--version":
+        from glmtune import __version__
+
+        print(f"glmtune {__version__}")
+    else:
+        find_command(name)(arguments)
+
+
+def run() -> None:
+    """The entry point: mistakes of users are one message and exit code 2."""
+    run_script(main)
+
+
+def find_command(name: str) -> Callable[[Sequence[str]], None]:
+    """The function of a subcommand; ParamsError with the nearest names for any other."""
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS) or list(COMMANDS)
+        raise ParamsError(
+            f"glmtune: unknown command {name[:100]!r}; expected {' or '.join(near)}; "
+            "`glmtune --help` explains them"
+        )
+    command: Callable[[Sequence[str]], None] = import_module(f"glmtune.commands.{name}").main
+    return command
+
+
+def help_text() -> str:
+    """The subcommands, one a line."""
+    lines = [f"  {name:<8}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: glmtune COMMAND [flags]      (glmtune COMMAND --help explains its flags)",
+            "",
+            *lines,
+            "",
+            "example: glmtune chat chatglm2-6b/ptuning",
+        ]
+    )

@@ -1,0 +1,116 @@
+"""An OpenAI-compatible server for what was trained, and a page where methods answer side by side.
+
+Reads   a results folder (all of its models), or one model folder with a prefix or an adapter
+Serves  / (the page), /v1 (OpenAI), POST / (THUDM's api.py), /health, /docs
+
+    glmtune serve
+    glmtune serve weights/chatglm2-6b --prefix results/checkpoints/chatglm2-6b/ptuning
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glmtune.commands.flags import (
+    add_memory,
+    add_model,
+    add_place,
+    choose,
+    device_of,
+    parser,
+    whole,
+)
+from glmtune.errors import ParamsError, ResourceError
+from glmtune.files import read_jsonl
+
+KEY_VARIABLE = "GLMTUNE_API_KEY"
+DEV = Path("data/dataset/dev.jsonl")
+KEEP_ALIVE = 75  # seconds, longer than a proxy before it (nginx: 60) keeps a connection
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C; what runs then is finished."""
+    given = _parser().parse_args(arguments)
+    catalog, first = choose(given)
+    catalog = {first.name: first, **catalog}  # what a request without a name gets
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ResourceError(
+            f"glmtune serve: {error.name} is not installed; expected the extra `serve`; "
+            "pip install -e '.[serve]', or make serve"
+        ) from None
+    app = _app(given, catalog)
+    config = uvicorn.Config(
+        app,
+        host=given.host,
+        port=given.port,
+        timeout_graceful_shutdown=int(given.timeout) + 1,
+        timeout_keep_alive=KEEP_ALIVE,
+        log_level="warning",
+        h11_max_incomplete_event_size=1 << 16,
+        ws="none",
+    )
+    print(f"{len(catalog)} models: {', '.join(catalog)}")
+    print(f"listening on http://{given.host}:{given.port} (page /, API /v1, its description /docs)")
+    uvicorn.Server(config).run()
+
+
+def _app(given: argparse.Namespace, catalog: Any) -> Any:
+    # Imported here: help and wrong flags are answered without waiting for torch.
+    from glmtune.serving.app import create_app
+    from glmtune.serving.library import Library, Limits
+    from glmtune.serving.scheduling import Scheduler
+    from glmtune.serving.service import RequestLimits, Service
+
+    device = device_of(given)
+    print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
+    library = Library(
+        device,
+        Limits(
+            given.max_memory,
+            given.max_rows,
+            given.max_prompt + given.max_tokens,
+            given.quantization_bit,
+        ),
+    )
+    scheduler = Scheduler(library, max_waiting=given.max_waiting)
+    limits = RequestLimits(given.max_body, given.max_prompt, given.max_tokens, given.timeout)
+    rows = read_jsonl(given.dev) if given.dev.is_file() else []
+    shown = [{key: row.get(key) for key in ("content", "summary")} for row in rows]
+    return create_app(Service(catalog, scheduler, limits, shown), api_key=_key(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    flags = parser("serve", __doc__)
+    add_model(flags, optional=True)
+    add = flags.add_argument
+    add("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    add("--port", type=whole(1), default=8000, help="default: 8000")
+    add("--api-key", help=f"what clients must send; default: the variable {KEY_VARIABLE}")
+    add("--dev", type=Path, default=DEV, help=f"rows for the page; default: {DEV}")
+    add = flags.add_argument_group("limits").add_argument
+    add("--max-rows", type=whole(1), default=64, help="answers at once; default: 64")
+    add("--max-waiting", type=whole(1), default=256, help="answers that wait; default: 256")
+    add("--max-prompt", type=whole(4), default=2048, help="tokens; default: 2048")
+    add("--max-tokens", type=whole(1), default=512, help="of an answer; default: 512")
+    add("--max-body", type=whole(1), default=1 << 20, help="bytes; default: 1048576")
+    add("--timeout", type=whole(1), default=300, help="seconds for an answer; default: 300")
+    add_memory(flags)
+    add_place(flags)
+    return flags
+
+
+def _key(given: argparse.Namespace) -> str | None:
+    key = given.api_key if given.api_key is not None else os.environ.get(KEY_VARIABLE)
+    if key is not None and (not key or not key.isascii() or not key.isprintable()):
+        raise ParamsError(
+            f"--api-key, {KEY_VARIABLE}: empty, or not printable ASCII; expected a key that a "
+            "header can hold; choose another"
+        )
+    return key

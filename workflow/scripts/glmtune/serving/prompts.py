@@ -1,0 +1,149 @@
+"""Messages of a client as the token ids of its model's own chat prompt.
+
+Special tokens that a user types stay text. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from glmtune.data.messages import messages_of_history
+from glmtune.data.rows import RowMistake
+from glmtune.errors import DataError
+from glmtune.families.conversation import Message
+from glmtune.families.registry import get_family
+from glmtune.families.tokenizers import Tokenizer
+
+# ChatGLM3's own words before a list of tools (openai_api_demo).
+TOOLS_INTRODUCTION = (
+    "Answer the following questions as best as you can. You have access to the following tools:"
+)
+NO_TOOLS = (
+    "has no place for tools, calls or observations in its prompt; expected questions and answers "
+    "only; ask a model of ChatGLM3 for tools"
+)
+# Typed by users of ChatGLM-6B to have it filled in, so the one special token that a text may hold.
+BLANK = "[MASK]"
+
+
+def read_messages(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+) -> list[Message]:
+    """Messages in OpenAI's form as those of `glmtune.families.conversation`.
+
+    Raises DataError for what is no conversation that ends with something to answer.
+    """
+    try:
+        found: list[Message] = list(
+            messages_of_history([_plain(message) for message in messages], "messages")
+        )
+    except RowMistake as mistake:
+        raise DataError(str(mistake)) from None
+    if not found or found[-1]["role"] not in ("user", "observation"):
+        last = found[-1]["role"] if found else "nothing"
+        raise DataError(
+            f"messages: the last one is of {last}; expected a question (role user) or the result "
+            "of a tool (role tool); add it"
+        )
+    return _with_tools(found, [tool.get("function", tool) for tool in tools])
+
+
+def chat_prompt(tokenizer: Tokenizer, family: str, messages: Sequence[Message]) -> list[int]:
+    """The ids that the official chat() generates from, for messages that end with a question.
+
+    Raises DataError for tools where the family has no place for them.
+    """
+    *history, last = messages
+    takes_tools = get_family(family).template().takes_tools
+    if not takes_tools and any(_is_of_tools(message) for message in messages):
+        raise DataError(f"{get_family(family).title} {NO_TOOLS}")
+    role = {"role": last["role"]} if last["role"] != "user" else {}
+    asked: Any = tokenizer
+    with _whole_characters():
+        if recognised_names(tokenizer):
+            return _plain_ids(tokenizer, asked.chat_prompt(last["content"], history))
+        return asked.chat_prompt_ids(last["content"], history, **role)
+
+
+def plain_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text that is to go on, without a chat prompt around it."""
+    with _whole_characters():
+        return _plain_ids(tokenizer, text)
+
+
+def recognised_names(tokenizer: Tokenizer) -> list[str]:
+    """The special tokens that the tokenizer finds in a text, where they must stay text."""
+    return [name for name in getattr(tokenizer, "TEXT_SPECIALS", ()) if name != BLANK]
+
+
+@contextmanager
+def _whole_characters() -> Iterator[None]:
+    """DataError for half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise DataError(
+            "a text holds half of a surrogate pair (\\ud800 to \\udfff); expected whole "
+            "characters; send the text as UTF-8"
+        ) from None
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """`text` with the prompt's own special tokens and none that it spells.
+
+    A tokenizer that would recognise one sees its first character apart from the rest.
+    """
+    parts = [text]
+    for name in recognised_names(tokenizer):
+        parts = [piece for part in parts for piece in _cut_inside(part, name)]
+    if len(parts) == 1:
+        return tokenizer.encode(text)
+    ids = tokenizer.encode(parts[0], add_special_tokens=False)
+    for part in parts[1:]:
+        ids += tokenizer.encode(part, add_special_tokens=False, add_dummy_prefix=False)
+    return [*ids, *tokenizer.encode("")]
+
+
+def _cut_inside(text: str, name: str) -> list[str]:
+    """Example: ("a<eop>b", "<eop>") -> ["a<", "eop>b"]."""
+    before, *after = text.split(name)
+    pieces = [before]
+    for part in after:
+        pieces[-1] += name[0]
+        pieces.append(name[1:] + part)
+    return pieces
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is one text, under the names of roles that this project knows."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_text_part(part) for part in content)
+    role = "system" if message.get("role") == "developer" else message.get("role")
+    if role == "assistant" and content is None and not message.get("tool_calls"):
+        content = ""
+    return {**message, "role": role, "content": content}
+
+
+def _text_part(part: Any) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text":
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        raise DataError(f"messages: a part of type {kind!r}; expected text only; leave it out")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise DataError("messages: a text part without 'text'; expected a text; add it")
+    return text
+
+
+def _with_tools(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
+    if not tools:
+        return messages
+    if messages[0]["role"] == "system":
+        return [{**messages[0], "tools": tools}, *messages[1:]]
+    return [{"role": "system", "content": TOOLS_INTRODUCTION, "tools": tools}, *messages]
+
+
+def _is_of_tools(message: Message) -> bool:
+    return message["role"] == "observation" or bool(message.get("tools") or message.get("metadata"))

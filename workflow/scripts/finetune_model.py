@@ -20,6 +20,7 @@ from pathlib import Path
 from glmtune.errors import run_script
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed, with_flags
 
 # Name in the store -> flag.
@@ -48,6 +49,7 @@ def main() -> None:
     settings = typed(settings_class(values), values)
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
+        lease_gpu()
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
         from glmtune.steps.inputs_outputs import ModelFiles, Outputs

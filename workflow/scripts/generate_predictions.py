@@ -24,6 +24,7 @@ from pathlib import Path
 from glmtune.errors import run_script
 from glmtune.generation.settings import PredictionSettings
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import read_settings, typed
 
 # Name in the store -> flag.
@@ -54,6 +55,7 @@ def main() -> None:
     settings = typed(PredictionSettings, flags.settings)
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
+        lease_gpu()
         # Imported here: a reused result needs no torch.
         from glmtune.steps.inputs_outputs import ModelFiles, Outputs
         from glmtune.steps.predicting import predict

@@ -19,6 +19,7 @@ from glmtune.checkpoints.sources import vocabulary_files
 from glmtune.errors import run_script
 from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed
 
 # Name in the store -> flag.
@@ -29,8 +30,11 @@ def main() -> None:
     """Read the flags and run the step."""
     flags = step_parser(__doc__, OUTPUTS).parse_args()
     settings = typed(ModelSettings, flags.settings, miniature=MiniatureSettings)
+    is_miniature = settings.source == "miniature"
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
+        if is_miniature:
+            lease_gpu()
         # Imported here: a reused result needs no torch.
         from glmtune.steps.preparing import prepare
 
@@ -38,7 +42,6 @@ def main() -> None:
 
     # Others than miniatures are found and hashed anew each time: it is quick, and a folder or file
     # of the user's can change without any parameter changing.
-    is_miniature = settings.source == "miniature"
     vocabulary = {path.name: path for path in vocabulary_files(settings.tokenizer)}
     reuse_or_run(
         __file__,

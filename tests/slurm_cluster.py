@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from workspaces import wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo")
@@ -69,12 +70,30 @@ def what_is_missing() -> str | None:
 def slurm_of_one_node(folder: Path, path: str) -> Iterator[dict[str, str]]:
     """Start a Slurm in `folder`; the environment in which its commands are used.
 
-    `path` is the PATH of its users, and of its jobs. Fails where daemons cannot run.
+    `path` is the PATH of its users, and of its jobs. Skips the test where daemons cannot run.
     """
+    host = socket.gethostname().partition(".")[0]
+    _configure(folder, host)
+    path = os.pathsep.join([_own_srun(folder), path, DAEMONS])
+    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
+    commands = (_munged(folder), ["slurmctld", "-D"], ["slurmd", "-D", "-N", host])
+    daemons = [_start(command, folder, environment) for command in commands]
+    try:
+        try:
+            wait_for(lambda: _is_idle(environment), seconds=60)
+        except AssertionError:
+            pytest.skip(f"Slurm does not start here:\n{_last_words(folder)}")
+        yield environment
+    finally:
+        for daemon in reversed(daemons):
+            _stop(daemon)
+
+
+def _configure(folder: Path, host: str) -> None:
+    """Write slurm.conf and gres.conf, and make the folders that they name."""
     folder.chmod(0o755)
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    host = socket.gethostname().partition(".")[0]
     text = CONFIGURATION.format(
         folder=folder,
         host=host,
@@ -84,30 +103,23 @@ def slurm_of_one_node(folder: Path, path: str) -> Iterator[dict[str, str]]:
     )
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu Count=1 File=/dev/null\n")
-    path = os.pathsep.join([_own_srun(folder), path, DAEMONS])
-    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
-    daemons: list[subprocess.Popen[bytes]] = []
+
+
+def _start(
+    command: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    with (folder / f"{command[0]}.out").open("wb") as output:
+        return subprocess.Popen(
+            command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+
+
+def _stop(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
     try:
-        for command in (_munged(folder), ["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
-            with (folder / f"{command[0]}.out").open("wb") as output:
-                daemons.append(
-                    subprocess.Popen(
-                        command,
-                        env=os.environ | environment,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        wait_for(lambda: _is_idle(environment), seconds=60)
-        yield environment
-    finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            try:
-                daemon.wait(30)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+        daemon.wait(30)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
 
 
 def _munged(folder: Path) -> list[str]:
@@ -130,6 +142,12 @@ def _own_srun(folder: Path) -> str:
     )
     program.chmod(0o755)
     return str(program.parent)
+
+
+def _last_words(folder: Path) -> str:
+    """What each daemon said last."""
+    outputs = [path.read_text(errors="replace").splitlines()[-2:] for path in folder.glob("*.out")]
+    return "\n".join(line for lines in outputs for line in lines)
 
 
 def _is_idle(environment: dict[str, str]) -> bool:

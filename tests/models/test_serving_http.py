@@ -472,7 +472,7 @@ def test_a_method_trained_again_is_not_put_into_the_old_base(tmp_path: Path) -> 
 
 
 def test_full_models_take_turns_in_memory(results: Path) -> None:
-    # The two families' full models and bases are each about 0.1 MB: two of them fit.
+    # Bases and full models have about 0.18 MB each: one of them fits.
     server = Server(results, "--max-memory", "0.3MB")
     try:
         for _ in range(2):

@@ -57,7 +57,8 @@ class LimitedConnection(H11Protocol):
         if running is not self._watched and not self.transport.is_closing():
             self._stop()
             self._watched = running
-            seconds = KEEP_ALIVE if running is None else self.seconds
+            # Later than uvicorn's own timer, which closes an idle connection in a politer way.
+            seconds = KEEP_ALIVE + 1 if running is None else self.seconds
             self._timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _stop(self) -> None:

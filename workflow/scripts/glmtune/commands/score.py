@@ -1,4 +1,4 @@
-"""The scores of a predictions file with "labels"; flags as of workflow/scripts/score_predictions.py.
+"""The scores of a predictions file with "labels", by the flags of score_predictions.py.
 
 glmtune score --predictions results/predictions/chatglm2-6b/ptuning.jsonl
 """

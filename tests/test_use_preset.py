@@ -169,7 +169,7 @@ def test_a_missing_file_is_written(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", f"found no NAME; {CHOICES}; e.g. make preset NAME=default"),
+        ("", f"NAME is missing; {CHOICES}; e.g. make preset NAME=default"),
         (
             "lagre",
             f"found no preset 'lagre'; {CHOICES}; did you mean large?",

@@ -89,7 +89,7 @@ def test_an_unwritable_cache_of_dvc_keeps_the_results_and_says_how_to_record_the
     workspace.edit("methods.lora", ...)
     with read_only(workspace.path / ".dvc/cache/files/md5"):
         output = workspace.run("snakemake", "results/report.md")
-    assert "dvc could not record this state: see above, then run snakemake again" in output
+    assert "not recorded: DVC failed. Fix the error above, then run snakemake again" in output
     assert "recording it now" in workspace.run("snakemake", "results/report.md")
     assert "didn't change" in workspace.run("dvc", "repro")
 
@@ -207,7 +207,7 @@ def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Wo
     reason, place = output.splitlines()[-2:]
     assert reason.startswith("✗ ")
     assert f"{MODEL} with lora. error: target_modules: this model has no" in reason
-    assert place == f"    The whole log: {log}"
+    assert place == f"    Full log: {log}"
     assert (workspace.path / log).is_file()
 
 

@@ -86,7 +86,7 @@ def test_without_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
     recording.record_in_dvc(tmp_path, {})
 
 
-@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "could not record")])
+@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "DVC failed")])
 def test_the_mark_of_a_run_goes_only_when_dvc_has_recorded_it(
     folder: Path, put_dvc, capsys: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
@@ -132,7 +132,7 @@ def test_what_was_made_from_other_inputs_is_not_recorded_but_explained(
     recording.record_left_over(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == ["status --json"]
     said = capsys.readouterr().err
-    assert "parameters or code were edited since" in said
+    assert "params.yaml or code changed since" in said
     assert "`dvc commit -f` records" in said
     assert is_marked(folder)
 
@@ -146,7 +146,7 @@ def test_a_lock_that_a_kill_cut_short_is_written_anew(
     recording.record_left_over(folder, killed_run(folder))
     assert calls(folder) == ["commit -f"]
     assert not (folder / "dvc.lock").exists()  # this dvc writes none
-    assert "dvc.lock was cut short" in capsys.readouterr().err
+    assert "dvc.lock is incomplete" in capsys.readouterr().err
 
 
 def test_what_was_edited_meanwhile_is_not_recorded(
@@ -159,10 +159,10 @@ def test_what_was_edited_meanwhile_is_not_recorded(
         with monkeypatch.context() as outside:
             outside.delenv("DVC_STAGE", raising=False)
             recording.record_in_dvc(folder, made_from)
-        assert "edited while this ran: not recorded" in capsys.readouterr().err
+        assert "code changed during the run" in capsys.readouterr().err
         with monkeypatch.context() as inside:
             inside.setenv("DVC_STAGE", "workflow")
-            with pytest.raises(ParamsError, match="edited while this ran"):
+            with pytest.raises(ParamsError, match="code changed during the run"):
                 recording.record_in_dvc(folder, made_from)
     assert calls(folder) == []
     assert is_marked(folder)

@@ -234,7 +234,7 @@ def test_a_run_left_over_from_before_does_not_write_over_a_newer_one(
         (tmp_path / "results/result.txt").write_text("newer")
         write_number(done, work)
 
-    with pytest.raises(ResourceError, match="a newer run has begun to write here"):
+    with pytest.raises(ResourceError, match="another run has taken over"):
         run(tmp_path, entry, slow)
     assert (tmp_path / "results/result.txt").read_text() == "newer"
     assert entry.is_whole()

@@ -78,8 +78,8 @@ class Scheduler:
         with self._lock:
             if len(self._waiting) + len(jobs) > self._max_waiting:
                 raise QueueFull(
-                    f"{len(self._waiting)} answers wait already; expected at most "
-                    f"{self._max_waiting}; ask again in a moment"
+                    f"{len(self._waiting)} answers are waiting; expected at most "
+                    f"{self._max_waiting}; try again in a moment"
                 )
             self._waiting += jobs
         self._wake.set()
@@ -181,7 +181,7 @@ class Scheduler:
 
 
 def _told(error: Exception) -> Exception:
-    """What a user can mend, in words; a bug as it is."""
+    """What a user can fix, in words; a bug as it is."""
     if isinstance(error, UserError):
         return error
     sentence = explain(error)

@@ -198,7 +198,7 @@ def test_weights_that_will_be_downloaded_are_told(
     monkeypatch.setattr(doctor_models, "hub_snapshot", not_cached)
     hub = with_source(params, source="owner/name", revision=40 * "0")
     (finding,) = doctor_models.weights(hub)
-    assert finding.what == f"{MODEL}: owner/name is not in this machine's cache of the hub"
+    assert finding.what == f"{MODEL}: owner/name is not in this machine's hub cache"
     assert finding.fix.startswith("the first run downloads about 12 GB; without a network, ")
     assert not finding.stops
 
@@ -314,7 +314,7 @@ def test_the_lock_of_a_killed_run_is_cleared_and_that_of_a_live_one_stops_anothe
         assert "snakemake --unlock" in finding.fix
     assert lacking(doctor.locks) == []
     assert not file.exists()
-    assert "clearing the lock of a killed run" in capsys.readouterr().err
+    assert "removing the stale lock of a killed run" in capsys.readouterr().err
 
 
 def test_the_exit_code_says_whether_a_run_would_stop(

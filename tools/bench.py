@@ -58,7 +58,7 @@ def main() -> None:
     for name in flags.only:
         found = figures[name]
         print(
-            f"{name}: {found['ours']:.1f} tokens/s, the official way {found['official']:.1f}: "
+            f"{name}: {found['ours']:.1f} tokens/s, the official scripts {found['official']:.1f}: "
             f"{found['ratio']:.1f} times as fast ({found['lowest']:.1f} to {found['highest']:.1f})"
         )
 

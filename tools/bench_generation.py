@@ -87,7 +87,7 @@ def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
         get_method(method).prepare(model, tuning_settings(sizes, {"method": method}))
     vocabulary = model.config.vocab_size
     end = [vocabulary - 2, vocabulary - 1]
-    if family != FAMILY:  # what stands between prompt and answer
+    if family != FAMILY:  # the tokens between prompt and answer
         end = [model.config.gmask_token_id, model.config.bos_token_id]
     asked = adgen_like(sizes.rows, min(vocabulary, 90) if vocabulary < 100 else 60000)
     prompts = [[*prompt, *end] for prompt, _ in asked]

@@ -256,7 +256,7 @@ def random_ids(random: np.random.Generator, count: int) -> list[int]:
 
 
 def prompt_end(config: Any) -> list[int]:
-    """What has to stand between prompt and answer: [gMASK] `<sop>` where the model has them."""
+    """The tokens between prompt and answer: [gMASK] `<sop>` where the model has them."""
     gmask = getattr(config, "gmask_token_id", None)
     return [] if gmask is None else [gmask, config.bos_token_id]
 

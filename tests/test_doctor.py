@@ -274,7 +274,7 @@ def test_a_shallow_clone_loses_experiments(
     subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{project}", clone], check=True)
     monkeypatch.setattr(doctor, "ROOT", clone)
     (finding,) = lacking(doctor.git_and_dvc)
-    assert "queued experiments of DVC would be lost" in finding.what
+    assert "would silently lose queued experiments" in finding.what
     assert finding.fix == "git fetch --unshallow"
 
 
@@ -292,7 +292,9 @@ def test_a_cache_that_shares_files_with_the_results_is_told(project: Path, kind:
     assert "dvc config --local cache.type reflink,copy" in finding.fix
 
 
-@pytest.mark.parametrize(("fonts", "found"), [("", "! no font"), ("/a.ttc: Noto\n", "✓ 1 fonts")])
+@pytest.mark.parametrize(
+    ("fonts", "found"), [("", "! no Chinese font"), ("/a.ttc: Noto\n", "✓ 1 Chinese fonts")]
+)
 def test_a_machine_without_a_chinese_font_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: str, found: str
 ) -> None:

@@ -34,7 +34,7 @@ def fetch_sample(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_sample_is_the_same_in_every_process(tmp_path: Path) -> None:
     for folder, hash_seed in (("a", "1"), ("b", "2")):
-        command = [sys.executable, SCRIPT, *SAMPLE, "--out-dir", tmp_path / folder]
+        command = [sys.executable, str(SCRIPT), *SAMPLE, "--out-dir", str(tmp_path / folder)]
         subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, check=True)
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
     assert set(hash_folder(tmp_path / "a")) == {

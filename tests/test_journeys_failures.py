@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspaces import (
@@ -110,7 +111,7 @@ def test_a_full_disk_is_named_and_the_next_run_finishes(
 def test_a_full_disk_under_everything_is_named_and_the_next_run_finishes(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    elsewhere = {"GLMTUNE_STORE": str(tmp_path / "store")}
+    elsewhere: dict[str, Any] = {"GLMTUNE_STORE": str(tmp_path / "store")}
     workspace.edit("lr", 0.01)
     with full_disk_under(workspace.path) as make_room:
         output = workspace.run("snakemake", ok=False, **elsewhere)

@@ -251,7 +251,10 @@ def test_a_newer_process_makes_an_older_one_stop(tmp_path: Path, entry: Entry) -
         (done / "result.txt").write_text("older")
 
     def left_over() -> None:
-        run_script(lambda: run(tmp_path, entry, slow) and None)
+        def step() -> None:
+            run(tmp_path, entry, slow)
+
+        run_script(step)
 
     older = fork.Process(target=left_over)
     older.start()

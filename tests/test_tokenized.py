@@ -213,7 +213,8 @@ def test_the_step_writes_its_manifest(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(model)
     write_json(tmp_path / "model.json", {"files": hash_model(model)})
     history = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑"}]
-    rows = {"train": [*ROWS, {**ROWS[0], "history": history}], "dev": ROWS}
+    train: list[dict[str, Any]] = [*ROWS, {**ROWS[0], "history": history}]
+    rows = {"train": train, "dev": ROWS}
     for split, content in rows.items():
         write_jsonl(tmp_path / f"data/{split}.jsonl", content)
     sizes = {split: {"rows": len(content)} for split, content in rows.items()}

@@ -145,7 +145,9 @@ def test_a_folder_that_may_not_be_written_is_one_message(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
+def test_linked_provenance_becomes_a_private_copy(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
     cached = tmp_path / "cached"
     cached.write_text("{}")
     record = tmp_path / ".snakemake/metadata/abc"

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def measure_case(task: Task) -> dict[str, Any]:
                 continue
             forget_peak()
             try:
-                answers[name], seconds = timed(task, lambda way=way: way(task))
+                answers[name], seconds = timed(task, partial(way, task))
             except (
                 RuntimeError,
                 ValueError,
@@ -146,7 +147,10 @@ def engine(task: Task) -> Answers:
     settings = GenerationSettings(
         batch_size=task.sizes.slots,
         max_new_tokens=max(task.lengths),
-        **{"seed": SEED, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        seed=SEED,
+        do_sample=False,
+        top_p=0.7,
+        temperature=0.95,
     )
     tokenizer: Any = Numbers()
     found = generate_texts(task.model, tokenizer, task.prompts, settings, limits=task.lengths)
@@ -230,9 +234,11 @@ def limit_seconds(task: Task) -> float:
     prompt, length = statistics.mean(map(len, task.prompts)), statistics.mean(task.lengths)
     head = model.get_output_embeddings().weight
     depth = task.sizes.config["num_layers"]
-    layers = sum(
-        _seconds(task, lambda w=w: F.linear(_states(task, rows, w), w)) for w in _weights(task)
-    )
+
+    def linear(weight: torch.Tensor) -> None:
+        F.linear(_states(task, rows, weight), weight)
+
+    layers = sum(_seconds(task, partial(linear, weight)) for weight in _weights(task))
     words = CPU_WORDS if head.device.type == "cpu" else len(head)
     states = _states(task, rows, head)
 
@@ -242,8 +248,8 @@ def limit_seconds(task: Task) -> float:
 
     attention = _seconds(task, _attention(task, rows, round(prompt + length / 2)))
     # A prompt's tokens pass the layers once for all tokens of its answer.
-    layers *= 1 + prompt / length
-    return (depth * (layers + attention) + _seconds(task, logits)) / rows
+    layers_and_prompt = layers * (1 + prompt / length)
+    return (depth * (layers_and_prompt + attention) + _seconds(task, logits)) / rows
 
 
 def _weights(task: Task) -> Iterator[torch.Tensor]:

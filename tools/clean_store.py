@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def _remove(folder: Path) -> bool:
     return True
 
 
-def parse(flag: str, text: str, units: dict[str, float], example: str) -> float:
+def parse(flag: str, text: str, units: Mapping[str, float], example: str) -> float:
     """A number with a unit, e.g. "20GB" -> 2e10. Raises ParamsError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*?)B?", text.strip().upper(), re.ASCII)
     if not match or match[2] not in units:

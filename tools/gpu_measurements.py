@@ -164,7 +164,10 @@ def measure_generation(case: GenerationCase, device: Device, tiny: bool) -> dict
     settings = GenerationSettings(
         batch_size=case.batch_size,
         max_new_tokens=8 if tiny else ANSWER_TOKENS,
-        **{"seed": 42, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        seed=42,
+        do_sample=False,
+        top_p=0.7,
+        temperature=0.95,
     )
     tokenizer: Any = _NeverEnding(base.config)
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up

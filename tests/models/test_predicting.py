@@ -155,7 +155,7 @@ def test_an_automatic_batch_size_is_recorded_and_kept_for_a_resume(
     prepared: Path, tmp_path: Path
 ) -> None:
     script = SCRIPTS / "generate_predictions.py"
-    command = [sys.executable, script, *flags_of(prepared, tmp_path, batch_size="auto")]
+    command = [sys.executable, str(script), *flags_of(prepared, tmp_path, batch_size="auto")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = tmp_path / "store" / "generate_predictions"
     wait_for(lambda: list(store.glob("*/*/batch_size.json")) != [])
@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_p
     run(prepared, tmp_path / "whole", batch_size=2)
     out = tmp_path / "killed"
     script = SCRIPTS / "generate_predictions.py"
-    command = [sys.executable, script, *flags_of(prepared, out, batch_size=2)]
+    command = [sys.executable, str(script), *flags_of(prepared, out, batch_size=2)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = out / "store" / "generate_predictions"
     wait_for(

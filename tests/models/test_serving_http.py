@@ -392,7 +392,7 @@ def test_a_full_queue_is_told_and_nobody_waits_for_ever(results: Path) -> None:
     server = Server(results, "--max-rows", "1", "--max-waiting", "2", "--timeout", "2")
     try:
         with ThreadPoolExecutor(8) as pool:
-            asked = {"max_tokens": 480, "temperature": 9, "seed": 1}
+            asked: dict[str, Any] = {"max_tokens": 480, "temperature": 9, "seed": 1}
             answers = list(pool.map(lambda _: server.chat(**asked), range(8)))
         statuses = {answer.status_code for answer in answers}
         assert statuses <= {200, 429, 503}
@@ -440,7 +440,7 @@ def test_quantized_weights_answer_too(results: Path, bits: str) -> None:
 def test_sigterm_lets_running_answers_end(results: Path) -> None:
     server = Server(results)
     answers: list[Any] = []
-    asked = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
+    asked: dict[str, Any] = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
     client = threading.Thread(target=lambda: answers.append(server.chat(**asked)))
     client.start()
     while server.load()["running"] == 0:

@@ -23,7 +23,7 @@ from glmtune.workspace.repository import INITIALISE, is_in_git
 # Holds the `digest` of the inputs of the last run that had something to do.
 MARK = Path(".snakemake/unrecorded")
 EDITED = (
-    "not recorded in dvc.lock: params.yaml or code changed during the run. Run the same command "
+    "not recorded: params.yaml or code changed during the run. Run the same command "
     "again; only what the change affects is recomputed"
 )
 LEFT_OVER = "the last run ended before it was recorded in dvc.lock: recording it now"

@@ -33,6 +33,7 @@ End a line with \\ to continue it on the next. Ctrl-C stops an answer.""",
     "unknown": "unknown command {name}; expected {near}; /help lists all",
     "unknown_key": "unknown setting {name}; expected {near}",
     "bad_value": "{name}: found {value}; expected {expected}",
+    "nothing_said": "expected a role and a text: /as ROLE TEXT",
     "bye": "Goodbye.",
 }
 CHINESE = {
@@ -60,6 +61,7 @@ CHINESE = {
     "unknown": "未知命令 {name}；可用：{near}；/help 列出全部",
     "unknown_key": "没有 {name} 这个参数；可用：{near}",
     "bad_value": "{name}：输入的是 {value}；取值范围：{expected}",
+    "nothing_said": "需要角色和内容：/as 角色 内容",
     "bye": "再见。",
 }
 TEXTS: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "zh": CHINESE}

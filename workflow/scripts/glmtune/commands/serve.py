@@ -129,7 +129,7 @@ def _rows(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket there; taken before torch is imported, so that a wrong address is reported at once."""
+    """A socket there, before torch is imported: a wrong address is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

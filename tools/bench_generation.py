@@ -15,24 +15,27 @@ neighbours: a slow minute of the machine meets all.
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, tuning_settings
-from torch.nn import functional as F
 from transformers import GlmConfig, GlmForCausalLM
 
+from glmtune.checkpoints.adapters import merge_in_float32
 from glmtune.devices import Device
 from glmtune.export.transformers_format import glm_config, glm_state
 from glmtune.generation.batches import generate_texts
-from glmtune.generation.sampling import CPU_WORDS
+from glmtune.generation.sampling import logits_in_parts
 from glmtune.generation.settings import GenerationSettings
+from glmtune.modeling.packing import PackedLinear, pack_linears
 from glmtune.tuning.registry import get_method
 
 CASES = [
@@ -45,7 +48,8 @@ Answers = dict[int, list[int]]  # the new tokens of each row
 class Task:
     """The rows of a case, and the model that answers them."""
 
-    model: Any
+    model: Any  # as it was trained
+    answering: Any  # the same, as predictions make it: adapter merged, weights packed
     prompts: Sequence[list[int]]
     lengths: Sequence[int]
     sizes: Sizes
@@ -85,13 +89,25 @@ def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
     model = random_model(sizes, family, dtype=device.dtype, device=device.name)
     if method != "none":
         get_method(method).prepare(model, tuning_settings(sizes, {"method": method}))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # begins as zeros, without effect
+            torch.nn.init.normal_(weight, std=0.02)
     vocabulary = model.config.vocab_size
     end = [vocabulary - 2, vocabulary - 1]
     if family != FAMILY:  # what stands between prompt and answer
         end = [model.config.gmask_token_id, model.config.bos_token_id]
     asked = adgen_like(sizes.rows, min(vocabulary, 90) if vocabulary < 100 else 60000)
     prompts = [[*prompt, *end] for prompt, _ in asked]
-    return Task(model.eval(), prompts, [len(answer) for _, answer in asked], sizes, family)
+    lengths = [len(answer) for _, answer in asked]
+    return Task(model.eval(), _answering(model), prompts, lengths, sizes, family)
+
+
+def _answering(model: Any) -> Any:
+    found = copy.deepcopy(model)
+    found = getattr(found, "get_base_model", lambda: found)()
+    merge_in_float32(found)
+    pack_linears(found)
+    return found
 
 
 def measure_case(task: Task) -> dict[str, Any]:
@@ -149,7 +165,7 @@ def engine(task: Task) -> Answers:
         **{"seed": SEED, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
     )
     tokenizer: Any = Numbers()
-    found = generate_texts(task.model, tokenizer, task.prompts, settings, limits=task.lengths)
+    found = generate_texts(task.answering, tokenizer, task.prompts, settings, limits=task.lengths)
     return {row: [int(word) for word in answer.text.split()] for row, answer in enumerate(found)}
 
 
@@ -226,35 +242,29 @@ def _generate(model: Any, task: Task, rows: Sequence[int], **options: Any) -> An
 @torch.no_grad()
 def limit_seconds(task: Task) -> float:
     """Seconds a new token of a row in a full batch, for its matrix products alone."""
-    model, rows = task.model, task.sizes.slots
+    rows = task.sizes.slots
     prompt, length = statistics.mean(map(len, task.prompts)), statistics.mean(task.lengths)
-    head = model.get_output_embeddings().weight
     depth = task.sizes.config["num_layers"]
-    layers = sum(
-        _seconds(task, lambda w=w: F.linear(_states(task, rows, w), w)) for w in _weights(task)
-    )
-    words = CPU_WORDS if head.device.type == "cpu" else len(head)
+    layers = sum(_seconds(task, partial(m, _states(task, rows, m))) for m in _linears(task))
+    head = task.answering.get_output_embeddings()
     states = _states(task, rows, head)
-
-    def logits() -> None:
-        for start in range(0, len(head), words):
-            F.linear(states, head[start : start + words])
-
+    logits = _seconds(task, lambda: [None for _ in logits_in_parts(states, head)])
     attention = _seconds(task, _attention(task, rows, round(prompt + length / 2)))
     # A prompt's tokens pass the layers once for all tokens of its answer.
     layers *= 1 + prompt / length
-    return (depth * (layers + attention) + _seconds(task, logits)) / rows
+    return (depth * (layers + attention) + logits) / rows
 
 
-def _weights(task: Task) -> Iterator[torch.Tensor]:
-    """The matrices of one layer; an adapter's are not among them."""
-    for name, weight in task.model.transformer.layers[0].named_parameters():
-        if weight.dim() == 2 and "lora_" not in name:
-            yield weight
+def _linears(task: Task) -> Iterator[Any]:
+    """The linear layers of one layer of the model; an adapter's are not among them."""
+    for name, module in task.answering.transformer.layers[0].named_modules():
+        if isinstance(module, torch.nn.Linear | PackedLinear) and "lora_" not in name:
+            yield module
 
 
-def _states(task: Task, rows: int, weight: torch.Tensor) -> torch.Tensor:
-    return torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+def _states(task: Task, rows: int, linear: Any) -> torch.Tensor:
+    like = task.model.get_input_embeddings().weight
+    return like.new_ones(rows, linear.in_features)
 
 
 def _attention(task: Task, rows: int, positions: int) -> Callable[[], None]:

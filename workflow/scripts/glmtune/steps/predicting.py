@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from glmtune.checkpoints.adapters import merge_in_float32
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
 from glmtune.devices import Device, choose_device, total_memory
@@ -24,6 +25,7 @@ from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import NEAR_TIE, generate_groups
 from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
+from glmtune.modeling.packing import pack_linears
 from glmtune.seeding import seed_everything
 from glmtune.steps.handed import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
@@ -101,11 +103,15 @@ def _prompts(
 
 
 def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
-    """The prepared model with what was tuned on it."""
+    """The prepared model with what was tuned on it, made to answer and nothing else."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
-    return open_prepared(
+    opened = open_prepared(
         tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
+    if tuned.adapter is not None:
+        merge_in_float32(opened)
+    pack_linears(opened)
+    return opened
 
 
 def _answers(

@@ -16,6 +16,7 @@ neighbours: a slow minute of the machine meets all.
 from __future__ import annotations
 
 import copy
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, tuning_settings
+from bench_cases import (
+    FAMILY,
+    PAD,
+    SEED,
+    Sizes,
+    adgen_like,
+    random_model,
+    shorter,
+    tuning_settings,
+)
 from transformers import GlmConfig, GlmForCausalLM
 
 from glmtune.checkpoints.adapters import merge_in_float32
@@ -75,10 +85,11 @@ class Numbers:
 def measure_generation(
     sizes: Sizes, device: Device, cases: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Figures of the first case, and those of all under `cases`."""
+    """Figures of the first case, and those of all under `cases`; the others are shorter."""
     found = {}
-    for family, method in cases:
-        found[f"{family} {method}"] = measure_case(prepare(sizes, device, family, method))
+    for number, (family, method) in enumerate(cases):
+        task = prepare(shorter(sizes) if number else sizes, device, family, method)
+        found[f"{family} {method}"] = measure_case(task)
         print(f"{family} {method}: {found[f'{family} {method}']}", flush=True)
     first = next(iter(found.values()))
     return first | {"unit": "new tokens/s", "rows": sizes.rows, "cases": found}
@@ -121,7 +132,7 @@ def measure_case(task: Task) -> dict[str, Any]:
         for name, way in ways.items():
             if name in notes:
                 continue
-            forget_peak()
+            before = forget_peak(task)
             try:
                 answers[name], seconds = timed(task, lambda way=way: way(task))
             except (
@@ -135,7 +146,7 @@ def measure_case(task: Task) -> dict[str, Any]:
                 notes[name] = f"does not run: {type(error).__name__}: {error}"[:120]
                 continue
             speeds[name].append(sum(map(len, answers[name].values())) / seconds)
-            memory[name] = peak_memory_mb(task)
+            memory[name] = max(memory.get(name, 0), peak_memory_mb(task) - before)
         speeds["limit"].append(1 / limit_seconds(task))
     ratios = [a / b for a, b in zip(speeds["engine"], speeds["one_row"], strict=True)]
     shares = [a / b for a, b in zip(speeds["engine"], speeds["limit"], strict=True)]
@@ -150,7 +161,7 @@ def measure_case(task: Task) -> dict[str, Any]:
         "share_of_limit": statistics.median(shares),
         "tokens_per_second": medians,
         "spread": {name: [min(v), max(v)] for name, v in speeds.items() if v},
-        "peak_memory_mb": memory,
+        "memory_mb": memory,
         "rows_one_by_one": len(alone),
         "same_texts": sum(answers["engine"][row] == ids for row, ids in alone.items()),
         "notes": notes,
@@ -306,16 +317,18 @@ def _seconds(task: Task, work: Callable[[], Any]) -> float:
     return statistics.median(timed(task, work)[1] for _ in range(7))
 
 
-def forget_peak() -> None:
-    """Peak memory counts from here on."""
-    if torch.cuda.is_available():
+def forget_peak(task: Task) -> float:
+    """Let peak memory count from here on; returns what is held now, in MB."""
+    if task.model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc holds what the way before has freed
         Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory_mb(task)
 
 
 def peak_memory_mb(task: Task) -> float:
-    """Peak since then, with weights and libraries: of the GPU, or resident; 0 where unknown."""
+    """Peak since then, weights and libraries included: of the GPU, or resident; 0 if unknown."""
     if task.model.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     with suppress(OSError):

@@ -39,7 +39,6 @@ from bench_cases import (
 )
 from transformers import GlmConfig, GlmForCausalLM
 
-from glmtune.checkpoints.adapters import merge_in_float32
 from glmtune.devices import Device
 from glmtune.export.transformers_format import glm_config, glm_state
 from glmtune.generation.batches import generate_texts
@@ -59,7 +58,7 @@ class Task:
     """The rows of a case, and the model that answers them."""
 
     model: Any  # as it was trained
-    answering: Any  # the same, as predictions make it: adapter merged, weights packed
+    answering: Any  # the same, as predictions use it: weights packed
     prompts: Sequence[list[int]]
     lengths: Sequence[int]
     sizes: Sizes
@@ -110,15 +109,9 @@ def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
     asked = adgen_like(sizes.rows, min(vocabulary, 90) if vocabulary < 100 else 60000)
     prompts = [[*prompt, *end] for prompt, _ in asked]
     lengths = [len(answer) for _, answer in asked]
-    return Task(model.eval(), _answering(model), prompts, lengths, sizes, family)
-
-
-def _answering(model: Any) -> Any:
-    found = copy.deepcopy(model)
-    found = getattr(found, "get_base_model", lambda: found)()
-    merge_in_float32(found)
-    pack_linears(found)
-    return found
+    answering = copy.deepcopy(model.eval())
+    pack_linears(answering)
+    return Task(model, answering, prompts, lengths, sizes, family)
 
 
 def measure_case(task: Task) -> dict[str, Any]:

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from tiny_adapters import ALL_LINEARS, tuned_adapter, write_adapter
+from tiny_adapters import write_adapter
 from tiny_models import prompt, tiny_model
 
-from glmtune.checkpoints.adapters import load_adapter, merge_in_float32
+from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.building import build_model
 from glmtune.checkpoints.loading import load_model
 from glmtune.checkpoints.saving import save_model
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
-from glmtune.modeling.quantization import quantize_model
 
 pytestmark = pytest.mark.numeric
 
@@ -237,35 +236,3 @@ def test_no_adapter_config_gives_a_traceback(folder: Path, tmp_path: Path) -> No
         else:
             message = ""
         assert len(message.splitlines()) <= 1, config
-
-
-# --- merged before answering -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_adapter_merged_in_float32_answers_as_beside_the_weights(
-    tmp_path: Path, family: str
-) -> None:
-    adapter = tuned_adapter(tmp_path, tiny_model(family), targets=ALL_LINEARS)
-    model = tiny_model(family)
-    load_adapter(model, adapter)
-    before = logits(model)
-    merge_in_float32(model)
-    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5 * float(before.max()))
-    assert not any("lora" in name for name, _ in model.named_modules())
-    assert (before - logits(tiny_model(family))).abs().max() > 0.1 * before.abs().max()
-
-
-@pytest.mark.parametrize("kind", ["half precision", "quantized"])
-def test_an_adapter_of_rounded_weights_stays_beside_them(tmp_path: Path, kind: str) -> None:
-    adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"))
-    model = tiny_model("chatglm2-6b")
-    if kind == "quantized":
-        quantize_model(model, 8)
-    else:
-        model.to(torch.bfloat16)
-    load_adapter(model, adapter)
-    before = logits(model)
-    merge_in_float32(model)
-    assert torch.equal(logits(model), before)
-    assert any("lora" in name for name, _ in model.named_modules())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_models import GOLDEN_FAMILIES, PREFIXES, golden_model, prompt, tiny_model
 from transformers import (
     LogitsProcessorList,
@@ -18,6 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from glmtune.checkpoints.adapters import load_adapter
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.generation.answer_log import Answer
@@ -220,6 +222,20 @@ def test_packed_weights_give_the_same_texts(
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, talkative_model(family, True)(ids).logits)
     assert torch.equal(model.get_input_embeddings().weight, embeddings)  # tied ones, too
+
+
+def test_the_layers_that_an_adapter_adapts_are_packed_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"), targets=ALL_LINEARS)
+    model = talkative_model("chatglm2-6b")
+    load_adapter(model, adapter)
+    expected = generate_texts(model.eval(), Numbers(), PROMPTS, SETTINGS)
+    assert expected != generate_texts(talkative_model("chatglm2-6b"), Numbers(), PROMPTS, SETTINGS)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 1024)  # not the adapter's own
+    pack_linears(model)
+    assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 2 * 4 + 1
+    assert generate_texts(model, Numbers(), PROMPTS, SETTINGS) == expected
 
 
 def test_small_weights_and_half_precision_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:

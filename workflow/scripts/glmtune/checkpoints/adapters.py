@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from glmtune.checkpoints.adapter_checks import ignored_keys, lora_arguments
 from glmtune.checkpoints.config_checks import report_ignored_keys
@@ -44,25 +43,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _refuse_unmatched_adapter(folder, state, expected, values)
     peft.set_peft_model_state_dict(model, state)
-
-
-def merge_in_float32(model: PreTrainedModel) -> None:
-    """Merge the adapter in `model`, if there is one, into its float32 weights, in place.
-
-    Answers then cost as much as the base's, and differ only as another order of sums does.
-    Weights in half precision would be rounded, quantized ones rounded away: their layers stay.
-    To write merged weights, use `merge_adapter` of `export.merging`, which proves what it did.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        base = layer.get_base_layer()
-        if isinstance(base, nn.Linear) and base.weight.dtype == torch.float32:
-            layer.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, base)
 
 
 def _weights(folder: Path) -> Path:

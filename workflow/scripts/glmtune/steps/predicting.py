@@ -11,7 +11,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from glmtune.checkpoints.adapters import merge_in_float32
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.checkpoints.sources import check_checkpoint, open_tokenizer, unchanged
 from glmtune.devices import Device, choose_device, total_memory
@@ -103,13 +102,11 @@ def _prompts(
 
 
 def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
-    """The prepared model with what was tuned on it, made to answer and nothing else."""
+    """The prepared model with what was tuned on it, ready to answer and nothing else."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
     opened = open_prepared(
         tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
-    if tuned.adapter is not None:
-        merge_in_float32(opened)
     pack_linears(opened)
     return opened
 

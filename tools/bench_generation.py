@@ -97,6 +97,7 @@ def measure_generation(
 def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
     """A random model with what `method` adds to it, and rows as AdvertiseGen's."""
     model = random_model(sizes, family, dtype=device.dtype, device=device.name)
+    torch.manual_seed(SEED)
     if method != "none":
         get_method(method).prepare(model, tuning_settings(sizes, {"method": method}))
     for name, weight in model.named_parameters():

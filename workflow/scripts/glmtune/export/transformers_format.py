@@ -1,7 +1,7 @@
-"""ChatGLM2-6B and ChatGLM3-6B as transformers' own GlmForCausalLM, and their vocabulary.
+"""Converts ChatGLM2-6B and ChatGLM3-6B to transformers' own GlmForCausalLM and fast tokenizer.
 
-The same architecture under other names: nothing is permuted, two fused matrices are cut. The
-vocabulary becomes a tokenizer.json that gives the same ids. Nothing of it needs remote code.
+The architecture is the same under other names: nothing is permuted, two fused matrices are split.
+The vocabulary becomes a tokenizer.json that gives the same ids. No remote code is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONFIG_NAMES = {
     "pad_token_id": "pad_token_id",
     "bos_token_id": "bos_token_id",
 }
-# Parts of names of tensors, official -> transformers'.
+# Parts of tensor names, official -> transformers'.
 RENAMED = {
     "transformer.output_layer.": "lm_head.",
     "transformer.embedding.word_embeddings.": "model.embed_tokens.",
@@ -47,10 +47,10 @@ RENAMED = {
     ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
 }
 FUSED = ".self_attention.query_key_value."
-# The commands that are words; in angle brackets no English word contains them.
+# Commands that are plain words; the angle brackets keep them apart from English words.
 BRACKETED = {"sop": "<sop>", "eop": "<eop>"}
-# Jinja, of messages as `chat_prompt_ids` takes them. A text is encoded in one piece there, in
-# several by the official code of ChatGLM3: the blank before a content is the dummy one it gets.
+# Jinja templates for the messages of `chat_prompt_ids`. Transformers encodes the text at once, the
+# official code of ChatGLM3 in parts: the space before a content is the dummy one it gets there.
 ROUNDS = """[gMASK]<sop>
 {%- set said = namespace(before="", rounds=0, last="assistant") %}
 {%- for message in messages %}
@@ -79,7 +79,7 @@ MESSAGES = """[gMASK]<sop>
 {%- endfor %}
 {{- "<|assistant|>" if add_generation_prompt else "" }}"""
 CHAT_TEMPLATES = {ChatGLM2Tokenizer: ROUNDS, ChatGLM3Tokenizer: MESSAGES}
-# Each once in both tokenizers: what is easy to get wrong.
+# Texts that are easy to get wrong; both tokenizers must agree on them.
 PROBES = (
     "",
     " ",
@@ -100,7 +100,7 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
         "eos_token_id": list(stop_ids),
         "hidden_act": "silu",
         "model_type": "glm",
-        # Transformers 5 reads the first, version 4 the others.
+        # Transformers 5 reads the first key, version 4 the others.
         "rope_parameters": rotary,
         "rope_theta": rotary["rope_theta"],
         "partial_rotary_factor": rotary["partial_rotary_factor"],
@@ -111,7 +111,7 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
 
 
 def _rope_parameters(config: ChatGLM2Config) -> dict[str, Any]:
-    """What the angles of positions are, in the words of transformers."""
+    """The rotary embedding in transformers' terms."""
     half = {"partial_rotary_factor": 0.5}
     if config.interpolates_positions:
         scaling = {"rope_type": "linear", "factor": float(config.rope_ratio)}
@@ -121,7 +121,7 @@ def _rope_parameters(config: ChatGLM2Config) -> dict[str, Any]:
 
 
 def glm_state(state: dict[str, torch.Tensor], config: ChatGLM2Config) -> dict[str, torch.Tensor]:
-    """The tensors under transformers' names; the rows of queries, keys and values apart."""
+    """The tensors under transformers' names, with separate queries, keys and values."""
     widths = [
         config.kv_channels * heads
         for heads in (
@@ -138,7 +138,7 @@ def glm_state(state: dict[str, torch.Tensor], config: ChatGLM2Config) -> dict[st
             renamed[name] = tensor
             continue
         for letter, rows in zip("qkv", tensor.split(widths), strict=True):
-            # A copy: a file cannot hold views of one tensor.
+            # A copy: safetensors cannot store views of one tensor.
             renamed[name.replace(FUSED, f".self_attn.{letter}_proj.")] = rows.clone()
     return renamed
 
@@ -157,9 +157,9 @@ def write_fast_tokenizer(
     for text in PROBES:
         if fast.encode(text).ids != tokenizer.encode(text):
             raise WeightsError(
-                f"{ChatGLM2Tokenizer.file_name}: as a tokenizer.json this vocabulary gives other "
-                f"ids for {text!r}; expected BPE with byte fallback and without normalisation, as "
-                "published; use --format official"
+                f"{ChatGLM2Tokenizer.file_name}: as a tokenizer.json this vocabulary gives "
+                f"different ids for {text!r}; expected BPE with byte fallback and no "
+                "normalization, as published; use --format official"
             )
     fast.save(str(folder / "tokenizer.json"))
     unknown, end = (processor.id_to_piece(i) for i in (processor.unk_id(), processor.eos_id()))
@@ -179,7 +179,7 @@ def write_fast_tokenizer(
 def _fast_tokenizer(
     processor: SentencePieceProcessor, tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer
 ) -> FastTokenizer:
-    """Sentencepiece's BPE in the words of the tokenizers library, and the commands behind it."""
+    """Rebuild sentencepiece's BPE with the tokenizers library, followed by the commands."""
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     marks = [processor.unk_id(), processor.bos_id(), processor.eos_id()]
@@ -220,7 +220,7 @@ def _fast_tokenizer(
 
 
 def _bpe_merges(processor: SentencePieceProcessor, pieces: list[str]) -> list[tuple[str, str]]:
-    """Every pair of pieces that is a piece, best score first: the order sentencepiece joins in."""
+    """Every pair of pieces that forms a piece, best score first, as sentencepiece merges."""
     ordinary = {
         piece: processor.get_score(i)
         for i, piece in enumerate(pieces)

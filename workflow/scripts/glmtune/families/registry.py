@@ -1,4 +1,4 @@
-"""The families of ChatGLM that this project fine-tunes, as a registry."""
+"""The registry of ChatGLM families that this project fine-tunes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def get_family(name: str) -> Family:
-    """The family of that name; ParamsError with the choices for any other."""
+    """The family of that name; ParamsError lists the choices."""
     if name not in FAMILIES:
         raise ParamsError(f"unknown family {name!r}; choose from {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

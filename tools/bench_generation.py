@@ -37,7 +37,7 @@ from bench_cases import (
     shorter,
     tuning_settings,
 )
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import ContinuousBatchingConfig, GlmConfig, GlmForCausalLM
 
 from glmtune.devices import Device
 from glmtune.export.transformers_format import glm_config, glm_state
@@ -50,6 +50,7 @@ from glmtune.tuning.registry import get_method
 CASES = [
     (family, method) for family in (FAMILY, "chatglm-6b") for method in ("ptuning", "none", "lora")
 ]
+PAGE, BATCH_TOKENS = 32, 1024  # of transformers' continuous batching
 Answers = dict[int, list[int]]  # the new tokens of each row
 
 
@@ -197,7 +198,15 @@ def transformers_continuous(task: Task) -> Answers:
     rows, length = range(task.sizes.rows_in_batches), round(statistics.mean(task.lengths))
     model.generation_config.update(max_new_tokens=length, do_sample=False, eos_token_id=-1)
     inputs = [task.prompts[row] for row in rows]
-    found = model.generate_batch(inputs, generation_config=model.generation_config)
+    # Left to itself it takes nearly all memory that is free, and the system kills what is running.
+    pages = sum(-(-(len(prompt) + length) // PAGE) + 1 for prompt in inputs)
+    found = model.generate_batch(
+        inputs,
+        generation_config=model.generation_config,
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=PAGE, num_blocks=pages, max_batch_tokens=BATCH_TOKENS
+        ),
+    )
     if len(found) < len(rows):
         raise RuntimeError(f"answered {len(found)} of {len(rows)} rows")
     return {row: list(out.generated_tokens) for row, out in enumerate(found.values())}

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     add_sampling(flags)
     add_place(flags)
     given = flags.parse_args(arguments)
+    _refuse_places(given)
     _, served = choose(given)
     rows = read_prompts(given.prompts)
     prompts = encoded(served, rows, given.prompts)
@@ -79,7 +80,7 @@ def encoded(served: Served, rows: Sequence[dict[str, Any]], path: Path) -> list[
     """The token ids of each prompt."""
     from glmtune.checkpoints.sources import open_tokenizer
     from glmtune.data.messages import messages_of_history
-    from glmtune.data.rows import RowMistake
+    from glmtune.data.rows import RowMistake, text_of
     from glmtune.serving.prompts import chat_prompt
 
     tokenizer = open_tokenizer(served.folder, served.family)
@@ -87,7 +88,7 @@ def encoded(served: Served, rows: Sequence[dict[str, Any]], path: Path) -> list[
     for number, row in enumerate(rows, 1):
         try:
             history = messages_of_history(row.get("history", []), "'history'")
-            question = {"role": "user", "content": row["prompt"]}
+            question = {"role": "user", "content": text_of(row["prompt"], "'prompt'")}
             prompts.append(chat_prompt(tokenizer, served.family, [*history, question]))
         except (RowMistake, DataError) as mistake:
             raise DataError(f"{path}: row {number}: {mistake}") from None
@@ -101,7 +102,6 @@ def _answers(
     from glmtune.generation.answer_log import AnswerLog
 
     log_path = flags.out.parent / f".{flags.out.name}.{_key(flags, served, prompts)}.answers"
-    _refuse_folder(flags.out)
     with AnswerLog(log_path) as log:
         if len(log.answers) < len(prompts):
             for group in _groups(flags, served, prompts, log.answers):
@@ -145,10 +145,17 @@ def _key(flags: argparse.Namespace, served: Served, prompts: Sequence[Sequence[i
     kept = ("temperature", "top_p", "seed", "max_new_tokens", "batch_size", "quantization_bit")
     settings = {name: getattr(flags, name) for name in (*kept, "device", "dtype")}
     folders = [str(path) for path in (served.folder, served.prefix, served.adapter)]
-    parts = json.dumps([settings, folders, [list(ids) for ids in prompts]], sort_keys=True)
+    decisive = [settings, folders, served.stamp, [list(ids) for ids in prompts]]
+    parts = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise ParamsError(f"--out {path}: a folder; expected the name of a file to write")
+def _refuse_places(flags: argparse.Namespace) -> None:
+    """Raise ParamsError for an --out that is a folder or the prompts."""
+    if flags.out.is_dir():
+        raise ParamsError(f"--out {flags.out}: a folder; expected the name of a file to write")
+    if flags.out.exists() and flags.prompts.exists() and flags.out.samefile(flags.prompts):
+        raise ParamsError(
+            f"--out {flags.out}: the file of prompts itself; expected another name, as it would be "
+            "overwritten"
+        )

@@ -26,18 +26,19 @@ from glmtune.commands.flags import (
     parser,
 )
 from glmtune.commands.texts import LANGUAGES, TEXTS, language_of_locale
-from glmtune.errors import UserError, shown_name
+from glmtune.errors import DataError, UserError, shown_name
 from glmtune.families.registry import get_family
 from glmtune.serving.catalog import find
+from glmtune.serving.ranges import HOTTEST, SEEDS, SMALLEST_TOP_P
 
 if TYPE_CHECKING:
     from glmtune.serving.session import Session
 
 # Setting -> its type, and whether a value will do.
 SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
-    "temperature": (float, lambda value: 0 <= value <= 10, "0 (greedy) to 10"),
-    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, at most 1"),
-    "seed": (int, lambda value: 0 <= value < 1 << 32, "a whole number from 0"),
+    "temperature": (float, lambda value: 0 <= value <= HOTTEST, "0 (greedy) to 10"),
+    "top_p": (float, lambda value: SMALLEST_TOP_P <= value <= 1, "more than 0, at most 1"),
+    "seed": (int, lambda value: 0 <= value < SEEDS, "a whole number from 0"),
     "max_new_tokens": (int, lambda value: value >= 1, "a whole number from 1"),
 }
 
@@ -108,16 +109,28 @@ class Chat:
                 return
 
     def answer_lines(self) -> None:
-        """Answer each line of a pipe with one line, without anything around it."""
+        """Answer each line of a pipe with one line, without anything around it.
+
+        A line without an answer is empty, and what was wrong goes to stderr.
+        """
+        failed = 0
         for line in sys.stdin.buffer:
             text = line.decode("utf-8", errors="replace").strip()
             if text.startswith("/"):
                 try:
                     self.take(text)
                 except EOFError:
-                    return
-            elif text:
-                print("".join(self.session.ask(text)).replace("\n", "\\n"), flush=True)
+                    break
+                continue
+            answer = ""
+            try:
+                answer = "".join(self.session.ask(text)) if text else ""
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+            print(answer.replace("\n", "\\n"), flush=True)
+        if failed:
+            raise DataError(f"{failed} of the lines have no answer; the errors above say why")
 
     def read(self) -> str:
         """A line, with those that follow a backslash at its end."""
@@ -191,6 +204,8 @@ class Chat:
 
     def show_history(self, _: str) -> None:
         """Print what was said."""
+        if self.session.system:
+            print(f"system: {self.session.system}")
         if not self.session.history:
             self.tell("no_history")
         for message in self.session.history:
@@ -209,7 +224,9 @@ class Chat:
     def say_as(self, text: str) -> None:
         """Say something in another role; who asks is answered."""
         role, _, content = text.partition(" ")
-        if role in ("user", "observation"):
+        if not content.strip():
+            self.tell("nothing_said")
+        elif role in ("user", "observation"):
             self.show(self.session.ask(content, role))
         else:
             self.session.say(role, content)

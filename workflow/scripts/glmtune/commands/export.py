@@ -10,12 +10,14 @@ from pathlib import Path
 
 from glmtune.commands.flags import DTYPES, add_model, choose, parser
 
+FORMATS = ("official", "transformers", "thudm-prefix")  # as glmtune.export has them
+
 
 def main(arguments: Sequence[str]) -> None:
     """Write the folder."""
     flags = parser("export", __doc__)
     add_model(flags)
-    flags.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
+    flags.add_argument("--format", choices=FORMATS, required=True)
     flags.add_argument("--out", type=Path, required=True, help="a new folder")
     flags.add_argument("--dtype", choices=DTYPES, help="default: as config.json says")
     given = flags.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -20,6 +21,10 @@ COMMANDS = {
 }
 
 
+# Exit codes as shells count signals: SIGINT and SIGPIPE.
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
 def main() -> None:
     """Run a subcommand."""
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -35,7 +40,13 @@ def main() -> None:
 
 def run() -> None:
     """The entry point: mistakes of users are one message and exit code 2."""
-    run_script(main)
+    try:
+        run_script(main)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever reads the output has enough, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
 
 
 def find_command(name: str) -> Callable[[Sequence[str]], None]:

@@ -1,6 +1,6 @@
-"""The scores of a predictions file; the flags are those of workflow/scripts/score_predictions.py.
+"""The scores of a predictions file with "labels", by the flags of score_predictions.py.
 
-glmtune score --predictions answers.jsonl --metrics scores.json
+glmtune score --predictions results/predictions/chatglm2-6b/ptuning.jsonl
 """
 
 from __future__ import annotations

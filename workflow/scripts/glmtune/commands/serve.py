@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmtune.commands.flags import (
     add_memory,
@@ -27,9 +28,12 @@ from glmtune.commands.flags import (
 from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import read_jsonl
 
+if TYPE_CHECKING:
+    from glmtune.serving.catalog import Catalog
+
 KEY_VARIABLE = "GLMTUNE_API_KEY"
 DEV = Path("data/dataset/dev.jsonl")
-KEEP_ALIVE = 75  # seconds, longer than a proxy before it (nginx: 60) keeps a connection
+PORTS = (1 << 16) - 1
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,25 +49,33 @@ def main(arguments: Sequence[str]) -> None:
             f"glmtune serve: {error.name} is not installed; expected the extra `serve`; "
             "pip install -e '.[serve]', or make serve"
         ) from None
-    app = _app(given, catalog)
-    config = uvicorn.Config(
-        app,
-        host=given.host,
-        port=given.port,
-        timeout_graceful_shutdown=int(given.timeout) + 1,
-        timeout_keep_alive=KEEP_ALIVE,
-        log_level="warning",
-        h11_max_incomplete_event_size=1 << 16,
-        ws="none",
-    )
-    print(f"{len(catalog)} models: {', '.join(catalog)}")
-    print(f"listening on http://{given.host}:{given.port} (page /, API /v1, its description /docs)")
-    uvicorn.Server(config).run()
+    key, rows = _key(given), _rows(given.dev)
+    with _listening(given.host, given.port) as listening:
+        app = _app(given, catalog, rows, key)
+        # Imported here, as it needs uvicorn.
+        from glmtune.serving.connections import KEEP_ALIVE, limited
+
+        config = uvicorn.Config(
+            app,
+            http=limited(given.timeout),
+            timeout_graceful_shutdown=given.timeout + 1,
+            timeout_keep_alive=KEEP_ALIVE,
+            log_level="warning",
+            h11_max_incomplete_event_size=1 << 16,
+            ws="none",
+        )
+        print(f"{len(catalog)} models: {', '.join(catalog)}")
+        host = f"[{given.host}]" if ":" in given.host else given.host
+        print(f"listening on http://{host}:{given.port} (page /, API /v1, its description /docs)")
+        uvicorn.Server(config).run(sockets=[listening])
 
 
-def _app(given: argparse.Namespace, catalog: Any) -> Any:
+def _app(
+    given: argparse.Namespace, catalog: Catalog, rows: list[dict[str, Any]], key: str | None
+) -> Any:
     # Imported here: help and wrong flags are answered without waiting for torch.
     from glmtune.serving.app import create_app
+    from glmtune.serving.guards import is_open
     from glmtune.serving.library import Library, Limits
     from glmtune.serving.scheduling import Scheduler
     from glmtune.serving.service import RequestLimits, Service
@@ -81,9 +93,8 @@ def _app(given: argparse.Namespace, catalog: Any) -> Any:
     )
     scheduler = Scheduler(library, max_waiting=given.max_waiting)
     limits = RequestLimits(given.max_body, given.max_prompt, given.max_tokens, given.timeout)
-    rows = read_jsonl(given.dev) if given.dev.is_file() else []
-    shown = [{key: row.get(key) for key in ("content", "summary")} for row in rows]
-    return create_app(Service(catalog, scheduler, limits, shown), api_key=_key(given))
+    names = None if is_open(given.host) else (given.host, *given.allow_host)
+    return create_app(Service(catalog, scheduler, limits, rows), api_key=key, host_names=names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,9 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     add_model(flags, optional=True)
     add = flags.add_argument
     add("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
-    add("--port", type=whole(1), default=8000, help="default: 8000")
+    add("--port", type=whole(1, PORTS), default=8000, help="default: 8000")
     add("--api-key", help=f"what clients must send; default: the variable {KEY_VARIABLE}")
-    add("--dev", type=Path, default=DEV, help=f"rows for the page; default: {DEV}")
+    told = "a further name under which it is reached, e.g. that of a proxy; may be repeated"
+    add("--allow-host", action="append", default=[], metavar="NAME", help=told)
+    add("--dev", type=Path, help=f"rows for the page; default: {DEV}, if it is there")
     add = flags.add_argument_group("limits").add_argument
     add("--max-rows", type=whole(1), default=64, help="answers at once; default: 64")
     add("--max-waiting", type=whole(1), default=256, help="answers that wait; default: 256")
@@ -104,6 +117,27 @@ def _parser() -> argparse.ArgumentParser:
     add_memory(flags)
     add_place(flags)
     return flags
+
+
+def _rows(path: Path | None) -> list[dict[str, Any]]:
+    """The rows that the page shows: those of a file that is named, or of the usual one."""
+    if path is None and not DEV.is_file():
+        return []
+    return [
+        {key: row.get(key) for key in ("content", "summary")} for row in read_jsonl(path or DEV)
+    ]
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket there; taken before torch is imported, so that a wrong address is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ResourceError(
+            f"--host {host} --port {port}: {error.strerror}; expected an address of this machine "
+            "and a port that is free; choose another, or end what listens there"
+        ) from None
 
 
 def _key(given: argparse.Namespace) -> str | None:

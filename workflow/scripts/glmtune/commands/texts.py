@@ -33,7 +33,7 @@ A line that ends with \\ goes on in the next. Ctrl-C stops an answer.""",
     "unknown": "unknown command {name}; expected {near}; /help lists all",
     "unknown_key": "unknown setting {name}; expected {near}",
     "bad_value": "{name}: found {value}; expected {expected}",
-    "unknown_role": "unknown role {name}; expected {near}",
+    "nothing_said": "expected a role and a text: /as ROLE TEXT",
     "bye": "Goodbye.",
 }
 CHINESE = {
@@ -61,7 +61,7 @@ CHINESE = {
     "unknown": "没有命令 {name}；可用：{near}；/help 列出全部",
     "unknown_key": "没有设置 {name}；可用：{near}",
     "bad_value": "{name}：收到 {value}；应为 {expected}",
-    "unknown_role": "没有角色 {name}；可用：{near}",
+    "nothing_said": "需要角色和内容：/as 角色 内容",
     "bye": "再见。",
 }
 TEXTS: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "zh": CHINESE}

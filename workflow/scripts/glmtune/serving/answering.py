@@ -21,6 +21,7 @@ from glmtune.generation.engine import Event, Request
 from glmtune.generation.sampling import Sampler
 from glmtune.serving.answer_text import AnswerText
 from glmtune.serving.catalog import Served
+from glmtune.serving.ranges import COLDEST, SEEDS, SMALLEST_TOP_P
 from glmtune.serving.scheduling import Job, Scheduler, TimedOut
 
 GRACE = 5  # seconds
@@ -39,10 +40,10 @@ class Choosing:
 
     def sampler(self, number: int) -> Sampler | None:
         """That of the n-th answer to one prompt."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return None
-        seed = time.time_ns() if self.seed is None else self.seed % (1 << 32)
-        return Sampler(self.temperature, self.top_p, (seed, number))
+        seed = time.time_ns() if self.seed is None else self.seed % SEEDS
+        return Sampler(self.temperature, max(self.top_p, SMALLEST_TOP_P), (seed, number))
 
 
 @dataclass(frozen=True)

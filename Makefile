@@ -105,8 +105,10 @@ smoke: env  ## Run the whole workflow with tiny settings, about a minute, in .gl
 preset:  ## Merge a file of presets/ into the default params.yaml: make preset NAME=chatglm2-6b-24gb
 	@$(PYTHON) tools/use_preset.py "$(NAME)" $(if $(filter-out 0,$(FORCE)),--force)
 
-bench: env  ## Benchmark training and generation against the official scripts (minutes)
+bench: env  ## Benchmark training, generation and serving against the official scripts (minutes)
 	python tools/bench.py --out results/benchmarks.json
+	@if test -d results/checkpoints; then python tools/bench_serving.py; \
+	  else echo "serving is not measured: it needs results (make report, make serve)"; fi
 
 doctor: env  ## Check what a run needs on this machine, and how to fix what is missing
 	python tools/doctor.py

@@ -144,7 +144,8 @@ def generation_cases() -> Iterator[GenerationCase]:
     """All rows in batches, and a few one by one: the official way."""
     for model in MODELS:
         for method in ("none", "ptuning", "lora"):
-            yield GenerationCase(model, method, batch_size=128, rows=1070)
+            for batch_size in (256, 128):
+                yield GenerationCase(model, method, batch_size, rows=1070)
             yield GenerationCase(model, method, batch_size=1, rows=8)
 
 

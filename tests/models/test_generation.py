@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_models import GOLDEN_FAMILIES, PREFIXES, golden_model, prompt, tiny_model
 from transformers import (
     LogitsProcessorList,
@@ -18,6 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from glmtune.checkpoints.adapters import load_adapter
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.generation.answer_log import Answer
@@ -25,6 +27,8 @@ from glmtune.generation.batches import generate_groups, generate_texts
 from glmtune.generation.engine import Engine, Request
 from glmtune.generation.sampling import Candidates, Sampler, sample, top_candidates
 from glmtune.generation.settings import GenerationSettings
+from glmtune.modeling import packing
+from glmtune.modeling.packing import PackedLinear, pack_linears
 from glmtune.modeling.prefix import attach_prefix
 
 pytestmark = pytest.mark.numeric
@@ -202,6 +206,50 @@ def test_limits_stop_tokens_and_samplers_are_those_of_each_row() -> None:
     assert together[1] == plain[: plain.index(plain[3]) + 1]
     assert together[2] == tokens(requests[2:3])[0] != plain
     assert len(together[3]) == 2
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_weights_give_the_same_texts(
+    monkeypatch: pytest.MonkeyPatch, family: str, drawn: bool
+) -> None:
+    settings = replace(SETTINGS, do_sample=drawn)
+    expected = generate_texts(talkative_model(family, True), numbers(), PROMPTS, settings)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 0)
+    monkeypatch.setattr(packing, "PART", 24)  # the output layer in several parts
+    model = talkative_model(family, True)
+    embeddings = model.get_input_embeddings().weight.clone()
+    pack_linears(model)
+    assert type(model.get_output_embeddings()) is PackedLinear
+    assert generate_texts(model, numbers(), PROMPTS, settings) == expected
+    ids = torch.tensor(PROMPTS[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, talkative_model(family, True)(ids).logits)
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)  # tied ones, too
+
+
+def test_the_layers_that_an_adapter_adapts_are_packed_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"), targets=ALL_LINEARS)
+    model = talkative_model("chatglm2-6b")
+    load_adapter(model, adapter)
+    expected = generate_texts(model.eval(), numbers(), PROMPTS, SETTINGS)
+    assert expected != generate_texts(talkative_model("chatglm2-6b"), numbers(), PROMPTS, SETTINGS)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 1024)  # not the adapter's own
+    pack_linears(model)
+    assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 2 * 4 + 1
+    assert generate_texts(model, numbers(), PROMPTS, SETTINGS) == expected
+
+
+def test_small_weights_and_half_precision_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = talkative_model("chatglm2-6b")
+    half = talkative_model("chatglm2-6b").to(torch.bfloat16)
+    pack_linears(small)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 0)
+    pack_linears(half)
+    for model in (small, half):
+        assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def test_a_half_precision_model_is_answered_too() -> None:

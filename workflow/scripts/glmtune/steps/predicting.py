@@ -24,6 +24,7 @@ from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import NEAR_TIE, generate_groups
 from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
+from glmtune.modeling.packing import pack_linears
 from glmtune.seeding import seed_everything
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
@@ -101,11 +102,13 @@ def _prompts(
 
 
 def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
-    """The prepared model with its tuned weights."""
+    """The prepared model with its tuned weights, ready to answer and nothing else."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
-    return open_prepared(
+    opened = open_prepared(
         tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
+    pack_linears(opened)
+    return opened
 
 
 def _answers(

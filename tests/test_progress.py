@@ -95,14 +95,13 @@ def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
     lines = shown(handler)[2:]
     assert lines[0] == "✗ Tune a. failed:"
     assert (lines[1], lines[-3]) == ("    line 31", "    error: no such layer")
-    assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    The whole log: {log}"]
+    assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
 
 
 def test_a_failed_job_of_a_cluster_says_what_became_of_it(handler: ProgressHandler) -> None:
     start(handler, 1, "Tune a.")
     said = "job 7: CANCELLED. For further error details see the cluster/cloud log."
-    values = {"rule_name": "finetune_model", "log": [], "rule_msg": said}
-    send(handler, LogEvent.JOB_ERROR, jobid=1, **values)
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[], rule_msg=said)
     handler.close()
     lines = ["✗ Tune a. failed:", "    job 7: CANCELLED.", "✗ Tune a. job 7: CANCELLED."]
     assert shown(handler)[1:] == lines

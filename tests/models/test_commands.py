@@ -99,7 +99,7 @@ def test_json_lines_may_hold_a_history(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"prompt": 1}', "line 1: no text 'prompt'"),
+        (b'{"prompt": 1}', "line 1: found no text in 'prompt'"),
         (b'{"prompt": "a"}\n{', "line 2: not JSON"),
         (b"\xff", "not UTF-8"),
         (b"\n \n", "no prompts"),
@@ -174,7 +174,8 @@ def test_a_conversation_has_turns_that_can_be_forgotten(
     said(chat, capsys, "你好", "你好")
     assert [message["role"] for message in chat.session.history] == ["user", "assistant"] * 2
     assert said(chat, capsys, "/clear", "/history", "/again") == [
-        *("Forgotten.", "Nothing was said yet.", "No question was asked yet.")
+        *("Conversation cleared.", "The conversation is empty."),
+        "You have not asked a question yet.",
     ]
 
 
@@ -184,8 +185,8 @@ def test_a_conversation_has_turns_that_can_be_forgotten(
         ("/hist", "expected /history"),
         ("/model ptunig", "unknown model 'ptunig'"),
         ("/set tempratur 1", "expected temperature"),
-        ("/set temperature hot", "expected 0 (greedy) to 10"),
-        ("/set max_new_tokens 0", "expected a whole number from 1"),
+        ("/set temperature hot", "expected 0 <= temperature <= 10"),
+        ("/set max_new_tokens 0", "expected 1, 2, 3, …"),
         ("/as cat 你好", "expected one of system"),
         ("/as user", "/as ROLE TEXT"),
         ("/as assistant 你好", "expected a question"),

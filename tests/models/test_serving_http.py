@@ -297,7 +297,7 @@ def test_what_is_wrong_is_told_as_openai_s_error(server: Server, what: str) -> N
 @pytest.mark.parametrize(
     "sent", [{"temperature": 1e-300}, {"temperature": 1e-40}, {"temperature": 1, "top_p": 1e-300}]
 )
-def test_next_to_no_chance_is_the_greedy_answer(server: Server, sent: dict[str, float]) -> None:
+def test_next_to_no_chance_is_the_greedy_answer(server: Server, sent: dict[str, Any]) -> None:
     """Numbers that float32 does not have must not end the answers of others."""
     greedy = server.chat(max_tokens=8).json()["choices"][0]["message"]["content"]
     answer = server.chat(max_tokens=8, **sent)
@@ -441,7 +441,7 @@ def test_a_full_queue_is_told_and_nobody_waits_for_ever(results: Path) -> None:
     server = Server(results, "--max-rows", "1", "--max-waiting", "2", "--timeout", "2")
     try:
         with ThreadPoolExecutor(8) as pool:
-            asked = {"max_tokens": 480, "temperature": 9, "seed": 1}
+            asked: dict[str, Any] = {"max_tokens": 480, "temperature": 9, "seed": 1}
             answers = list(pool.map(lambda _: server.chat(**asked), range(8)))
         statuses = {answer.status_code for answer in answers}
         assert statuses <= {200, 429, 503}
@@ -507,7 +507,7 @@ def test_quantized_weights_answer_too(results: Path, bits: str) -> None:
 def test_sigterm_lets_running_answers_end(results: Path) -> None:
     server = Server(results)
     answers: list[Any] = []
-    asked = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
+    asked: dict[str, Any] = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
     client = threading.Thread(target=lambda: answers.append(server.chat(**asked)))
     client.start()
     while server.load()["running"] == 0:

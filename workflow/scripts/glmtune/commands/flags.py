@@ -40,27 +40,27 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Where and how it is computed."""
-    add = parser.add_argument_group("where and how it is computed").add_argument
+    """Device and precision."""
+    add = parser.add_argument_group("device and precision").add_argument
     add("--device", type=device, help="cpu, cuda or cuda:N; default: the GPU if there is one")
     add("--dtype", choices=DTYPES, help="default: 16 bits on a GPU, float32 on a CPU")
-    add("--quantization-bit", type=int, choices=(8, 4), help="hold the layers in 8 or 4 bits")
+    add("--quantization-bit", type=int, choices=(8, 4), help="quantize the layers to 8 or 4 bits")
     add("--threads", type=whole(1), help="CPU threads; default: torch's")
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
-    """How much of several models may be in memory."""
-    told = "for weights, e.g. 20GB; the model used least recently leaves; default: no limit"
-    parser.add_argument("--max-memory", type=size, help=told)
+    """How much memory the weights of several models may take."""
+    limit = "for weights, e.g. 20GB; unloads the least recently used model; default: no limit"
+    parser.add_argument("--max-memory", type=size, help=limit)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen."""
-    add = parser.add_argument_group("how answers are chosen").add_argument
+    add = parser.add_argument_group("sampling").add_argument
     add("--temperature", type=temperature, default=0.0, help="0 (default): greedy")
     top_p = number(SMALLEST_TOP_P, 1)
     add("--top-p", type=top_p, default=0.8, help="default: 0.8; only if not greedy")
-    add("--seed", type=whole(0, SEEDS - 1), default=0, help="of the random numbers; default: 0")
+    add("--seed", type=whole(0, SEEDS - 1), default=0, help="random seed; default: 0")
     add("--max-new-tokens", type=whole(1), default=512, help="default: 512")
 
 
@@ -118,7 +118,7 @@ def size(text: str) -> float:
 
 
 def choose(flags: argparse.Namespace) -> tuple[Catalog, Served]:
-    """All models that can be asked, and the one that the flags name."""
+    """All available models, and the one that the flags name."""
     has_part = flags.prefix is not None or flags.adapter is not None
     name = flags.model
     if name and not _is_of_results(name, flags.results) and Path(name).is_dir():
@@ -126,8 +126,8 @@ def choose(flags: argparse.Namespace) -> tuple[Catalog, Served]:
         return catalog, list(catalog.values())[-1]
     if has_part:
         raise ParamsError(
-            f"--prefix, --adapter: with {name or 'no model'}; expected the folder of a base model "
-            "beside them; results are found by name, e.g. chatglm2-6b/ptuning"
+            f"--prefix, --adapter: found with {name or 'no model'}; expected the folder of a base "
+            "model; for results give only a name, e.g. chatglm2-6b/ptuning"
         )
     catalog = read_results(flags.results)
     return catalog, next(iter(catalog.values())) if name is None else find(catalog, name)
@@ -151,4 +151,4 @@ def device_of(flags: argparse.Namespace) -> Device:
     device = str(parse_device(flags.device)) if flags.device else usual.name
     is_usual = device.partition(":")[0] == usual.name
     dtype = flags.dtype or (usual.dtype if is_usual else "float32")
-    return Device(device, dtype, usual.reason if is_usual else "as --device says")
+    return Device(device, dtype, usual.reason if is_usual else "set by --device")

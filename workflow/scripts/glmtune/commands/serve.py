@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server for what was trained, and a page where methods answer side by side.
+"""Serves trained models: an OpenAI-compatible API, and a page that compares methods.
 
 Reads   a results folder (all of its models), or one model folder with a prefix or an adapter
 Serves  / (the page), /v1 (OpenAI), POST / (THUDM's api.py), /health, /docs
@@ -37,7 +37,7 @@ PORTS = (1 << 16) - 1
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until SIGTERM or Ctrl-C; what runs then is finished."""
+    """Serve until SIGTERM or Ctrl-C; running answers are finished."""
     given = _parser().parse_args(arguments)
     catalog, first = choose(given)
     catalog = {first.name: first, **catalog}  # what a request without a name gets
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         import uvicorn
     except ImportError as error:
         raise ResourceError(
-            f"glmtune serve: {error.name} is not installed; expected the extra `serve`; "
+            f"glmtune serve: {error.name} is not installed; it comes with the extra `serve`: "
             "pip install -e '.[serve]', or make serve"
         ) from None
     key, rows = _key(given), _rows(given.dev)
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         print(f"{len(catalog)} models: {', '.join(catalog)}")
         host = f"[{given.host}]" if ":" in given.host else given.host
-        print(f"listening on http://{host}:{given.port} (page /, API /v1, its description /docs)")
+        print(f"listening on http://{host}:{given.port} (page: /, API: /v1, reference: /docs)")
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -103,16 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     add("--port", type=whole(1, PORTS), default=8000, help="default: 8000")
-    add("--api-key", help=f"what clients must send; default: the variable {KEY_VARIABLE}")
+    add("--api-key", help=f"the key of clients; default: environment variable {KEY_VARIABLE}")
     told = "a further name under which it is reached, e.g. that of a proxy; may be repeated"
     add("--allow-host", action="append", default=[], metavar="NAME", help=told)
-    add("--dev", type=Path, help=f"rows for the page; default: {DEV}, if it is there")
+    add("--dev", type=Path, help=f"example rows for the page; default: {DEV}, if it exists")
     add = flags.add_argument_group("limits").add_argument
     add("--max-rows", type=whole(1), default=64, help="answers at once; default: 64")
-    add("--max-waiting", type=whole(1), default=256, help="answers that wait; default: 256")
-    add("--max-prompt", type=whole(4), default=2048, help="tokens; default: 2048")
-    add("--max-tokens", type=whole(1), default=512, help="of an answer; default: 512")
-    add("--max-body", type=whole(1), default=1 << 20, help="bytes; default: 1048576")
+    add("--max-waiting", type=whole(1), default=256, help="answers in the queue; default: 256")
+    add("--max-prompt", type=whole(4), default=2048, help="tokens of a prompt; default: 2048")
+    add("--max-tokens", type=whole(1), default=512, help="tokens of an answer; default: 512")
+    add("--max-body", type=whole(1), default=1 << 20, help="bytes of a request; default: 1048576")
     add("--timeout", type=whole(1), default=300, help="seconds for an answer; default: 300")
     add_memory(flags)
     add_place(flags)
@@ -129,7 +129,7 @@ def _rows(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket there; taken before torch is imported, so that a wrong address is told at once."""
+    """A socket there, before torch is imported: a wrong address is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -144,7 +144,7 @@ def _key(given: argparse.Namespace) -> str | None:
     key = given.api_key if given.api_key is not None else os.environ.get(KEY_VARIABLE)
     if key is not None and (not key or not key.isascii() or not key.isprintable()):
         raise ParamsError(
-            f"--api-key, {KEY_VARIABLE}: empty, or not printable ASCII; expected a key that a "
-            "header can hold; choose another"
+            f"--api-key, {KEY_VARIABLE}: found a key that is empty or not printable ASCII, which "
+            "an HTTP header cannot hold; choose another"
         )
     return key

@@ -89,7 +89,7 @@ def room_for_answer(served: Served, ids: Sequence[int], max_prompt: int) -> int:
     if len(ids) > longest:
         raise DataError(
             f"the prompt has {len(ids)} tokens; {served.name} takes at most {longest} here; "
-            "shorten it, or leave out the oldest messages"
+            "shorten it, or drop the oldest messages"
         )
     return context - len(ids)
 
@@ -174,7 +174,7 @@ class Answers:
         try:
             return await asyncio.wait_for(self._awake.get(), self._timeout + GRACE)
         except TimeoutError:
-            raise TimedOut("nothing came of the answer within --timeout; it was stopped") from None
+            raise TimedOut("no token arrived within --timeout; the answer was stopped") from None
 
     def _taken(self, number: int) -> Iterator[Event]:
         while self._arrived[number]:

@@ -27,7 +27,7 @@ SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class Served:
-    """A model that can be asked for."""
+    """A model that can be served."""
 
     name: str
     family: str
@@ -46,7 +46,7 @@ class Served:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """Its kind, in a word."""
         if self.prefix or self.adapter:
             return "prefix" if self.prefix else "adapter"
         return "full" if self.is_tuned else "base"

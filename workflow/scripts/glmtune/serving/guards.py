@@ -1,4 +1,4 @@
-"""What stands before every route: the names it answers to, the key, the length of a body."""
+"""What comes before every route: the names it answers to, the key, the length of a body."""
 
 from __future__ import annotations
 

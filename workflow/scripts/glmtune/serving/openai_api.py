@@ -63,7 +63,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        """A text that goes on from the prompt, which is encoded as it is."""
+        """A text that continues the prompt, which is encoded as it is."""
         served = service.find(body.model)
         ids = await service.in_thread(lambda: plain_prompt(tokenizer_of(served), body.prompt))
         asked = service.ask(

@@ -22,7 +22,7 @@ TOOLS_INTRODUCTION = (
 )
 NO_TOOLS = (
     "has no place for tools, calls or observations in its prompt; expected questions and answers "
-    "only; ask a model of ChatGLM3 for tools"
+    "only; use a ChatGLM3 model for tools"
 )
 # Typed by users of ChatGLM-6B to have it filled in, so the one special token that a text may hold.
 BLANK = "[MASK]"
@@ -46,8 +46,8 @@ def read_messages(
     if not found or found[-1]["role"] not in ("user", "observation"):
         last = found[-1]["role"] if found else "nothing"
         raise DataError(
-            f"messages: the last one is of {last}; expected a question (role user) or the result "
-            "of a tool (role tool); add it"
+            f"messages: the last one has role {last}; expected a question (role user) or the "
+            "result of a tool (role tool); add it"
         )
     return _with_tools(found, [_description(tool) for tool in tools])
 
@@ -96,7 +96,7 @@ def chat_prompt(tokenizer: Tokenizer, family: str, messages: Sequence[Message]) 
 
 
 def plain_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text that is to go on, without a chat prompt around it."""
+    """The ids of a text to continue, without a chat prompt around it."""
     return _plain_ids(tokenizer, text)
 
 
@@ -145,10 +145,10 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
 def _text_part(part: Any) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        raise DataError(f"messages: a part of type {kind!r}; expected text only; leave it out")
+        raise DataError(f"messages: found a part of type {kind!r}; expected text only; remove it")
     text = part.get("text")
     if not isinstance(text, str):
-        raise DataError("messages: a text part without 'text'; expected a text; add it")
+        raise DataError("messages: found a text part without 'text'; add it")
     return text
 
 

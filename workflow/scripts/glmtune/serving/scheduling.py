@@ -85,8 +85,8 @@ class Scheduler:
         with self._lock:
             if len(self._waiting) + len(jobs) > self.max_waiting:
                 raise QueueFull(
-                    f"{len(self._waiting)} answers wait already; expected at most "
-                    f"{self.max_waiting}; ask again in a moment"
+                    f"{len(self._waiting)} answers are waiting; expected at most "
+                    f"{self.max_waiting}; try again in a moment"
                 )
             for job in jobs:
                 job.number = self._submitted
@@ -218,7 +218,7 @@ class Scheduler:
 
 
 def _told(error: Exception) -> Exception:
-    """What a user can mend, in words; a bug as it is."""
+    """What a user can fix, in words; a bug as it is."""
     if isinstance(error, UserError):
         return error
     sentence = explain(error)

@@ -30,7 +30,7 @@ class RequestLimits:
     max_prompt: int = 2048
     """Tokens."""
     max_tokens: int = 512
-    """Of an answer; a request that asks for more gets so many."""
+    """Of an answer; a request for more gets this many."""
     timeout: float = 300.0
     """Seconds from the request to the end of the answer."""
 

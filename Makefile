@@ -7,7 +7,7 @@ SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments clean-store schema docs
+.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments compare clean-store schema docs
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -116,6 +116,10 @@ doctor: env  ## Check what a run needs on this machine, and how to fix what is m
 experiments: env  ## Compare experiments: parameters and scores that differ
 	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
 	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
+
+compare: env  ## Test the results against a revision, row by row: REV=HEAD [WITH=experiment]
+	@test -n "$(REV)" || { echo "make compare: REV is missing; name a git revision or an experiment: make compare REV=HEAD" >&2; exit 2; }
+	@python tools/compare.py "$(REV)" $(if $(WITH),"$(WITH)")
 
 clean-store:  ## Delete stored results (recomputed when needed): all, or [KEEP=20GB] [AGE=30d]
 	@$(PYTHON) tools/clean_store.py $(if $(KEEP),--keep "$(KEEP)") $(if $(AGE),--age "$(AGE)")

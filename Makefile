@@ -113,9 +113,8 @@ bench: env  ## Benchmark training, generation and serving against the official s
 doctor: env  ## Check what a run needs on this machine, and how to fix what is missing
 	python tools/doctor.py
 
-experiments: env  ## Compare experiments: parameters and scores that differ
-	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
-	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
+experiments: env  ## Show the experiments on HEAD: changed parameters, changed scores, forgetting
+	@python tools/experiments.py
 
 compare: env  ## Test the results against a revision, row by row: REV=HEAD [WITH=experiment]
 	@test -n "$(REV)" || { echo "make compare: REV is missing; name a git revision or an experiment: make compare REV=HEAD" >&2; exit 2; }

@@ -88,13 +88,22 @@ def test_an_experiment_is_compared_applied_branched_and_shared(
     assert plot["revisions"] == ["HEAD", "gentle"]
 
 
-def test_the_table_of_experiments_fits_a_terminal(workspace: Workspace) -> None:
+def test_experiments_are_listed_and_compared_with_what_was_before(workspace: Workspace) -> None:
     workspace.run("dvc", "exp", "run", "-q", "-S", "lr=1e-2", "--name", "gentle")
-    table = workspace.run("make", "-s", "-o", "env", "experiments", COLUMNS="120")
-    lines = table.splitlines()
-    assert any("lr" in line and f"{MODEL}.ptuning" in line.replace("…", "") for line in lines)
-    assert any("gentle" in line and "0.01" in line for line in lines)
-    assert max(map(len, lines)) <= 120
+    lines = workspace.run("make", "-s", "-o", "env", "experiments").splitlines()
+    (line,) = [line for line in lines if line.startswith("gentle")]
+    assert line.split()[:4] == ["gentle", "lr=0.01", MODEL, "/"]
+    assert max(map(len, lines)) <= 80
+
+    state = workspace.run("git", "status", "--short")
+    now = workspace.run("make", "-s", "-o", "env", "compare", "REV=HEAD")
+    named = workspace.run("make", "-s", "-o", "env", "compare", "REV=HEAD", "WITH=gentle")
+    rows = [row for row in now.splitlines() if row.startswith(f"| {MODEL}")]
+    assert rows == [row for row in named.splitlines() if row.startswith(f"| {MODEL}")]
+    assert [row.split(" | ")[1] for row in rows if ", same" not in row] == ["ptuning"]
+    assert (workspace.path / ".glmtune/compare/HEAD..gentle.html").is_file()
+    assert workspace.run("git", "status", "--short") == state
+    assert workspace.would_run() == set()
 
 
 def test_a_git_hook_brings_the_results_of_a_commit(workspace: Workspace) -> None:

@@ -282,6 +282,7 @@ rule render_report:
         card="results/data_card.md",
         metrics="results/metrics.json",
         losses="results/plots/loss.csv",
+        score_table="results/plots/scores.csv",
         figures=directory("results/figures"),
     log:
         "logs/render_report.log",

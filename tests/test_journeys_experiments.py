@@ -84,8 +84,12 @@ def test_an_experiment_is_compared_applied_branched_and_shared(
     assert other.would_run() == set()
 
     plots = json.loads(workspace.run("dvc", "plots", "diff", "--json", "HEAD", "gentle"))
-    (plot,) = plots["data"]["results/plots/loss.csv"]
-    assert plot["revisions"] == ["HEAD", "gentle"]
+    for name, series in (("loss", "method"), ("scores", "score")):
+        (plot,) = plots["data"][f"results/plots/{name}.csv"]
+        assert plot["revisions"] == ["HEAD", "gentle"]
+        drawn = json.dumps(plot["content"])
+        assert f'"field": "{series}"' in drawn
+        assert "<DVC_METRIC" not in drawn
 
 
 def test_experiments_are_listed_and_compared_with_what_was_before(workspace: Workspace) -> None:

@@ -237,7 +237,7 @@ def test_the_page_needs_no_other_file_and_nothing_of_it_needs_a_script(
 
 def test_rendering_twice_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
     names = ["report.md", "report.html", "data_card.md", "metrics.json"]
-    names += ["plots/loss.csv", *(f"figures/{name}.svg" for name in FIGURES)]
+    names += ["plots/loss.csv", "plots/scores.csv", *(f"figures/{name}.svg" for name in FIGURES)]
     for folder in ("once", "twice"):
         write_report(read(tree), tmp_path / folder)
     for name in names:
@@ -245,6 +245,16 @@ def test_rendering_twice_gives_the_same_bytes(tree: Path, tmp_path: Path) -> Non
     assert {
         path.relative_to(tmp_path / "once").as_posix() for path in (tmp_path / "once").rglob("*.*")
     } == set(names)
+
+
+def test_the_plotted_scores_are_a_row_per_model_method_and_score(
+    tree: Path, tmp_path: Path
+) -> None:
+    write_report(read(tree), tmp_path)
+    rows = (tmp_path / "plots/scores.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "model,method,score,value"
+    assert len(rows) == 1 + len(MODELS) * len(METHODS) * 3
+    assert "chatglm-6b,lora,bleu-4,55.0" in rows
 
 
 def test_the_headline_has_a_few_rounded_numbers(copy: Path) -> None:

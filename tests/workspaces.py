@@ -163,6 +163,7 @@ def new_workspace(
     dvc.mkdir(exist_ok=True)
     for name in ("config", ".gitignore"):
         shutil.copyfile(ROOT / ".dvc" / name, dvc / name)
+    shutil.copytree(ROOT / ".dvc" / "plots", dvc / "plots")
     workspace = Workspace(folder)
     workspace.edit("models", {model: {"source": "miniature"} for model in models})
     if in_git:

@@ -9,8 +9,9 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -219,11 +220,17 @@ def cost_figure(report: Report) -> Figure:
 
 def loss_table(report: Report) -> str:
     """All loss curves as CSV: model, method, step, loss."""
+    return csv_text(
+        ("model", "method", "step", "loss"),
+        ((run.model, run.method, step, loss) for run in report.runs for step, loss in run.curve),
+    )
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "method", "step", "loss"])
-    for run in report.runs:
-        writer.writerows([run.model, run.method, step, loss] for step, loss in run.curve)
+    writer.writerows([header, *rows])
     return out.getvalue()
 
 

@@ -10,26 +10,29 @@ from glmtune.metrics.scorings import METRICS
 from glmtune.report.blocks import Block, Figure
 from glmtune.report.contents import Report
 from glmtune.report.data_card import data_card
-from glmtune.report.figures import loss_table
+from glmtune.report.figures import csv_text, loss_table
 from glmtune.report.markdown import to_markdown
 from glmtune.report.page import render_page
 from glmtune.report.sections import SECTIONS
 from glmtune.report.svg import document
 from glmtune.report.tables import correct_share, score, trained
 
+PLOTTED = ("bleu-4", "rouge-l", "general-questions")  # by `dvc plots`
 ATTRIBUTES = ("attribute-recall", "attribute-precision")
 PANELS = 3  # side by side in the file of a figure
 
 
 def write_report(report: Report, out_dir: Path) -> None:
-    """Write report.md, report.html, data_card.md, metrics.json, plots/loss.csv, figures/*.svg."""
+    """Write report.md, report.html, data_card.md, metrics.json, plots/*.csv, figures/*.svg."""
     sections = render_sections(report)
     write_text(out_dir / "plots" / "loss.csv", loss_table(report))
     for block in (block for section in sections for block in section):
         if isinstance(block, Figure):
             drawn = document(block.panels, PANELS, block.alt.en)
             write_text(out_dir / "figures" / f"{block.name}.svg", drawn)
-    write_json(out_dir / "metrics.json", headline(report))
+    scores = headline(report)
+    write_json(out_dir / "metrics.json", scores)
+    write_text(out_dir / "plots" / "scores.csv", score_table(scores))
     write_text(out_dir / "data_card.md", data_card(report))
     write_text(out_dir / "report.html", render_page(sections))
     write_text(out_dir / "report.md", _markdown(sections))
@@ -68,3 +71,17 @@ def headline(report: Report) -> dict[str, dict[str, dict[str, float]]]:
             if (numbers := entry.numbers(value))
         }
     return found
+
+
+def score_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The scores that `dvc plots` draws, as CSV: model, method, score, value."""
+    return csv_text(
+        ("model", "method", "score", "value"),
+        (
+            (model, method, name, found[name])
+            for name in PLOTTED
+            for model, methods in scores.items()
+            for method, found in methods.items()
+            if name in found
+        ),
+    )

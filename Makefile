@@ -7,7 +7,7 @@ SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments compare clean-store schema docs
+.PHONY: help env lock report results serve quick test test-slow test-cpus lint format dag smoke preset bench doctor experiments compare sweep clean-store schema docs
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -119,6 +119,10 @@ experiments: env  ## Show the experiments on HEAD: changed parameters, changed s
 compare: env  ## Test the results against a revision, row by row: REV=HEAD [WITH=experiment]
 	@test -n "$(REV)" || { echo "make compare: REV is missing; name a git revision or an experiment: make compare REV=HEAD" >&2; exit 2; }
 	@python tools/compare.py "$(REV)" $(if $(WITH),"$(WITH)")
+
+# EXP="one two": only these; without it HEAD and all experiments on it.
+sweep: env  ## Put experiments on one page: scores and forgetting by parameter, best run, cost (EXP="…")
+	@python tools/sweep.py $(EXP)
 
 clean-store:  ## Delete stored results (recomputed when needed): all, or [KEEP=20GB] [AGE=30d]
 	@$(PYTHON) tools/clean_store.py $(if $(KEEP),--keep "$(KEEP)") $(if $(AGE),--age "$(AGE)")

@@ -92,7 +92,9 @@ def test_an_experiment_is_compared_applied_branched_and_shared(
         assert "<DVC_METRIC" not in drawn
 
 
-def test_experiments_are_listed_and_compared_with_what_was_before(workspace: Workspace) -> None:
+def test_experiments_are_listed_compared_with_what_was_before_and_put_on_a_page(
+    workspace: Workspace,
+) -> None:
     workspace.run("dvc", "exp", "run", "-q", "-S", "lr=1e-2", "--name", "gentle")
     lines = workspace.run("make", "-s", "-o", "env", "experiments").splitlines()
     (line,) = [line for line in lines if line.startswith("gentle")]
@@ -106,6 +108,9 @@ def test_experiments_are_listed_and_compared_with_what_was_before(workspace: Wor
     assert rows == [row for row in named.splitlines() if row.startswith(f"| {MODEL}")]
     assert [row.split(" | ")[1] for row in rows if ", same" not in row] == ["ptuning"]
     assert (workspace.path / ".glmtune/compare/HEAD..gentle.html").is_file()
+    best = workspace.run("make", "-s", "-o", "env", "sweep")
+    assert f"{MODEL}, ptuning**" in best
+    assert (workspace.path / ".glmtune/sweep.html").is_file()
     assert workspace.run("git", "status", "--short") == state
     assert workspace.would_run() == set()
 

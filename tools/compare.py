@@ -144,11 +144,12 @@ def compare(old: State, new: State) -> Comparison:
 
 def _same_rows(old: MethodEntry, new: MethodEntry) -> Rows:
     """Pair equal rows in order; the second of two equal rows with the second."""
-    places = {key: place for place, key in enumerate(_row_keys(old))}
-    return [(places[key], j) for j, key in enumerate(_row_keys(new)) if key in places]
+    places = {key: place for place, key in enumerate(row_keys(old))}
+    return [(places[key], j) for j, key in enumerate(row_keys(new)) if key in places]
 
 
-def _row_keys(entry: MethodEntry) -> Iterator[tuple[str, int]]:
+def row_keys(entry: MethodEntry) -> Iterator[tuple[str, int]]:
+    """What identifies each dev row: its texts, and how many equal rows come before it."""
     seen: Counter[str] = Counter()
     for row in entry.first.predictions:
         text = json.dumps([row.get(key) for key in ("prompt", "history", "labels")])

@@ -1,11 +1,11 @@
-"""The kinds of charts: dots with intervals, points of two values, and curves.
+"""The kinds of charts: dots with intervals, points of two values, heat maps, and curves.
 
 All take numbers and names; `glmtune/report/figures.py` says which of a report's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glmtune.report.svg import (
@@ -153,6 +153,36 @@ def _point(point: Point, across: Scale, up: Scale) -> str:
         data_method=series.method,
         data_tip=f"{series.model}, {series.method}: {point.shown}",
     )
+
+
+def heat_panel(
+    name: Text, values: Mapping[tuple[float, float], float], labels: tuple[Text, Text]
+) -> Panel:
+    """A cell for each pair of x and y that has a value; the darker, the higher."""
+    columns, rows = (sorted(each) for each in map(set, zip(*values, strict=True)))
+    frame = Frame(50, 48, WIDTH - 52, ROW * 1.5 * len(rows))
+    wide, high = frame.width / len(columns), frame.height / len(rows)
+    low, span = min(values.values()), max(values.values()) - min(values.values()) or 1.0
+    parts = [text(0, frame.top - 9, labels[1], class_="label")]
+    for place, x in enumerate(columns):
+        middle = frame.left + wide * (place + 0.5)
+        parts.append(text(middle, frame.top + frame.height + 15, short(x), text_anchor="middle"))
+    for place, y in enumerate(reversed(rows)):
+        top = frame.top + high * place
+        parts.append(text(frame.left - 6, top + high / 2 + 4, short(y), text_anchor="end"))
+        for column, x in enumerate(columns):
+            if (x, y) in values:
+                value = values[x, y]
+                left = frame.left + wide * column
+                strength = 0.08 + 0.5 * (value - low) / span
+                cell = {"x": left + 1, "y": top + 1, "width": wide - 2, "height": high - 2}
+                parts.append(element("rect", **cell, class_="s0", fill_opacity=strength))
+                shown, middle = f"{value:.2f}", left + wide / 2
+                parts.append(text(middle, top + high / 2 + 4, shown, text_anchor="middle"))
+    bottom = frame.top + frame.height
+    middle = frame.left + frame.width / 2
+    parts.append(text(middle, bottom + 32, labels[0], class_="label", text_anchor="middle"))
+    return Panel(bottom + 38, title(name) + "".join(parts))
 
 
 def curve_panel(

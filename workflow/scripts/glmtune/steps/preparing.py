@@ -22,20 +22,21 @@ from glmtune.files import read_json, write_json
 from glmtune.locations import kind_of_source
 from glmtune.miniatures.corpus import write_vocabulary
 from glmtune.miniatures.settings import ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.workspace.provenance import recorded_runtime
 
 
-def prepare(settings: ModelSettings, out_dir: Path, resume_dir: Path) -> None:
-    """Write model/, manifest.json and runtime.json into `out_dir`.
+def prepare(*, settings: ModelSettings, outputs: Outputs) -> None:
+    """Write model/, manifest.json and runtime.json into `outputs.out_dir`.
 
-    `resume_dir` keeps what a killed run resumes from.
     Raises WeightsError for a folder without config, weights or vocabulary.
     """
+    out_dir = outputs.out_dir
     folder = out_dir / "model"
     folder.mkdir(parents=True)
     kind = kind_of_source(settings.source)
     with recorded_runtime(out_dir / "runtime.json"):
-        PREPARE[kind](settings, folder, resume_dir)
+        PREPARE[kind](settings, folder, outputs.resume_dir)
         _check_vocabulary(folder, settings.family)
         files = hash_model(folder)
     manifest = {"family": settings.family, "source": kind, "files": files}

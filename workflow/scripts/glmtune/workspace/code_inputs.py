@@ -1,7 +1,7 @@
 """Which files of the library a script runs: inputs of its rule, and part of its results' key.
 
-Found by reading import statements, also those inside functions, so the list is known before
-anything runs and costs milliseconds.
+Found by reading import statements, also those inside functions, and `call_in_fork("module", …)` of
+fork_server.py, so the list is known before anything runs and costs milliseconds.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def _modules_of(node: ast.AST) -> Iterator[str]:
         yield node.module
         # `from glmtune.families import chatglm` names a module, not only a member.
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "call_in_fork":
+        yield ast.literal_eval(node.args[0])
 
 
 def _files_of(module: str) -> Iterator[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -106,11 +105,13 @@ class Run:
         ]
         return server
 
-    def end(self) -> None:
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Let the run end, as Snakemake does after its last step."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:
+            self.process.communicate()
 
 
 def read(path: Path) -> str:
@@ -132,9 +133,8 @@ def has_ended(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    run = Run(tmp_path_factory.mktemp("run"))
-    yield run
-    run.end()
+    with Run(tmp_path_factory.mktemp("run")) as run:
+        yield run
 
 
 def test_a_step_runs_in_a_fork_and_is_like_its_own_process(run: Run) -> None:
@@ -143,7 +143,7 @@ def test_a_step_runs_in_a_fork_and_is_like_its_own_process(run: Run) -> None:
     assert facts["parent"] == run.server().pid
     assert facts["known"] == ["peft", "torch"]
     assert facts["folder"] == str(run.folder)
-    assert facts["argv"] == ["step.py", "--flag"]
+    assert facts["argv"][1:] == ["--flag"]
     assert facts["word"] == "red"
     assert run.log().splitlines() == ["to the log", "this, too"]
 
@@ -204,32 +204,28 @@ def test_other_processes_compute_by_themselves(
 def test_a_step_of_edited_code_computes_by_itself(tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    run = Run(tmp_path, scripts)
-    run.step()
-    assert run.facts()["parent"] == run.server().pid
-    with (scripts / "glmtune" / "seeding.py").open("a") as file:
-        file.write("# edited\n")
-    run.step()
-    assert run.facts()["parent"] != run.server().pid
-    run.end()
+    with Run(tmp_path, scripts) as run:
+        run.step()
+        assert run.facts()["parent"] == run.server().pid
+        with (scripts / "glmtune" / "seeding.py").open("a") as file:
+            file.write("# edited\n")
+        run.step()
+        assert run.facts()["parent"] != run.server().pid
 
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_the_server_ends_with_the_run(tmp_path: Path, kill: bool) -> None:
-    run = Run(tmp_path)
-    run.step("")
-    server = run.server().pid
-    if kill:
-        run.process.send_signal(signal.SIGKILL)
-    else:
-        run.end()
+    with Run(tmp_path) as run:
+        run.step("")
+        server = run.server().pid
+        if kill:
+            run.process.kill()
     until(lambda: has_ended(server))
 
 
 def test_no_server_starts_where_there_is_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    run = Run(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert run.step() == 0
-    assert run.facts()["known"] == []
-    run.end()
+    with Run(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}") as run:
+        assert run.step() == 0
+        assert run.facts()["known"] == []

@@ -58,7 +58,7 @@ def weights(params: Params) -> Iterator[Finding]:
 def _to_be_downloaded(model: str, entry: Model) -> Finding:
     size = BYTES_DOWNLOADED * REAL_PARAMETERS / GB
     return Finding(
-        f"{model}: {entry.source} is not in this machine's cache of the hub",
+        f"{model}: {entry.source} is not in this machine's hub cache",
         f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
         "and set source to that folder",
     )
@@ -79,7 +79,7 @@ def _complete(model: str, folder: Path) -> Finding:
         for file in files:
             check_is_content(file)
     except (UserError, OSError) as error:
-        return Finding(f"{model}: its weights are not complete", str(error), stops=True)
+        return Finding(f"{model}: incomplete weights", str(error), stops=True)
     needs = {
         "config.json": "config.json",
         "vocabulary (ice_text.model or tokenizer.model)": "*.model",
@@ -93,7 +93,7 @@ def _complete(model: str, folder: Path) -> Finding:
 
 
 def memory(params: Params) -> Iterator[Finding]:
-    """The expected peak of each training against the memory that is free here."""
+    """The expected peak of each training against the free memory."""
     tuned = [name for name in params.file.methods if params.trains(name)]
     models = real_models(params)
     if not models or not tuned:

@@ -19,6 +19,7 @@ from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.chatglm2 import rotary_table
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 pytestmark = pytest.mark.numeric
@@ -83,7 +84,8 @@ def test_a_published_model_is_not_taken_for_the_other_family() -> None:
 def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / family, family, **UNPUBLISHED)
     done = tmp_path / "done"
-    prepare(ModelSettings(source=str(base), family=family, seed=1), done, tmp_path / "work")
+    settings = ModelSettings(source=str(base), family=family, seed=1)
+    prepare(settings=settings, outputs=Outputs(out_dir=done, resume_dir=tmp_path / "work"))
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
     assert torch.equal(logits(open_prepared(ModelRef(done / "model")), ids), expected)

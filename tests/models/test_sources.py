@@ -29,6 +29,7 @@ from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
 from glmtune.miniatures.settings import ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 FAMILY = "chatglm2-6b"
@@ -60,7 +61,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def prepared(tmp_path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     done = tmp_path / "done"
     values: dict[str, Any] = {"family": FAMILY, "seed": 1, **settings}
-    prepare(ModelSettings(**values), done, tmp_path / "work")
+    outputs = Outputs(out_dir=done, resume_dir=tmp_path / "work")
+    prepare(settings=ModelSettings(**values), outputs=outputs)
     return done / "model", json.loads((done / "manifest.json").read_text())
 
 

@@ -54,6 +54,7 @@ class _Request:
     module: str
     function: str
     arguments: Mapping[str, Any]
+    library: Path
     argv: list[str]
     folder: str
     environment: dict[str, str]
@@ -76,7 +77,12 @@ def start() -> None:
         )
     os.close(end)
     os.environ[ADDRESS] = name
-    atexit.register(lambda: (os.close(open_to_the_end), server.wait()))
+
+    def end_server() -> None:
+        os.close(open_to_the_end)
+        server.wait()
+
+    atexit.register(end_server)
 
 
 def call_in_fork(module: str, function: str, /, **arguments: Any) -> None:
@@ -85,7 +91,15 @@ def call_in_fork(module: str, function: str, /, **arguments: Any) -> None:
     A fork reports its errors itself and this process ends with its exit code, as `run_script` does.
     Raises ResourceError if the fork was killed.
     """
-    request = _Request(module, function, arguments, sys.argv, os.getcwd(), dict(os.environ))
+    request = _Request(
+        module,
+        function,
+        arguments,
+        library=SCRIPTS,
+        argv=sys.argv,
+        folder=os.getcwd(),
+        environment=dict(os.environ),
+    )
     reply = _ask(os.environ.get(ADDRESS, ""), request)
     if not reply:
         getattr(importlib.import_module(module), function)(**arguments)
@@ -167,7 +181,8 @@ class _Server:
         if self.environment is None:
             self.environment = environment
             os.environ |= environment
-        return environment == self.environment and _hash_library() == self.code
+        is_same = environment == self.environment and request.library == SCRIPTS
+        return is_same and _hash_library() == self.code
 
 
 def _become(request: _Request, connection: socket.socket, outputs: Sequence[int]) -> NoReturn:

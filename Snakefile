@@ -17,7 +17,6 @@ store outside results/ (`workflow/scripts/glmtune/workspace/store.py`), so that 
 twice.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -31,8 +30,6 @@ from glmtune.workspace.opening import REPORT, open_run
 
 RUN = open_run(workflow, config)
 PARAMS = RUN.params
-# Steps that use the GPU, where there is one, run one at a time (profiles/default).
-GPU = int(shutil.which("nvidia-smi") is not None)
 
 
 localrules:
@@ -96,6 +93,8 @@ rule prepare_model:
         "logs/prepare_model/{model}.log",
     benchmark:
         "benchmarks/prepare_model/{model}.tsv"
+    resources:
+        gpu=lambda w: RUN.gpus_per_job if PARAMS.is_miniature(w.model) else 0,
     params:
         settings=lambda w: RUN.settings(PARAMS.model_settings(w.model)),
         fingerprint=lambda w: RUN.fingerprints[w.model],
@@ -162,7 +161,7 @@ rule finetune_model:
     benchmark:
         "benchmarks/finetune_model/{model}/{method}.tsv"
     resources:
-        gpu=GPU,
+        gpu=RUN.gpus_per_job,
     params:
         model=subpath(input.model, strip_suffix=".json"),
         data=subpath(input.data, parent=True),
@@ -210,7 +209,7 @@ rule generate_predictions:
     benchmark:
         "benchmarks/generate_predictions/{model}/{method}.tsv"
     resources:
-        gpu=GPU,
+        gpu=RUN.gpus_per_job,
     params:
         model=subpath(input.model, strip_suffix=".json"),
         method=lambda w: PARAMS.tuning_method(w.method),

@@ -40,7 +40,9 @@ def test_a_missing_command_or_name_would_be_found() -> None:
     assert names(english) != names(chinese.replace("`lr`", "学习率"))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "troubleshooting", "data", "metrics", "params"])
+@pytest.mark.parametrize(
+    "page", ["tutorial", "troubleshooting", "data", "metrics", "params", "cluster"]
+)
 def test_the_pages_that_users_need_are_there_in_chinese(page: str) -> None:
     assert ROOT / "docs" / "zh" / f"{page}.md" in CHINESE
 

@@ -98,6 +98,15 @@ def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
     assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
 
 
+def test_a_failed_job_of_a_cluster_says_what_became_of_it(handler: ProgressHandler) -> None:
+    start(handler, 1, "Tune a.")
+    said = "job 7: CANCELLED. For further error details see the cluster/cloud log."
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[], rule_msg=said)
+    handler.close()
+    lines = ["✗ Tune a. failed:", "    job 7: CANCELLED.", "✗ Tune a. job 7: CANCELLED."]
+    assert shown(handler)[1:] == lines
+
+
 def test_nothing_of_a_message_or_a_log_steers_the_terminal(
     handler: ProgressHandler, tmp_path: Path
 ) -> None:

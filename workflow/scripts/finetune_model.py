@@ -22,6 +22,7 @@ from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
+from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed, with_flags
 
 # Name in the store -> flag.
@@ -50,6 +51,7 @@ def main() -> None:
     settings = typed(settings_class(values), values)
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
+        lease_gpu()
         call_in_fork(
             "glmtune.steps.finetuning",
             "finetune",

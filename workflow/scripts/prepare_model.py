@@ -21,6 +21,7 @@ from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.steps.inputs_outputs import Outputs
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
+from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed
 
 # Name in the store -> flag.
@@ -31,14 +32,16 @@ def main() -> None:
     """Read the flags and run the step."""
     flags = step_parser(__doc__, OUTPUTS).parse_args()
     settings = typed(ModelSettings, flags.settings, miniature=MiniatureSettings)
+    is_miniature = settings.source == "miniature"
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
+        if is_miniature:
+            lease_gpu()
         outputs = Outputs(out_dir=out_dir, resume_dir=resume_dir)
         call_in_fork("glmtune.steps.preparing", "prepare", settings=settings, outputs=outputs)
 
     # Other sources than miniatures are located and hashed every time: it is quick, and the user's
     # files can change while the parameters stay the same.
-    is_miniature = settings.source == "miniature"
     vocabulary = {path.name: path for path in vocabulary_files(settings.tokenizer)}
     reuse_or_run(
         __file__,

@@ -102,6 +102,10 @@ class Params:
         """The family of a model, e.g. `chatglm2-6b`."""
         return self.file.models[model].family or model
 
+    def is_miniature(self, model: str) -> bool:
+        """Whether a model is trained here, from nothing."""
+        return self.file.models[model].source == "miniature"
+
     def entry_of(self, method: str) -> str:
         """The entry of `methods:`, e.g. `lora` of `lora.seed-43`."""
         return method.partition(SEED_SUFFIX)[0]

@@ -20,6 +20,7 @@ from glmtune.errors import UserError
 from glmtune.params.values import Params, each_settings, read_params
 from glmtune.workspace import folder, fork_server, outputs, recording
 from glmtune.workspace.code_inputs import code_of
+from glmtune.workspace.gpus import visible_gpus
 from glmtune.workspace.progress import show_progress
 from glmtune.workspace.repository import check_queued
 from glmtune.workspace.sighup import end_on_hangup
@@ -48,6 +49,8 @@ class Run:
     """Values of `--config`, which override params.yaml."""
     inputs: Mapping[Path, bytes]
     """Parameters and code at the start of the run; empty in a job of a cluster."""
+    gpus: int
+    """How many GPUs jobs may use here."""
 
     @property
     def is_complete(self) -> bool:
@@ -55,6 +58,11 @@ class Run:
         dag = self.workflow.dag_settings
         wanted = set(dag.targets or ["all"]) & {"all", REPORT}
         return bool(wanted) and not (dag.until or dag.omit_from)
+
+    @property
+    def gpus_per_job(self) -> int:
+        """What a step that uses a GPU asks for: one, where there is any."""
+        return min(1, self.gpus)
 
     @property
     def output_patterns(self) -> list[str]:
@@ -132,9 +140,11 @@ def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         user_data=list(hash_files(user_files.values()).values()),
         overrides=overrides,
         inputs=recording.snapshot_inputs(here) if is_main else {},
+        gpus=len(visible_gpus()),
     )
     folder.use_this_python()
     if is_main:
+        _limit_gpu_jobs(workflow, run.gpus)
         if not workflow.output_settings.verbose:
             show_progress(workflow)
         folder.detach_metadata_from_cache(here)
@@ -143,6 +153,15 @@ def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     for settings in each_settings(params):  # a full disk is reported here, not inside a rule
         write_settings(here, settings)
     return run
+
+
+def _limit_gpu_jobs(workflow: Any, gpus: int) -> None:
+    """Let as many jobs use a GPU at once as there are GPUs, unless `--resources gpu=N` says else.
+
+    A machine without any sets no limit: its jobs use none, or run on a cluster.
+    """
+    if gpus and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", gpus)
 
 
 def _with_workflow_errors(call: Callable[[], T]) -> T:

@@ -134,7 +134,7 @@ class ProgressHandler(Handler):
     def _show_failure(self, record: Mapping[str, Any]) -> None:
         _, title, _ = self.running.pop(record["jobid"], ("", record["rule_name"], 0.0))
         logs = [str(log) for log in record["log"] or ()]
-        ends = [end for end in map(_tail, logs) if end]
+        ends = [end for end in (*map(_tail, logs), _reason_of_cluster(record)) if end]
         self._print("\n".join([f"✗ {title} failed" + ":" * bool(ends), *ends]))
         reasons = [end.splitlines()[-1].strip() for end in ends]
         places = [f"\n    Full log: {log}" for log in logs]
@@ -177,6 +177,12 @@ class ProgressHandler(Handler):
             self._print("\n".join(self.failed))
             self.failed = []
         super().close()
+
+
+def _reason_of_cluster(record: Mapping[str, Any]) -> str:
+    """What became of the job of a cluster that failed, e.g. that it was cancelled; else nothing."""
+    reason, _, _ = str(record.get("rule_msg") or "").partition("For further error details")
+    return reason and f"    {reason.strip()}"
 
 
 def _explained(text: str) -> str:

@@ -54,6 +54,8 @@ class Template:
     # Whether prompts can hold calls and observations; then encode_prompt and encode_example also
     # take `role`, who says the query, and encode_example `metadata`, the tool that is called.
     takes_tools: bool = False
+    # (content of a call as data sets have it, ChatGLM3's form) -> as this family writes it.
+    written_call: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,12 @@ class Family:
     # (tokenizer, *, hidden_size, num_layers, num_heads) -> a tiny config with the same keys.
     miniature_config: Callable[..., dict[str, Any]]
     # What `rope_ratio` in config.json means: positions are divided by it (ChatGLM2-6B-32K), or
-    # the rotary base is multiplied by it (ChatGLM3-6B-32K and -128K).
+    # the rotary base is multiplied by it (ChatGLM3-6B-32K and -128K, GLM-4-9B-Chat).
     interpolates_positions: bool = False
+    # The vocabulary's name in folders of transformers' own layout, which lack the official one.
+    other_vocabulary: str | None = None
+    # What a server says before a list of tools that comes without a system message.
+    tools_introduction: str = ""
 
     def template(self, name: str | None = None) -> Template:
         """The template of that name, None for the first; ParamsError with the choices."""

@@ -28,8 +28,8 @@ PUBLISHED = {
 }
 
 
-def read_vocabulary(path: Path) -> SentencePieceProcessor:
-    """Read a sentencepiece file; WeightsError if it is missing, a Git LFS pointer or cut off."""
+def read_vocabulary_file(path: Path) -> bytes:
+    """The content of a vocabulary; WeightsError if it is missing or a Git LFS pointer."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -41,6 +41,12 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
             f"{path}: a Git LFS pointer; expected the vocabulary itself; "
             "run `git lfs pull` in that folder or download the file"
         )
+    return content
+
+
+def read_vocabulary(path: Path) -> SentencePieceProcessor:
+    """Read a sentencepiece file; WeightsError if it is missing, a Git LFS pointer or cut off."""
+    content = read_vocabulary_file(path)
     try:
         if content:  # sentencepiece accepts an empty file and fails later
             processor = SentencePieceProcessor(model_proto=content)

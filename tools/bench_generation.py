@@ -28,8 +28,8 @@ from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, tuni
 from torch.nn import functional as F
 from transformers import GlmConfig, GlmForCausalLM
 
+from glmtune.checkpoints.transformers_layout import glm_config, glm_state
 from glmtune.devices import Device
-from glmtune.export.transformers_format import glm_config, glm_state
 from glmtune.generation.batches import generate_texts
 from glmtune.generation.sampling import CPU_WORDS
 from glmtune.generation.settings import GenerationSettings

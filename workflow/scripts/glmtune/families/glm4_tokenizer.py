@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.errors import DataError
+from glmtune.errors import DataError, WeightsError
 from glmtune.families.byte_vocabulary import ByteVocabulary, Ranks, read_ranks
 from glmtune.families.conversation import ROLES, Message, Turn, as_messages, shown_content
 from glmtune.families.tool_calls import call_as_json
+from glmtune.families.vocabulary import read_optional_config
 
 # How tools are described, before and behind a list of them (chat template of glm-4-9b-chat).
 TOOLS_HEADING = (
@@ -46,8 +47,21 @@ class GLM4Tokenizer:
 
     @classmethod
     def from_file(cls, file: Path) -> GLM4Tokenizer:
-        """The tokenizer with the vocabulary in `file`; WeightsError if it is none."""
-        return cls(read_ranks(file))
+        """The tokenizer with the vocabulary in `file`; WeightsError if it is none.
+
+        Special tokens follow the last piece, so a file that was cut off moves them: compared with
+        the list in tokenizer_config.json, if there is one beside it.
+        """
+        tokenizer = cls(read_ranks(file))
+        for name, expected in _listed_ids(file.parent / "tokenizer_config.json").items():
+            found = tokenizer.special_ids.get(name, expected)
+            if found != expected:
+                raise WeightsError(
+                    f"{file}: {len(tokenizer.ranks)} pieces, so {name} is token {found}; expected "
+                    f"token {expected}, as tokenizer_config.json lists it; the download was cut "
+                    "off, or the files are of two models: download both again"
+                )
+        return tokenizer
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`[gMASK] <sop>`, then the ids of `text`; special tokens in the text stay plain text."""
@@ -86,6 +100,17 @@ class GLM4Tokenizer:
         # Encoded apart, as in the official code: a line break at the start of a content stays one.
         header = self._vocabulary.encode(metadata + "\n")
         return [self.special_ids[f"<|{role}|>"], *header, *self._vocabulary.encode(content)]
+
+
+def _listed_ids(file: Path) -> dict[str, int]:
+    """The ids of special tokens that a tokenizer_config.json lists; {} if it lists none."""
+    listed = read_optional_config(file).get("added_tokens_decoder")
+    tokens = listed.items() if isinstance(listed, dict) else ()
+    return {
+        str(token.get("content")): int(i)
+        for i, token in tokens
+        if isinstance(token, dict) and str(i).isdecimal()
+    }
 
 
 def describe_tools(tools: Sequence[Any]) -> str:

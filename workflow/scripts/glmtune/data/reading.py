@@ -37,7 +37,7 @@ class ReadOptions:
     data_format: str | None = None
     # Whether rows with a mistake are left out instead of an error.
     skip_bad_rows: bool = False
-    # Whether rows with tools can be used; only ChatGLM3 can.
+    # Whether rows with tools can be used; only ChatGLM3 and GLM-4 can.
     takes_tools: bool = True
     # train or dev: rows that are marked as the other's are left out.
     split: str | None = None

@@ -121,6 +121,7 @@ LINES = ranks_as_lines(RANKS)
         ("tokenizer.model", LINES + b"QUFBQUE= 1\n", "ranks are missing or twice"),
         ("tokenizer.model", LINES[:-6], "line 956 is no `base64 rank`"),
         ("tokenizer.model", b"IQ== 0\nI!== 1\n", "line 2 is no `base64 rank`"),
+        ("tokenizer.model", b"QUFB" * 2000 + b" 0\n", "a piece of 6000 bytes"),
         ("tokenizer.model", b"\xff\xfe\x00", "line 1 is no `base64 rank`"),
         ("tokenizer.json", b"{", "found no byte-level BPE in it"),
         ("tokenizer.json", b"[" * 100_000, "found no byte-level BPE in it"),

@@ -170,8 +170,11 @@ def test_no_family_is_taken_for_another_glm(family: str) -> None:
     refuse_other_models(json.loads(GlmConfig().to_json_string()), "config.json")
 
 
-def test_other_rotary_positions_are_refused(hf: Path) -> None:
+@pytest.mark.parametrize(
+    "rotary", [{"rope_type": "yarn", "factor": 4}, {"rope_theta": 1e300}, {"rope_theta": "5e6"}]
+)
+def test_other_rotary_positions_are_refused(hf: Path, rotary: dict[str, Any]) -> None:
     values = read_json(hf / "config.json")
-    write_json(hf / "config.json", values | {"rope_parameters": {"rope_type": "yarn", "factor": 4}})
-    with pytest.raises(WeightsError, match="rope_parameters: found .*yarn.*; expected rope_type"):
+    write_json(hf / "config.json", values | {"rope_parameters": rotary})
+    with pytest.raises(WeightsError, match="rope_parameters: found .*rope_t.*; expected rope_type"):
         load_model(hf)

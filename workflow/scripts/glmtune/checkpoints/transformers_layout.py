@@ -67,7 +67,7 @@ def _rope_ratio(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     theta = rotary.get("rope_theta", ROTARY_BASE)
     ratio = rotary.get("factor") if kind == "linear" else None
     numbers = [theta] if ratio is None else [theta, ratio]
-    is_known = all(type(number) in (int, float) and number > 0 for number in numbers)
+    is_known = all(type(number) in (int, float) and 0 < number < 1e12 for number in numbers)
     if is_known and kind == "default":
         return {"rope_ratio": _plain(theta / ROTARY_BASE), "interpolates_positions": False}
     if is_known and kind == "linear" and ratio is not None and theta == ROTARY_BASE:
@@ -79,7 +79,7 @@ def _rope_ratio(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _plain(ratio: float) -> float | int:
-    return int(ratio) if ratio == int(ratio) else ratio
+    return int(ratio) if float(ratio).is_integer() else ratio
 
 
 def official_weights(

@@ -30,6 +30,7 @@ PATTERN = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 RANK_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,8})\r?\n?")
+LONGEST_PIECE = 1024  # bytes: eight times the longest published one; every cut of a piece is tried
 Ranks = Mapping[bytes, int]
 
 
@@ -130,6 +131,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     """The ranks in tokenizer.model or tokenizer.json; WeightsError for anything else."""
     ranks = _ranks_in_json(path) if path.suffix == ".json" else _ranks_in_lines(path)
     missing = 256 - sum(len(piece) == 1 for piece in ranks)
+    if longest := max((len(piece) for piece in ranks if len(piece) > LONGEST_PIECE), default=0):
+        raise _no_vocabulary(path, f"a piece of {longest} bytes")
     if missing or sorted(ranks.values()) != list(range(len(ranks))):
         what = f"{missing} of 256 bytes are missing" if missing else "ranks are missing or twice"
         raise _no_vocabulary(path, what)

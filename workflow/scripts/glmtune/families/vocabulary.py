@@ -21,10 +21,11 @@ from glmtune.files import is_lfs_pointer, sha256_of
 # "␟红色" makes a piece "红色" that is used within sentences; "红色" alone makes "▁红色", which
 # is only used where a text begins.
 WORD_BREAK = "␟"
-# SHA-256 of the published files; ChatGLM2 and ChatGLM3 have the same one.
+# SHA-256 of the published files; ChatGLM2 and ChatGLM3 have the same one, and all of GLM-4-9B.
 PUBLISHED = {
     "5e974d9a69c242ce014c88c2b26089270f6198f3c0b700a887666cd3e816f17e": "ChatGLM-6B",
     "e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2": "ChatGLM2-6B, ChatGLM3-6B",
+    "5a493598071550244b2ee7f26118f3edec2150b9dfa967929a99052ac83fe716": "GLM-4-9B",
 }
 
 

@@ -1,4 +1,4 @@
-"""A small made-up results tree, and what the tests of the report ask of a rendered one."""
+"""A small made-up results tree, and helpers that read a rendered report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def write_training(results: Path, model: str, method: str) -> None:
 
 
 def write_probe(results: Path, model: str, method: str, adverts: int) -> None:
-    """Right answers, but adverts for so many of the questions."""
+    """Write correct answers, but ads for the first `adverts` questions."""
     answers = [
         {
             "prompt": row["content"],
@@ -225,18 +225,18 @@ def table_rows(markdown: str, first_column: str) -> list[list[str]]:
 
 
 def spaced(text: str) -> str:
-    """With ordinary blanks where a line may not break."""
+    """Replace no-break spaces with ordinary ones."""
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def section(markdown: str, title: str) -> str:
-    """A section of the report without line breaks that mean nothing."""
+    """A section of the report without insignificant line breaks."""
     body = spaced(markdown).split(f"## {title}\n", 1)[1].split("\n## ")[0]
     return re.sub(r"(?<=[^\n|])\n(?=[^\n|-])", " ", body)
 
 
 class Page(HTMLParser):
-    """What a browser would find: table rows, links to elsewhere, visible text."""
+    """The content a browser would find: table rows, outgoing links, visible text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""AdvertiseGen: the original or nothing, from whichever place has it, and one clear message."""
+"""AdvertiseGen: only the original, from any source that has it, and one clear message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from glmtune.errors import DataError
 
 
 def lines(first: int, count: int, keys: tuple[str, str] = ("content", "summary")) -> bytes:
-    """Rows in the original's serialisation, with what could come out of it differently."""
+    """Rows serialized like the original, with characters that are easy to get wrong."""
     texts = ((f"类型#裙*长#{n}", f'第{n}款 "裙" \u2028\t😀') for n in range(first, first + count))
     rows = (json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in texts)
     return "".join(f"{row}\n" for row in rows).encode()
@@ -102,7 +102,7 @@ def test_two_workspaces_at_a_time_download_once(
     assert server.asked == ["/a.tar.gz"]
 
 
-def test_the_source_says_what_the_files_are_and_not_whence_they_came(
+def test_the_source_describes_the_files_and_not_their_origin(
     server: FileServer, tmp_path: Path
 ) -> None:
     server.answers["/a.tar.gz"] = [whole(packed())]
@@ -124,30 +124,26 @@ def test_a_folder_on_a_server_is_fetched_file_by_file(server: FileServer, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["w:gz", "w"])
-def test_other_archives_of_the_same_files_are_right(
+def test_other_archives_of_the_same_files_are_accepted(
     server: FileServer, tmp_path: Path, how: str
 ) -> None:
     server.answers["/a"] = [whole(packed(how=how))]
     assert_fetched(tmp_path, f"{server.url}/a")
 
 
-def test_other_names_of_the_columns_are_given_back_the_original_ones(
-    server: FileServer, tmp_path: Path
-) -> None:
+def test_renamed_columns_get_their_original_names(server: FileServer, tmp_path: Path) -> None:
     names = ("src", "tgt")
     server.answers["/a"] = [whole(packed(lines(0, 600, names), lines(600, 7, names)))]
     assert_fetched(tmp_path, f"{server.url}/a")
 
 
-def test_line_ends_of_windows_are_given_back_the_original_ones(
-    server: FileServer, tmp_path: Path
-) -> None:
+def test_windows_line_endings_are_converted_back(server: FileServer, tmp_path: Path) -> None:
     train, dev = (content.replace(b"\n", b"\r\n") for content in (TRAIN, DEV))
     server.answers["/a"] = [whole(packed(train, dev))]
     assert_fetched(tmp_path, f"{server.url}/a")
 
 
-def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes() -> None:
+def test_renaming_serializes_rows_like_the_original() -> None:
     files = sorted((SHARED / "adgen").glob("*.json"))
     if not files:
         pytest.skip("rows of the data set are not beside this checkout")
@@ -156,18 +152,18 @@ def test_the_serialisation_of_real_rows_is_the_one_that_renaming_writes() -> Non
             assert json.dumps(json.loads(row), ensure_ascii=False).encode() == row
 
 
-# --- from one place to the next ------------------------------------------------------------------
+# --- from one source to the next -----------------------------------------------------------------
 
 
-def test_a_wrong_place_is_named_and_the_next_one_used(
+def test_a_wrong_source_is_named_and_the_next_one_used(
     server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answers["/wrong"] = [whole(packed(train=DEV))]
     server.answers["/right"] = [whole(packed())]
     assert_fetched(tmp_path, f"{server.url}/gone", f"{server.url}/wrong", f"{server.url}/right")
-    told = capsys.readouterr().err
-    assert f"AdvertiseGen: {server.url}/gone: HTTP 404 Not Found\n" in told
-    assert f"AdvertiseGen: {server.url}/wrong: train.json: another file, of 7 lines" in told
+    log = capsys.readouterr().err
+    assert f"AdvertiseGen: {server.url}/gone: HTTP 404 Not Found\n" in log
+    assert f"AdvertiseGen: {server.url}/wrong: train.json: a different file with 7 lines" in log
 
 
 def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_path: Path) -> None:
@@ -194,20 +190,22 @@ def test_the_user_s_sources_come_before_the_known_ones(server: FileServer, tmp_p
         ),
     ],
 )
-def test_what_a_wrong_file_is_can_be_told_from_the_message(
+def test_the_message_identifies_a_wrong_file(
     server: FileServer, tmp_path: Path, train: bytes, lines_found: int, first: str
 ) -> None:
     server.answers["/a"] = [whole(packed(train=train))]
     message = complaint(tmp_path, f"{server.url}/a")
-    where = f"\n  - {server.url}/a: train.json: another file, of {lines_found} lines"
-    assert f"{where}, the first '{first}" in message
+    where = f"\n  - {server.url}/a: train.json: a different file with {lines_found} lines"
+    assert f"{where}, beginning '{first}" in message
     assert f"; expected 600 lines with the git_blob hash {TINY[1].digest[:12]}…\n" in message
 
 
-def test_a_wrong_small_file_spares_the_large_one(server: FileServer, tmp_path: Path) -> None:
+def test_a_wrong_small_file_saves_the_download_of_the_large_one(
+    server: FileServer, tmp_path: Path
+) -> None:
     server.answers = {"/x/train.json": [whole(TRAIN)], "/x/dev.json": [whole(TRAIN)]}
     message = complaint(tmp_path, f"{server.url}/x/")
-    assert f"{server.url}/x/: dev.json: another file, of 600 lines" in message
+    assert f"{server.url}/x/: dev.json: a different file with 600 lines" in message
     assert server.asked == ["/x/dev.json"]
 
 
@@ -216,7 +214,7 @@ def test_a_wrong_small_file_spares_the_large_one(server: FileServer, tmp_path: P
 
 @pytest.mark.parametrize("where", ["archive", "files"])
 @pytest.mark.parametrize("named", [True, False], ids=["as a source", "in the folder itself"])
-def test_what_a_user_fetched_needs_no_network(tmp_path: Path, where: str, named: bool) -> None:
+def test_files_fetched_by_hand_need_no_network(tmp_path: Path, where: str, named: bool) -> None:
     by_hand = tmp_path / ("by-hand" if named else "cache")
     by_hand.mkdir()
     if where == "archive":
@@ -237,7 +235,7 @@ def test_a_local_archive_may_have_any_name_and_stays(tmp_path: Path) -> None:
     assert archive.read_bytes() == packed()
 
 
-def test_a_relative_path_counts_from_the_repository(
+def test_a_relative_path_is_relative_to_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.tar.gz").write_bytes(packed())
@@ -250,7 +248,7 @@ def test_a_relative_path_counts_from_the_repository(
 def test_wrong_files_put_in_the_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "AdvertiseGen.tar.gz").write_bytes(packed(dev=TRAIN))
     message = complaint(tmp_path)
-    assert f"\n  - {tmp_path}: dev.json: another file, of 600 lines" in message
+    assert f"\n  - {tmp_path}: dev.json: a different file with 600 lines" in message
 
 
 @pytest.mark.parametrize(
@@ -287,7 +285,7 @@ def test_without_a_network_one_message_names_every_place_and_the_way_by_hand(
     assert len(looked_up) == len(SOURCES)
     first, *places, by_hand = str(caught.value).splitlines()
     assert first == (
-        "dataset adgen: no place has the original AdvertiseGen "
+        "dataset adgen: no source has the original AdvertiseGen "
         "(train.json with 114,599 rows and dev.json with 1,070 rows):"
     )
     assert len(places) == len(SOURCES)

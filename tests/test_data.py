@@ -1,4 +1,4 @@
-"""Users' files: what is accepted unchanged, and what each mistake is answered with."""
+"""Users' files: accepted content, and the message for each mistake."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_every_usual_way_to_write_json_gives_the_same_text(text: str, tmp_path: Path) -> None:
+def test_every_common_way_to_write_json_gives_the_same_text(text: str, tmp_path: Path) -> None:
     assert read_rows(save(tmp_path, text)) == ROWS
 
 
-def test_rows_are_read_alike_wherever_a_piece_of_the_file_ends(tmp_path: Path) -> None:
-    """Pieces are CHUNK_CHARACTERS long: one of these files has an end at each place of a row."""
+def test_rows_do_not_depend_on_where_chunks_of_the_file_end(tmp_path: Path) -> None:
+    """Chunks have CHUNK_CHARACTERS; each file has a chunk end at another position of a row."""
     row = json.dumps({"content": 'a\\"裙', "n": 12.5, "summary": "😀"}, indent=0)
     expected = {"content": 'a\\"裙', "summary": "😀"}
     for before in range(CHUNK_CHARACTERS - len(row) - 2, CHUNK_CHARACTERS):
@@ -78,13 +78,13 @@ def test_rows_are_read_alike_wherever_a_piece_of_the_file_ends(tmp_path: Path) -
             assert read_rows(save(tmp_path, text)) == [expected, expected]
 
 
-def test_files_that_were_joined_with_their_byte_order_marks_are_read(tmp_path: Path) -> None:
+def test_concatenated_files_with_byte_order_marks_are_read(tmp_path: Path) -> None:
     mark = "\ufeff"
     assert read_rows(save(tmp_path, f"{mark}{LINES[0]}\n{mark}{LINES[1]}\n")) == ROWS
     assert read_rows(save(tmp_path, f"[{LINES[0]},\n{mark}{LINES[1]}]")) == ROWS
 
 
-def test_a_row_too_long_for_any_model_is_a_mistake_and_never_held_whole(
+def test_a_row_too_long_for_any_model_is_a_mistake_and_never_fully_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_values, "LONGEST_VALUE", 200_000)
@@ -100,7 +100,7 @@ def test_a_row_too_long_for_any_model_is_a_mistake_and_never_held_whole(
     assert "row 2 of the array: a value of" in message_of(save(tmp_path, f"[{GOOD},[{long}0]]"))
 
 
-def test_an_object_around_the_rows_may_be_longer_than_a_row(
+def test_a_wrapper_may_be_longer_than_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_values, "LONGEST_VALUE", 200_000)
@@ -113,9 +113,9 @@ def test_an_object_around_the_rows_may_be_longer_than_a_row(
     assert "several lists of rows (train, dev)" in message_of(save(tmp_path, several))
 
 
-def test_a_key_that_repeats_among_very_many_is_found_at_once(tmp_path: Path) -> None:
+def test_a_duplicate_key_among_many_is_found_quickly(tmp_path: Path) -> None:
     keys = ", ".join(f'"{n}": 0' for n in [*range(100_000), 99_999])
-    assert "the key '99999' stands twice" in message_of(save(tmp_path, f"{{{keys}}}"))
+    assert "duplicate key '99999'" in message_of(save(tmp_path, f"{{{keys}}}"))
 
 
 def test_line_separators_inside_a_text_are_text(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_other_columns_are_dropped_and_named_columns_are_used(tmp_path: Path) ->
     assert read_rows(path, Columns("prompt", "response")) == [{"content": "问", "summary": "答"}]
 
 
-# what is in the file -> (line, what the message must say was found, and the fix)
+# content of the file -> (line, what the message must say was found, and the fix)
 MISTAKES = {
     f"{GOOD}{GOOD}": (1, "two objects on one line", "break the line"),
     f"{GOOD}\n{GOOD} {GOOD}": (2, "two objects on one line", "break the line"),
@@ -138,11 +138,19 @@ MISTAKES = {
     f'{GOOD}\n"text"': (2, "text instead of an object", "as an object"),
     f"{GOOD}\nnull": (2, "null instead of an object", "as an object"),
     f'{GOOD}\n{{"content": "裙"}}': (2, "no 'summary' (keys found: content)", "--response-column"),
-    '{"data": []}': (1, "no row of a known format (keys found: data)", "--prompt-column"),
-    '{"data": {"rows": [1]}}': (1, "no row of a known format (keys found: data)", "write the rows"),
-    f'{{"train": [{GOOD}], "dev": [{GOOD}]}}': (1, "several lists of rows (train, dev)", "a file"),
+    '{"data": []}': (1, "not a row of a known format (keys found: data)", "--prompt-column"),
+    '{"data": {"rows": [1]}}': (
+        1,
+        "not a row of a known format (keys found: data)",
+        "write the rows",
+    ),
+    f'{{"train": [{GOOD}], "dev": [{GOOD}]}}': (
+        1,
+        "several lists of rows (train, dev)",
+        "separate file",
+    ),
     f'{{"a": 1,\n"b": [{GOOD},\n{{"content": "x"}}]}}': (3, "no 'summary'", "--response-column"),
-    "{}": (1, "no row of a known format (keys found: none)", "--prompt-column"),
+    "{}": (1, "not a row of a known format (keys found: none)", "--prompt-column"),
     f'{GOOD}\n{{"content": "", "summary": "好"}}': (2, "'content' is empty", "fill it in"),
     f'{GOOD}\n{{"content": "裙", "summary": " \\n"}}': (2, "'summary' is empty", "fill it in"),
     '{"content": "裙", "summary": 3}': (1, "'summary' is a number", "double quotes"),
@@ -151,21 +159,33 @@ MISTAKES = {
     '{"content": "裙", "summary": {"a": 1}}': (1, "'summary' is an object", "with json.dumps"),
     '{"content": {"0": "伞", "1": "帽"}, "summary": {"0": "好", "1": "行"}}': (
         1,
-        "a table column by column",
+        "a table stored by columns",
         "orient='records', lines=True",
     ),
-    '{"columns": ["content"], "index": [0], "data": [["伞"]]}': (1, "a table column", "orient="),
+    '{"columns": ["content"], "index": [0], "data": [["伞"]]}': (1, "a table stored", "orient="),
     '{"content": "裙", "summary": true}': (1, "'summary' is a boolean", "double quotes"),
     '{"content": "裙", "summary": "\\ud83d"}': (1, "half a character", "repair the text"),
-    '{"content": "裙", "content": "裤", "summary": "好"}': (1, "'content' stands twice", "correct"),
+    '{"content": "裙", "content": "裤", "summary": "好"}': (
+        1,
+        "duplicate key 'content'",
+        "correct",
+    ),
     f'{GOOD}\n{{"content": "裙", "summ': (2, "at '\"summ'", "cut off here: fetch or save it again"),
     f'{GOOD}\n{{"content": "裙", "summ\n': (2, "not JSON", "cut-off line"),
-    f'{GOOD}\n{{"content": "a "b" c", "summary": "好"}}': (2, "at 'b\" c", 'inside a text as \\"'),
-    '{"content": "裙\t", "summary": "好"}': (1, "Invalid control character", "written as \\t"),
+    f'{GOOD}\n{{"content": "a "b" c", "summary": "好"}}': (
+        2,
+        "at 'b\" c",
+        'inside a string as \\"',
+    ),
+    '{"content": "裙\t", "summary": "好"}': (
+        1,
+        "Invalid control character",
+        "inside a string as \\t",
+    ),
     '{"content": "裙\n裙", "summary": "好"}': (
         1,
         "Invalid control character",
-        "inside a text as \\n",
+        "inside a string as \\n",
     ),
     "{'content': '裙', 'summary': '好'}": (1, "at ''content'", "use double quotes"),
     f"{GOOD}\n<html>": (2, "not JSON", "missing quote"),
@@ -208,7 +228,7 @@ def test_a_message_counts_the_other_unusable_rows(tmp_path: Path) -> None:
     assert message.endswith("(and 2 more unusable rows: line 4, 5)")
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_have_different_messages(tmp_path: Path) -> None:
     assert "no such file" in message_of(tmp_path / "nothing.json")
     assert "a folder; expected a file" in message_of(tmp_path)
 
@@ -230,15 +250,15 @@ def test_another_encoding_is_named_with_the_command_that_converts_it(
     assert f"looks like {name}; expected UTF-8; convert it: iconv -f {name} -t UTF-8 " in message
 
 
-def test_damaged_utf8_is_not_taken_for_gbk(tmp_path: Path) -> None:
+def test_damaged_utf8_is_not_mistaken_for_gbk(tmp_path: Path) -> None:
     """Chinese UTF-8 decodes as GB18030 too, into nonsense: a conversion would hide the damage."""
     message = message_of(save(tmp_path, "\n".join(LINES).encode()[:-3] + "好".encode()[:2]))
     assert ": line 2: byte 0xe5 is not UTF-8 text" in message
     assert "iconv" not in message
 
 
-def test_big5_is_not_taken_for_gbk(tmp_path: Path) -> None:
-    """It decodes as GB18030, into characters that nobody writes."""
+def test_big5_is_not_mistaken_for_gbk(tmp_path: Path) -> None:
+    """It decodes as GB18030, into characters nobody uses."""
     text = '{"content": "這件衣服的顏色很漂亮", "summary": "適合日常穿著"}'
     message = message_of(save(tmp_path, text.encode("big5")))
     assert "is not UTF-8 text" in message
@@ -252,7 +272,7 @@ def test_a_table_in_another_encoding_is_named_too(tmp_path: Path) -> None:
         assert f"looks like {name}; expected UTF-8; convert it: iconv -f {name}" in message
 
 
-def test_a_packed_file_and_a_zero_byte_are_not_text(tmp_path: Path) -> None:
+def test_a_compressed_file_and_a_zero_byte_are_not_text(tmp_path: Path) -> None:
     assert "byte 0x8b is not UTF-8 text" in message_of(save(tmp_path, b"\x1f\x8b\x08\x00\xff\xfe"))
     assert "byte 0x00 is not UTF-8 text" in message_of(save(tmp_path, GOOD + "\n\0"))
 
@@ -311,7 +331,7 @@ def test_cells_of_a_table_come_back_unchanged_or_are_refused(
         st.text(alphabet='{}[]":, \n\r\\ucontesmary裙0', max_size=80).map(str.encode),
     )
 )
-def test_no_file_whatever_gives_a_traceback(content: bytes, tmp_path: Path) -> None:
+def test_no_file_causes_a_traceback(content: bytes, tmp_path: Path) -> None:
     for name in ("mine.json", "mine.csv"):
         with suppress(DataError):
             assert read_rows(save(tmp_path, content, name))
@@ -319,8 +339,8 @@ def test_no_file_whatever_gives_a_traceback(content: bytes, tmp_path: Path) -> N
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON_VALUES)
-def test_no_value_whatever_gives_a_traceback(value: Any, tmp_path: Path) -> None:
-    """Values with the keys of the formats, and with anything below them."""
+def test_no_value_causes_a_traceback(value: Any, tmp_path: Path) -> None:
+    """Values with the keys of the formats and arbitrary content."""
     with suppress(DataError):
         assert read_rows(save(tmp_path, json.dumps(value)))
 

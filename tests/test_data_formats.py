@@ -1,4 +1,4 @@
-"""The forms of users' rows: recognised by content, and made the same row by all later steps."""
+"""Row formats: detected by content and converted to the same rows for all later steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USER_TURNS = said("user assistant user assistant", *TURNS)
 GPT_TURNS = said("human gpt human gpt", *TURNS, keys=("from", "value"))
 
 # format -> (value, its row, the columns taken)
-RECOGNISED: list[tuple[str, Any, dict, dict]] = [
+DETECTED: list[tuple[str, Any, dict, dict]] = [
     ("adgen", PAIR, PAIR, {"prompt": "content", "response": "summary"}),
     *(
         ("adgen", {p: FIRST[0], r: FIRST[1]}, PAIR, {"prompt": p, "response": r})
@@ -69,8 +69,8 @@ RECOGNISED: list[tuple[str, Any, dict, dict]] = [
 BARE = said("SYSTEM USER ASSISTANT USER ASSISTANT", "简短。", *TURNS)
 
 
-@pytest.mark.parametrize("case", RECOGNISED, ids=[case[0] for case in RECOGNISED])
-def test_a_form_is_recognised_and_its_columns_are_told(case: tuple, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", DETECTED, ids=[case[0] for case in DETECTED])
+def test_a_format_is_detected_with_its_columns(case: tuple, tmp_path: Path) -> None:
     name, value, row, columns = case
     file = check_file(save(tmp_path, json.dumps([value, value])))
     assert (file.shape.format, file.columns, len(file)) == (name, columns, 2)
@@ -83,8 +83,8 @@ def test_bare_arrays_of_messages_are_conversations(tmp_path: Path) -> None:
     assert read_rows(path) == [{**SECOND_TURN, "history": [SYSTEM, *HISTORY]}, SECOND_TURN]
 
 
-def test_every_format_has_a_recognised_example() -> None:
-    assert {case[0] for case in RECOGNISED} | {"chatglm3-base-tuning"} == set(FORMATS)
+def test_every_format_has_a_detected_example() -> None:
+    assert {case[0] for case in DETECTED} | {"chatglm3-base-tuning"} == set(FORMATS)
 
 
 def test_an_empty_input_adds_no_line_to_the_instruction(tmp_path: Path) -> None:
@@ -100,15 +100,15 @@ def test_a_history_that_only_a_later_row_has_is_not_lost(tmp_path: Path) -> None
     assert check_file(path).columns["history"] == "history"
 
 
-def test_what_stands_after_the_last_answer_is_left_out(tmp_path: Path) -> None:
+def test_messages_after_the_last_answer_are_dropped(tmp_path: Path) -> None:
     row = {"messages": [*USER_TURNS, {"role": "user", "content": "谢谢"}]}
     assert read_rows(save(tmp_path, json.dumps(row))) == [SECOND_TURN]
 
 
-def test_a_call_without_its_result_is_not_trained_on_as_null(tmp_path: Path) -> None:
+def test_a_call_without_its_result_is_refused(tmp_path: Path) -> None:
     call = {"role": "tool", "name": "weather", "parameters": {"城": "北京"}}
     turns = [*said("user", "天气？"), call, *said("assistant", "冷。")]
-    with pytest.raises(DataError, match="'observation' is missing; expected what the tool found"):
+    with pytest.raises(DataError, match="'observation' is missing; expected the tool's result"):
         read_rows(save(tmp_path, json.dumps({"conversations": turns})))
 
 
@@ -139,7 +139,7 @@ def test_tools_and_their_results_become_messages_of_chatglm3(tmp_path: Path) -> 
     ]
 
 
-# (roles as they stand, roles of the row: the question, its history)
+# (roles in the file, roles of the row's history)
 ORDERS = [
     ("assistant user assistant", ""),
     ("system assistant user assistant", "system"),
@@ -151,7 +151,7 @@ ORDERS = [
 
 
 @pytest.mark.parametrize(("roles", "history"), ORDERS)
-def test_chats_in_another_order_are_brought_to_turns(
+def test_chats_in_another_order_are_normalized_to_turns(
     roles: str, history: str, tmp_path: Path
 ) -> None:
     turns = said(roles, *"abcdef"[: len(roles.split())])
@@ -166,14 +166,14 @@ def test_chats_in_another_order_are_brought_to_turns(
     assert len(kept.replace("\n", "")) == len(turns) - is_greeted
 
 
-def test_two_questions_become_one_of_two_lines(tmp_path: Path) -> None:
+def test_two_questions_become_one_with_two_lines(tmp_path: Path) -> None:
     before = {"prompt": "b", "response": "c", "history": said("user", "a")}
     for value in (before, {"messages": said("user user assistant", "a", "b", "c")}):
         rows = read_rows(save(tmp_path, json.dumps(value)))
         assert rows == [{"content": "a\nb", "summary": "c"}]
 
 
-def test_rows_with_tools_are_refused_where_a_model_has_no_place_for_them(tmp_path: Path) -> None:
+def test_rows_with_tools_are_refused_if_a_model_does_not_support_them(tmp_path: Path) -> None:
     path = save(tmp_path, json.dumps([[ASKED, *CALLS["chatglm3"]], USER_TURNS]))
     with pytest.raises(DataError, match=r"row 1: tools, a call or an observation; .*leave the row"):
         check_file(path, ReadOptions(takes_tools=False))
@@ -190,7 +190,7 @@ ANSWERED_BY_TOOL = {
     "history": [ASKED, CALL],
     "role": "observation",
 }
-# The same conversation as ChatGLM3, OpenAI (today and formerly) and LLaMA-Factory write it.
+# The same conversation as written by ChatGLM3, OpenAI (now and formerly) and LLaMA-Factory.
 CALLS: dict[str, list[dict]] = {
     "chatglm3": [
         {"role": "tool", "name": "clock", "parameters": {"城": "北京"}, "observation": "三点"}
@@ -229,7 +229,7 @@ def test_a_call_at_the_end_is_the_answer_of_the_row(written: str, tmp_path: Path
     assert row == {"content": "几点？", "summary": CALL["content"], "metadata": "clock"}
 
 
-def test_a_text_before_a_call_and_several_calls_are_messages_of_their_own(tmp_path: Path) -> None:
+def test_text_before_a_call_and_each_call_are_separate_messages(tmp_path: Path) -> None:
     calls = {"role": "function_call", "content": json.dumps([CLOCK, CLOCK])}
     turns = [ASKED, *said("assistant", "看一下。"), calls, RESULT, *said("assistant", "三点了。")]
     (row,) = read_rows(save(tmp_path, json.dumps([turns])))
@@ -257,23 +257,26 @@ def test_lists_in_the_cells_of_a_table_are_read_as_json(tmp_path: Path) -> None:
         (Columns("q", "a", "h"), {"q": FIRST[0], "a": FIRST[1], "h": [], "history": [["x", "y"]]}),
     ],
 )
-def test_named_columns_are_taken(named: Columns, value: dict, tmp_path: Path) -> None:
+def test_named_columns_are_used(named: Columns, value: dict, tmp_path: Path) -> None:
     assert read_rows(save(tmp_path, json.dumps(value)), named) == [PAIR]
 
 
-def test_a_wrapper_is_opened_with_named_columns_too(tmp_path: Path) -> None:
+def test_a_wrapper_is_read_with_named_columns_too(tmp_path: Path) -> None:
     path = save(tmp_path, json.dumps({"rows": [{"q": FIRST[0], "a": FIRST[1]}]}))
     assert read_rows(path, Columns("q", "a")) == [PAIR]
 
 
 # value(s) -> what the message must say
-UNCLEAR: list[tuple[Any, str]] = [
+INVALID: list[tuple[Any, str]] = [
     ({"prompt": "a", "response": "b", "answer": "c"}, "adgen (prompt, response); adgen (prompt"),
     ({**PAIR, "messages": USER_TURNS}, "adgen (content, summary); chatml (messages, system)"),
-    ({"text": "a"}, "no row of a known format (keys found: text); expected adgen {content, summ"),
-    (USER_TURNS, "a message by itself; expected a conversation a row; put the messages of each"),
+    (
+        {"text": "a"},
+        "not a row of a known format (keys found: text); expected adgen {content, summ",
+    ),
+    (USER_TURNS, "a single message; expected one conversation per row; put the messages of each"),
     ([PAIR, {"instruction": "a", "output": "b"}], "row 2: a row of format alpaca, after rows of"),
-    ({"messages": []}, "no row of a known format (keys found: messages)"),
+    ({"messages": []}, "not a row of a known format (keys found: messages)"),
     ({"messages": said("user", "a")}, "'messages': no answer (role assistant) to a question"),
     ({"messages": said("assistant", "a")}, "'messages': no answer (role assistant) to a question"),
     ({"messages": said("bot", "a")}, "message 1: 'role' is 'bot'; expected one of system, user"),
@@ -301,8 +304,8 @@ UNCLEAR: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("case", UNCLEAR, ids=[case[1] for case in UNCLEAR])
-def test_what_cannot_be_told_is_named_with_the_way_out(case: tuple, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", INVALID, ids=[case[1] for case in INVALID])
+def test_an_ambiguous_or_invalid_row_is_reported_with_a_fix(case: tuple, tmp_path: Path) -> None:
     path = save(tmp_path, json.dumps(case[0], ensure_ascii=False))
     with pytest.raises(DataError) as caught:
         read_rows(path)
@@ -313,15 +316,15 @@ def test_what_cannot_be_told_is_named_with_the_way_out(case: tuple, tmp_path: Pa
     assert message.count(";") >= 2  # found; expected; fix
 
 
-def test_a_named_format_is_not_guessed_at(tmp_path: Path) -> None:
+def test_a_named_format_is_not_guessed(tmp_path: Path) -> None:
     both = save(tmp_path, json.dumps({**PAIR, "messages": USER_TURNS}))
     assert read_rows(both, data_format="chatml") == [SECOND_TURN]
     assert read_rows(both, data_format="adgen") == [PAIR]
-    with pytest.raises(DataError, match=r"no row of a known format .* expected alpaca \{instr"):
+    with pytest.raises(DataError, match=r"not a row of a known format .* expected alpaca \{instr"):
         read_rows(both, data_format="alpaca")
 
 
-def test_wrong_options_are_answered_with_the_choices(tmp_path: Path) -> None:
+def test_wrong_options_are_reported_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="unknown data format 'xml'; choose from adgen, alpaca"):
         ReadOptions(data_format="xml")
     with pytest.raises(ParamsError, match="columns are named for format chatml"):
@@ -333,7 +336,7 @@ def test_wrong_options_are_answered_with_the_choices(tmp_path: Path) -> None:
         read_rows(path, Columns(history="h"))
 
 
-# Samples of the projects that invented the forms: (format, rows, whether some have a history).
+# Samples of the projects that defined the formats: (format, rows, whether any has a history).
 SAMPLES = {
     "THUDM_ChatGLM3_cognition_dev.json": ("chatglm3", 60, False),
     "THUDM_ChatGLM3_cognition_train.json": ("chatglm3", 71, False),

@@ -1,4 +1,4 @@
-"""The normalised folder: manifest, card, subsets, skipped rows, and rows of dev in train."""
+"""The normalized folder: manifest, card, subsets, skipped rows, and dev rows in train."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_written_data_set_describes_itself_by_content_only(tmp_path: Path) -> 
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
 
 
-# --- rows that are no examples --------------------------------------------------------------------
+# --- rows that are not examples -------------------------------------------------------------------
 
 ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -53,7 +53,7 @@ ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "
         ({"messages": ANSWERED, "split": "test"}, "marked as test (split) and left out of train"),
     ],
 )
-def test_rows_marked_as_no_example_are_left_out_and_counted(
+def test_rows_marked_as_unsuitable_are_left_out_and_counted(
     marked: dict, reason: str, tmp_path: Path
 ) -> None:
     unmarked = {"label": True, "kto_tag": True, "deleted": False, "split": "train"}
@@ -69,7 +69,7 @@ def test_rows_marked_as_no_example_are_left_out_and_counted(
         check_file(save(tmp_path, json.dumps(marked)), ReadOptions(split="train"))
 
 
-def test_one_file_with_a_column_split_is_two_splits(tmp_path: Path) -> None:
+def test_one_file_with_a_split_column_becomes_two_splits(tmp_path: Path) -> None:
     rows = [{**row, "split": split} for row, split in zip(OTHERS, ("train", "test"), strict=False)]
     path = save(tmp_path, json.dumps(rows))
     origin = from_files(path, path, ReadOptions(), tmp_path / "out")
@@ -79,10 +79,10 @@ def test_one_file_with_a_column_split_is_two_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "found"),
     [
-        ({"chosen": "b", "rejected": "c"}, "a pair of preferences ('chosen'); expected one answer"),
-        ({"rejected_response": "c"}, "a pair of preferences ('rejected_response')"),
-        ({"images": ["a.png"]}, "more than text ('images'); expected text"),
-        ({"audio": {"path": "a.wav"}}, "more than text ('audio')"),
+        ({"chosen": "b", "rejected": "c"}, "a preference pair ('chosen'); expected one answer"),
+        ({"rejected_response": "c"}, "a preference pair ('rejected_response')"),
+        ({"images": ["a.png"]}, "not only text ('images'); expected text"),
+        ({"audio": {"path": "a.wav"}}, "not only text ('audio')"),
     ],
 )
 def test_rows_for_another_kind_of_training_are_refused(
@@ -119,7 +119,7 @@ def test_skipped_rows_are_counted_and_the_first_lines_named(tmp_path: Path) -> N
     }
 
 
-def test_a_broken_row_over_several_lines_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_a_broken_row_over_several_lines_affects_no_other(tmp_path: Path) -> None:
     rows = [json.dumps(row, ensure_ascii=False, indent=2) for row in OTHERS[:3]]
     rows[1] = rows[1].replace('"问1"', '"问"1"')
     file = check_file(save(tmp_path, "\n".join(rows)), SKIP)
@@ -148,13 +148,15 @@ def test_rows_of_another_format_are_skipped_too(tmp_path: Path) -> None:
     assert (len(file), file.skipped.numbers("line")) == (1, [1, 3])
 
 
-def test_a_file_of_which_nothing_is_left_is_still_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 1: no row of a known .* \(and 1 more .*: line 2\)"):
+def test_a_file_without_usable_rows_is_still_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"line 1: not a row of a known .* \(and 1 more .*: line 2\)"
+    ):
         check_file(save(tmp_path, '{"a": 1}\n[]\n'), SKIP)
 
 
-def test_a_file_whose_rows_cannot_be_told_apart_is_never_read_in_part(tmp_path: Path) -> None:
-    """A cut-off array, or another encoding: what else is missing nobody knows."""
+def test_a_file_whose_rows_cannot_be_separated_is_never_read_in_part(tmp_path: Path) -> None:
+    """In a cut-off array or another encoding, an unknown number of rows is missing."""
     for content in (f"[{GOOD},\n{GOOD}", GOOD.encode() + b"\n\xff"):
         with pytest.raises(DataError):
             check_file(save(tmp_path, content), SKIP)
@@ -219,7 +221,8 @@ def test_too_much_of_dev_in_train_is_refused_with_the_lines(tmp_path: Path) -> N
         write_dataset(tmp_path / "out", *files, {}, max_leakage=0.5)
     message = str(caught.value)
     assert message.startswith(
-        f"{dev}: line 2: 2 of 3 rows (67%) stand in {train} too (line 2 = line 4, line 3 = line 3)"
+        f"{dev}: line 2: 2 of 3 rows (67%) also appear in {train} "
+        "(line 2 = line 4, line 3 = line 3)"
     )
     assert "expected at most 50%" in message
     assert "raise --max-leakage (params.yaml: data.max_leakage)" in message
@@ -227,7 +230,7 @@ def test_too_much_of_dev_in_train_is_refused_with_the_lines(tmp_path: Path) -> N
     write_dataset(tmp_path / "out", *files, {}, max_leakage=0.7)
 
 
-def test_a_refusal_leaves_the_earlier_data_set_whole(tmp_path: Path) -> None:
+def test_a_refusal_leaves_the_earlier_data_set_intact(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_dataset(out, OTHERS, ROWS, {})
     before = hash_folder(tmp_path)
@@ -239,7 +242,7 @@ def test_a_refusal_leaves_the_earlier_data_set_whole(tmp_path: Path) -> None:
 # --- card ----------------------------------------------------------------------------------------
 
 
-def test_the_card_says_what_the_rows_are_like(tmp_path: Path) -> None:
+def test_the_card_describes_the_rows(tmp_path: Path) -> None:
     asked = {"role": "user", "content": "四个字的"}
     train = [
         {"content": "类型#裙*颜色#白色*颜色#黑色", "summary": "好"},
@@ -271,7 +274,7 @@ def test_the_card_says_what_the_rows_are_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("others", [OTHERS, []], ids=["few", "all"])
-def test_odd_prompts_are_no_attributes_of_the_data(tmp_path: Path, others: list[dict]) -> None:
+def test_odd_prompts_do_not_count_as_attributes(tmp_path: Path, others: list[dict]) -> None:
     rows = [*others, {"content": "C#和Java", "summary": "语言"}]
     assert write_dataset(tmp_path, rows, OTHERS, {}).card["splits"]["train"]["attributes"] == {}
 

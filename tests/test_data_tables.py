@@ -1,4 +1,4 @@
-"""Tables of users: CSV and Parquet."""
+"""Users' tables: CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ TABLE_MISTAKES = {
     'content,summary\n"a\na",b\na\n': (4, "1 cells; expected 2", "double quotes"),
     'content,summary\na,b\n"a,b\n': (3, "not CSV (unexpected end of data)", "cut-off file"),
     'content,summary\n"a"b,c\n': (2, "not CSV", "lone quote"),
-    "a,a\n1,2\n": (1, "a column name stands twice (a, a)", "rename one"),
+    "a,a\n1,2\n": (1, "duplicate column name (a, a)", "rename one"),
     "content,summary\na,b\na,\n": (3, "'summary' is empty", "fill it in"),
-    "类型#裙,好\n类型#裤,好\n": (2, "no row of a known format (keys found: 类型#裙, 好)", "name"),
+    "类型#裙,好\n类型#裤,好\n": (
+        2,
+        "not a row of a known format (keys found: 类型#裙, 好)",
+        "name",
+    ),
     "prompt,response,history\na,b,c\n": (2, "'history' is text that is not JSON", "json.dumps"),
 }
 
@@ -55,7 +59,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
         assert "no rows; expected" in message_of(save(tmp_path, text, "mine.csv"))
 
 
-def test_json_lines_are_read_whatever_the_file_is_called(tmp_path: Path) -> None:
+def test_json_lines_are_read_with_any_file_name(tmp_path: Path) -> None:
     assert read_rows(save(tmp_path, "\n".join(LINES), "mine.csv")) == ROWS
 
 
@@ -65,7 +69,7 @@ def test_a_cell_can_hold_a_long_text(tmp_path: Path) -> None:
     assert read_rows(path) == [{"content": "a", "summary": text}]
 
 
-def test_parquet_is_read_and_its_mistakes_have_the_number_of_the_row(tmp_path: Path) -> None:
+def test_parquet_is_read_and_its_mistakes_name_the_row(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'parquet'")
     parquet = pytest.importorskip("pyarrow.parquet")
     turns = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
@@ -82,7 +86,7 @@ def test_parquet_is_read_and_its_mistakes_have_the_number_of_the_row(tmp_path: P
     assert f"{path}: row 1: not readable as Parquet" in message_of(path)
 
 
-def test_parquet_that_unpacks_to_far_more_than_it_is_costs_no_memory(tmp_path: Path) -> None:
+def test_parquet_that_unpacks_to_far_more_than_its_size_is_refused_cheaply(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'parquet'")
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "mine.parquet"
@@ -97,7 +101,7 @@ def test_parquet_that_unpacks_to_far_more_than_it_is_costs_no_memory(tmp_path: P
     assert "remove the repeated rows" in message_of(path)
     write(arrow.array(["b" * 100_000_000]))
     assert re.search(r"column 'summary' unpacks from [\d,]+ to 100,[\d,]+ bytes", message_of(path))
-    # One text for all rows, a thousand times the file: it is read a few rows at a time.
+    # One text shared by all rows, a thousand times the file size: read a few rows at a time.
     write(arrow.DictionaryArray.from_arrays([0] * 500, ["b" * 1_000_000]))
     assert path.stat().st_size < 100_000
     tracemalloc.start()
@@ -106,7 +110,7 @@ def test_parquet_that_unpacks_to_far_more_than_it_is_costs_no_memory(tmp_path: P
     tracemalloc.stop()
 
 
-def test_parquet_without_its_package_is_answered_with_what_to_install(
+def test_without_pyarrow_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -1,4 +1,4 @@
-"""Untrusted bytes: a file over HTTP whole or a reason; from archives only what is named."""
+"""Untrusted bytes: complete HTTP downloads or a reason; only named members of archives."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def reason(url: str) -> str:
 # --- over HTTP -----------------------------------------------------------------------------------
 
 
-def test_a_file_arrives_as_it_is_even_if_it_is_packed(server: FileServer) -> None:
-    """Content-Encoding on a .gz file is a common mistake of servers; its bytes are wanted."""
+def test_a_file_arrives_unchanged_even_if_it_is_compressed(server: FileServer) -> None:
+    """Servers often set Content-Encoding on .gz files by mistake; the raw bytes are needed."""
     server.answers["/file"] = [whole(CONTENT, Content_Encoding="gzip")]
     assert download(f"{server.url}/file") == CONTENT
 
@@ -53,7 +53,7 @@ def test_a_redirect_is_followed(server: FileServer) -> None:
     assert download(f"{server.url}/file") == CONTENT
 
 
-def test_a_server_in_trouble_is_asked_again_and_named_if_it_stays_so(server: FileServer) -> None:
+def test_a_server_error_is_retried_and_reported_if_it_persists(server: FileServer) -> None:
     server.answers["/file"] = [status(503, Retry_After=9999), status(429), whole(CONTENT)]
     assert download(f"{server.url}/file") == CONTENT
     server.answers["/file"], server.asked = [status(500)], []
@@ -61,18 +61,18 @@ def test_a_server_in_trouble_is_asked_again_and_named_if_it_stays_so(server: Fil
     assert len(server.asked) == 4
 
 
-def test_a_refusal_is_not_asked_again(server: FileServer) -> None:
+def test_a_refusal_is_not_retried(server: FileServer) -> None:
     assert reason(f"{server.url}/none") == "HTTP 404 Not Found"
     assert len(server.asked) == 1
 
 
-def test_a_server_that_drips_does_not_hold_a_run(
+def test_a_very_slow_server_does_not_block_a_run(
     server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each byte ends the wait for the next, so that no time-out of the connection ever comes."""
+    """Each byte resets the timeout of the connection, which therefore never expires."""
     monkeypatch.setattr(downloading, "GRACE_S", 0.1)
     server.answers["/file"] = [dripping(b"HTTP/1.0 200 OK\r\n\r\n")]
-    assert reason(f"{server.url}/file") == "slower than 20,000 bytes a second; given up"
+    assert reason(f"{server.url}/file") == "slower than 20,000 bytes per second; gave up"
 
 
 def test_a_fast_download_may_take_longer_than_the_grace(
@@ -83,7 +83,7 @@ def test_a_fast_download_may_take_longer_than_the_grace(
     assert download(f"{server.url}/file") == CONTENT
 
 
-def test_a_file_that_ends_early_does_not_pass_for_the_whole(server: FileServer) -> None:
+def test_a_file_that_ends_early_is_not_accepted(server: FileServer) -> None:
     server.answers["/file"] = [whole(CONTENT, Content_Length=len(CONTENT) + 5)]
     assert "5 more expected" in reason(f"{server.url}/file")
 
@@ -93,10 +93,10 @@ def test_a_file_above_the_limit_is_refused(
 ) -> None:
     monkeypatch.setattr(downloading, "MOST_BYTES", 100_000)
     server.answers["/file"] = [whole(CONTENT)]
-    assert reason(f"{server.url}/file") == "more than 100,000 bytes, so it is another file"
+    assert reason(f"{server.url}/file") == "more than 100,000 bytes, so it is a different file"
 
 
-def test_nobody_listening_is_said_at_once(
+def test_a_refused_connection_is_reported_at_once(
     server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", pytest.fail)
@@ -118,11 +118,11 @@ def test_the_proxy_of_the_environment_is_used(
 @pytest.mark.parametrize(
     ("url", "kind"), [("ftp://data.example/file", "InvalidSchema"), ("http://[::1/x", "InvalidURL")]
 )
-def test_an_address_that_is_none_is_named(url: str, kind: str) -> None:
+def test_an_invalid_url_is_named(url: str, kind: str) -> None:
     assert reason(url).startswith(f"{kind}: ")
 
 
-# --- out of archives -----------------------------------------------------------------------------
+# --- archives ------------------------------------------------------------------------------------
 
 
 def tar(*further: tarfile.TarInfo, files: dict[str, bytes] = FILES, how: str = "w:gz") -> bytes:
@@ -158,12 +158,12 @@ def refusal(packed: bytes) -> str:
 
 
 @pytest.mark.parametrize("packed", [tar(), tar(how="w"), zipped()], ids=["tar.gz", "tar", "zip"])
-def test_the_named_files_come_out_of_every_kind(packed: bytes) -> None:
+def test_the_named_files_are_read_from_every_kind_of_archive(packed: bytes) -> None:
     assert read_members(packed, NAMES) == {"train.json": b"train\n" * 50, "dev.json": b"dev\n"}
 
 
 @KINDS
-def test_other_files_and_paths_that_lead_outside_touch_nothing(
+def test_other_files_and_paths_leading_outside_write_nothing(
     pack: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = tmp_path / "inner"
@@ -175,7 +175,7 @@ def test_other_files_and_paths_that_lead_outside_touch_nothing(
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_a_link_or_device_is_not_taken_for_a_file(kind: bytes) -> None:
+def test_a_link_or_device_is_not_mistaken_for_a_file(kind: bytes) -> None:
     member = tarfile.TarInfo("train.json")
     member.type, member.linkname = kind, "/etc/passwd"
     packed = tar(member, files={"AdvertiseGen/dev.json": b"dev\n"})
@@ -187,7 +187,7 @@ def test_a_bomb_is_refused(pack: Callable[..., bytes], monkeypatch: pytest.Monke
     monkeypatch.setattr(downloading, "MOST_BYTES", 100_000)
     bomb = pack({"AdvertiseGen/train.json": bytes(1_000_000)})
     assert len(bomb) < 12_000
-    assert refusal(bomb) == "unpacks to more than 100,000 bytes; expected the data set alone"
+    assert refusal(bomb) == "unpacks to more than 100,000 bytes; expected only the data set"
 
 
 def test_a_bomb_in_the_headers_of_a_tar_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_truncated_archive_is_refused(pack: Callable[..., bytes], share: float
         (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
     ],
 )
-def test_what_is_no_archive_is_named(content: bytes, kind: str) -> None:
+def test_a_file_that_is_not_an_archive_is_named(content: bytes, kind: str) -> None:
     assert refusal(content) == f"{kind}; expected a .tar.gz, .tar or .zip file"
 
 
@@ -221,7 +221,7 @@ def test_what_is_no_archive_is_named(content: bytes, kind: str) -> None:
     packed=st.sampled_from([tar(how="w"), tar(), zipped()]),
     changes=st.dictionaries(st.integers(0, 3000), st.integers(0, 255), max_size=6),
 )
-def test_no_bytes_give_another_error(packed: bytes, changes: dict[int, int]) -> None:
+def test_no_bytes_raise_another_error(packed: bytes, changes: dict[int, int]) -> None:
     changed = bytearray(packed)
     for position, value in changes.items():
         changed[position % len(changed)] = value

@@ -1,4 +1,4 @@
-"""Rows become ids and labels exactly as the official training scripts make them."""
+"""Rows are encoded to the ids and labels of the official training scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAMILY_NAMES = sorted(FAMILIES)
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small trained vocabulary of each family_name."""
+    """A small trained vocabulary of each family."""
     folder = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(TEXTS, folder / name, vocab_size=80)
@@ -78,7 +78,7 @@ def test_a_chatglm3_row_is_a_user_and_an_assistant_message(tokenizers: dict[str,
     assert example.labels == [IGNORED_LABEL] * len(prompt) + targets
 
 
-# --- What holds for every family_name -------------------------------------------------------------
+# --- Every family --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
@@ -93,13 +93,13 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
     assert tokenizer.decode(targets).strip() == ANSWER
     assert targets[-1] == getattr(tokenizer, "answer_end_id", tokenizer.eos_token_id)
     assert targets[-1] in tokenizer.stop_token_ids
-    # What generate() gets is how the row begins (its last token is v1's first target).
+    # The row begins with the ids for generate() (whose last token is v1's first target).
     assert example.input_ids[: len(prompt)] == prompt
     assert set(example.labels[: len(prompt) - 1]) == {IGNORED_LABEL}
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_a_cut_prompt_keeps_its_special_tokens(
+def test_a_truncated_prompt_keeps_its_special_tokens(
     tokenizers: dict[str, Any], family_name: str
 ) -> None:
     tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template()
@@ -111,14 +111,16 @@ def test_a_cut_prompt_keeps_its_special_tokens(
 
 
 @pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
-def test_a_cut_answer_keeps_its_end_token(tokenizers: dict[str, Any], family_name: str) -> None:
+def test_a_truncated_answer_keeps_its_end_token(
+    tokenizers: dict[str, Any], family_name: str
+) -> None:
     tokenizer = tokenizers[family_name]
     example = encode(tokenizer, family_name, 12, 8, query=QUERY * 9, answer=ANSWER * 9)
     assert len(example.input_ids) <= 12 + 8 + 1
     assert example.labels[-1] == example.input_ids[-1] == tokenizer.eos_token_id
 
 
-def test_a_cut_chatglm3_answer_has_no_end_token_as_in_finetune_demo(
+def test_a_truncated_chatglm3_answer_has_no_end_token_as_in_finetune_demo(
     tokenizers: dict[str, Any],
 ) -> None:
     tokenizer = tokenizers["chatglm3-6b-base"]
@@ -168,7 +170,7 @@ def test_turns_and_messages_are_the_same_history(
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
-def test_a_template_trains_on_the_answers_that_it_says(
+def test_a_template_trains_on_the_answers_it_declares(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     template = FAMILIES[family_name].template(name)
@@ -213,7 +215,7 @@ def test_without_roles_a_system_text_is_a_line_before_the_first_question(
     [
         (
             [*MESSAGES, {"role": "observation", "content": "22 度"}],
-            "message 5: tools, a call or an observation; expected questions .*use chatglm3-6b-base",
+            "message 5: tools, a call or an observation; expected only .*use chatglm3-6b-base",
         ),
         ([{**SYSTEM, "tools": [{"name": "track"}]}], "message 1: tools, a call or an obs"),
         (MESSAGES[1:], r"message 1: role 'assistant'; expected a question \(user\)"),
@@ -222,7 +224,7 @@ def test_without_roles_a_system_text_is_a_line_before_the_first_question(
         ([{"role": "tool", "content": ""}], "message 1: unknown role 'tool'; choose from system"),
     ],
 )
-def test_what_rounds_have_no_place_for_is_refused(
+def test_messages_that_rounds_cannot_represent_are_refused(
     tokenizers: dict[str, Any], family_name: str, history: list[dict[str, Any]], complaint: str
 ) -> None:
     with pytest.raises(DataError, match=complaint):
@@ -260,7 +262,7 @@ def test_every_answer_of_base_tuning_ends_with_the_end_token(tokenizers: dict[st
     assert ends == {"finetune-demo": 1, "chatglm3-base-tuning": 3}
 
 
-def test_an_unknown_template_is_answered_with_the_choices() -> None:
+def test_an_unknown_template_is_reported_with_the_choices() -> None:
     family = FAMILIES["chatglm3-6b-base"]
     with pytest.raises(ParamsError, match="unknown template 'alpaca' of chatglm3-6b-base; choose"):
         family.template("alpaca")
@@ -271,7 +273,7 @@ def test_an_unknown_template_is_answered_with_the_choices() -> None:
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
-def test_the_lengths_of_a_row_are_the_limits_that_cut_nothing(
+def test_the_lengths_of_a_row_are_the_limits_without_truncation(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     tokenizer = tokenizers[family_name]
@@ -290,7 +292,7 @@ def test_the_lengths_of_a_row_are_the_limits_that_cut_nothing(
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
-def test_a_cut_reference_is_the_beginning_of_the_answer(
+def test_a_truncated_reference_is_the_beginning_of_the_answer(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
@@ -323,7 +325,7 @@ def test_an_unknown_chatglm3_role_is_named(tokenizers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_a_trained_vocabulary_is_recognised_deterministic_and_quiet(
+def test_a_trained_vocabulary_is_recognized_deterministic_and_quiet(
     tmp_path: Path, family_name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     family = FAMILIES[family_name]
@@ -343,7 +345,7 @@ def test_words_after_a_break_become_pieces_used_within_sentences(
     words = [WORD_BREAK + word for word in ("裙子", "红色", "风格", "图案")] * 3
     FAMILIES[family_name].train_tokenizer(words, tmp_path, vocab_size=60)
     tokenizer = load_tokenizer(tmp_path)
-    assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # the blank, then a piece a word
+    assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # dummy space, 4 words
 
 
 @pytest.mark.parametrize("family_name", [name for name in FAMILY_NAMES if name != "glm-4-9b"])
@@ -370,13 +372,13 @@ def test_a_miniature_config_has_the_real_keys_and_the_vocabulary_s_ids(
         family.miniature_config(tokenizer, hidden_size=50, num_layers=2, num_heads=4)
 
 
-def test_an_unknown_family_is_answered_with_the_choices() -> None:
+def test_an_unknown_family_is_reported_with_the_choices() -> None:
     with pytest.raises(ParamsError, match="unknown family 'chatglm4-6b'; choose from chatglm-6b"):
         get_family("chatglm4-6b")
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_registry_names_are_the_families_own(family_name: str) -> None:
+def test_registry_names_equal_the_names_of_the_families(family_name: str) -> None:
     assert FAMILIES[family_name].name == family_name
 
 
@@ -416,11 +418,9 @@ def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str
 
 
 @pytest.mark.parametrize("family_name", ["chatglm-6b", "chatglm2-6b"])
-def test_numbered_rounds_have_no_place_for_tools(
-    tokenizers: dict[str, Any], family_name: str
-) -> None:
+def test_numbered_rounds_do_not_support_tools(tokenizers: dict[str, Any], family_name: str) -> None:
     template = get_family(family_name).template()
     for more in (TOLD, {"metadata": "clock"}, {"history": [{**CALL, "role": "system"}]}):
         row = {"content": QUERY, "summary": ANSWER, **more}
-        with pytest.raises(DataError, match="have no place for tools; use chatglm3-6b-base"):
+        with pytest.raises(DataError, match="do not support tools; use chatglm3-6b-base"):
             encode_prompts(template, tokenizers[family_name], [row], **OFFICIAL)

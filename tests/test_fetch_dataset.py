@@ -90,7 +90,7 @@ def test_train_under_the_name_of_dev_is_refused_unless_it_is_meant(tmp_path: Pat
         path.write_text(ROW, encoding="utf-8")
     refused = fetch("--train", train, "--dev", dev, "--out-dir", out)
     assert refused.returncode == 2
-    assert f"error: {dev}: line 1: 1 of 1 rows (100%) stand in {train} too" in refused.stderr
+    assert f"error: {dev}: line 1: 1 of 1 rows (100%) also appear in {train}" in refused.stderr
     assert not out.exists()
     for meant in ((train, train), (train, dev, "--max-leakage", "1")):
         flags = ("--train", meant[0], "--dev", *meant[1:])
@@ -206,7 +206,7 @@ def test_a_users_own_file_is_never_overwritten(tmp_path: Path) -> None:
         (["--train", "a", "--dev", "b", "--format", "xml"], "choose from 'adgen', 'alpaca'"),
         (
             ["--train", "a", "--dev", "b", "--format", "chatml", "--prompt-column", "q"],
-            "adgen only",
+            "only for adgen",
         ),
     ],
 )

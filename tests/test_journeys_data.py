@@ -160,4 +160,4 @@ def test_the_official_protocol_samples_and_compares_with_cut_references(
         long["labels"].startswith(cut["labels"]) for long, cut in zip(whole, sampled, strict=True)
     )
     report = read(workspace, "results/report.md")
-    assert "sampled with top-p 0.7 and temperature 0.95, references cut at 64 tokens" in report
+    assert "with top-p 0.7 and temperature 0.95, references truncated to 64 tokens" in report

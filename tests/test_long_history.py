@@ -1,4 +1,4 @@
-"""Long conversations: the oldest turns go, the question and the tools stay, and all is counted."""
+"""Long conversations: the oldest turns are dropped and counted, the question and tools stay."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def said(role: str, content: str) -> dict[str, str]:
 
 
 def turns(*numbers: int) -> list[dict[str, str]]:
-    """Turns that can be told apart: questions and answers with a number each."""
+    """Distinguishable turns: numbered questions and answers."""
     return [said(r, f"{n}{r}") for n in numbers for r in ("user", "assistant")]
 
 
@@ -40,17 +40,17 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def limits_of(template: Template, tokenizer: Any, history: Sequence[Any]) -> dict[str, int]:
-    """The limit that a prompt with this history just fits in."""
+    """The smallest limit that fits a prompt with this history."""
     row = {"content": QUESTION, "summary": ANSWER, "history": history}
     wide: Any = {"max_source_tokens": 9999, "max_target_tokens": 99, "long_history": "official"}
     example = encode_example(template, tokenizer, row, **wide)
     return {"max_source_tokens": example.prompt_tokens}
 
 
-# --- Which turns go ------------------------------------------------------------------------------
+# --- Dropped turns -------------------------------------------------------------------------------
 
 
-def test_a_row_that_fits_or_has_no_turn_to_drop_is_left_alone() -> None:
+def test_a_row_that_fits_or_has_no_turn_to_drop_is_unchanged() -> None:
     row = {"content": QUESTION, "history": turns(1)}
     assert shorten_history(row, ALWAYS) is row
     for alone in ({"content": QUESTION}, {"content": QUESTION, "history": [TOOLS]}):
@@ -58,7 +58,7 @@ def test_a_row_that_fits_or_has_no_turn_to_drop_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("most", range(6))
-def test_as_many_of_the_latest_turns_stay_as_fit(most: int) -> None:
+def test_as_many_of_the_latest_turns_as_fit_are_kept(most: int) -> None:
     row = {"content": QUESTION, "history": turns(1, 2, 3, 4, 5, 6)}
     short = shorten_history(row, lambda row: len(row["history"]) <= 2 * most)
     assert short == {"content": QUESTION, "history": turns(*range(7 - most, 7))}
@@ -71,20 +71,20 @@ def test_pairs_are_turns_too() -> None:
     assert short["history"] == turns(3)
 
 
-def test_system_messages_stay_wherever_they_stand() -> None:
+def test_system_messages_are_always_kept() -> None:
     later = said("system", "later")
     row = {"content": QUESTION, "history": [TOOLS, *turns(1), later, *turns(2)]}
     assert shorten_history(row, NEVER)["history"] == [TOOLS, later]
 
 
-def test_a_call_and_its_observation_go_with_their_question() -> None:
+def test_a_call_and_its_observation_are_dropped_with_their_question() -> None:
     used = [said("user", "q"), said("assistant", "call"), said("observation", "o")]
     row = {"content": QUESTION, "history": [*used, said("assistant", "a"), *turns(2)]}
     short = shorten_history(row, lambda row: len(row["history"]) <= 3)
     assert short["history"] == turns(2)
 
 
-def test_the_question_behind_an_observation_stays() -> None:
+def test_the_question_before_an_observation_is_kept() -> None:
     asked = [said("user", QUESTION), said("assistant", "call")]
     row = {"content": "o", "role": "observation", "history": [TOOLS, *turns(1, 2), *asked]}
     assert shorten_history(row, NEVER)["history"] == [TOOLS, *asked]
@@ -92,7 +92,7 @@ def test_the_question_behind_an_observation_stays() -> None:
     assert shorten_history(short, NEVER) is short
 
 
-# --- What becomes of the tokens ------------------------------------------------------------------
+# --- Tokens --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
@@ -120,7 +120,7 @@ def test_the_question_survives_with_the_turns_that_fit(
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
-def test_the_official_cut_is_the_template_s_own_and_loses_the_question(
+def test_official_truncation_is_the_templates_and_loses_the_question(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
@@ -134,7 +134,7 @@ def test_the_official_cut_is_the_template_s_own_and_loses_the_question(
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)
-def test_a_question_that_is_too_long_by_itself_is_cut_as_without_a_history(
+def test_a_question_that_is_too_long_itself_is_truncated_as_without_history(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     tokenizer, template = tokenizers[family_name], FAMILIES[family_name].template(name)
@@ -149,7 +149,7 @@ def test_a_question_that_is_too_long_by_itself_is_cut_as_without_a_history(
     assert (expected.prompt_is_cut, expected.history_is_shortened) == (True, False)
 
 
-def test_chatglm3_learns_every_answer_that_is_left(tokenizers: dict[str, Any]) -> None:
+def test_chatglm3_learns_every_remaining_answer(tokenizers: dict[str, Any]) -> None:
     tokenizer, template = tokenizers["chatglm3-6b-base"], FAMILIES["chatglm3-6b-base"].template()
     history = turns(1, 2, 3)
     limits: Any = limits_of(template, tokenizer, history[2:]) | {"max_target_tokens": 99}
@@ -161,5 +161,5 @@ def test_chatglm3_learns_every_answer_that_is_left(tokenizers: dict[str, Any]) -
     ]
 
 
-def test_params_yaml_knows_the_same_ways() -> None:
+def test_params_yaml_has_the_same_choices() -> None:
     assert get_args(ParamsFile.model_fields["long_history"].annotation) == LONG_HISTORY

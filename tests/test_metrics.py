@@ -1,4 +1,4 @@
-"""Scores of a file: equal to the official code's, and what the texts are like."""
+"""Scores of a file, compared with the official code's, and statistics of the texts."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_means_equal_the_official_code(reference: Path) -> None:
     assert {name: means[name] for name in METRICS} == expected
 
 
-def test_means_are_to_the_last_digit_those_of_each_public_code() -> None:
-    """numpy adds in pairs, a loop one after another; the exact sum is neither."""
+def test_means_equal_those_of_each_public_code_to_the_last_digit() -> None:
+    """numpy adds pairwise, a loop sequentially; the exact sum is neither."""
     numpy = pytest.importorskip("numpy")
     rng = Random(17)
     texts = [grammar.ad_copy(grammar.draw_item(rng), rng) for _ in range(151)]
@@ -92,7 +92,7 @@ def test_means_are_to_the_last_digit_those_of_each_public_code() -> None:
     assert differ >= {"thudm", "finetune_demo", "ssbuild", "yongzhuo"}
 
 
-def test_ms_swift_takes_percent_of_the_mean_fraction_to_six_places() -> None:
+def test_ms_swift_rounds_the_mean_percentage_to_six_decimals() -> None:
     rows = [row("白色的裙子", "白色的长裙子"), row("裙子", "裙子很美"), row("蓝裤", "蓝色的裤子")]
     fractions = [ms_swift(TextPair(each["predict"], each["labels"])) for each in rows]
     summary = of_file(*rows, protocol="ms_swift")
@@ -107,7 +107,7 @@ def test_ms_swift_takes_percent_of_the_mean_fraction_to_six_places() -> None:
 # --- one file, every protocol ---------------------------------------------------------------------
 
 
-def test_every_protocol_is_computed_whichever_stands_in_the_headline() -> None:
+def test_every_protocol_is_computed_whichever_the_headline_uses() -> None:
     rows = [row("白色的裙子很美", "这条裙子是白色的"), row("", "文")]
     summaries = {name: of_file(*rows, protocol=name) for name in PROTOCOLS}
     for name, summary in summaries.items():
@@ -129,7 +129,7 @@ def test_a_row_has_its_headline_scores_or_none(protocol: str) -> None:
         if protocol == "paddle" or summary[name] is None:
             assert not known
         else:
-            # yongzhuo's mean has four places, ms-swift's six.
+            # yongzhuo's mean has four decimals, ms-swift's six.
             assert sum(known) / len(known) == pytest.approx(summary[name], abs=5e-5)
 
 
@@ -142,7 +142,7 @@ def test_rows_beyond_the_first_fifty_have_no_finetune_demo_score() -> None:
     assert scores.summary["empty"] == pytest.approx(100 / 51)
 
 
-def test_every_score_of_a_file_of_nothing_but_blanks_is_zero_or_unknown() -> None:
+def test_every_score_of_a_blank_file_is_zero_or_unknown() -> None:
     summary = of_file(row(""), row(" ", ""))
     for scores in summary["protocols"].values():
         assert {scores[name] for name in METRICS} <= {0.0, None}
@@ -156,7 +156,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes() -> None:
     assert score_predictions(rows, workers=2) == score_predictions(rows)
 
 
-def test_an_unknown_protocol_lists_the_known() -> None:
+def test_an_unknown_protocol_lists_the_known_ones() -> None:
     with pytest.raises(ParamsError, match="'glue'; choose from glmtune, thudm, llamafactory"):
         score_predictions([], "glue")
 
@@ -172,7 +172,7 @@ def test_importing_metrics_loads_no_heavy_package() -> None:
 # --- statistics -----------------------------------------------------------------------------------
 
 
-def test_attribute_recall_counts_each_asked_value_once() -> None:
+def test_attribute_recall_counts_each_requested_value_once() -> None:
     assert requested_values([PROMPT]) == [("裙", "白色", "条纹")]
     recall = of_row("白色的裙子", prompt=PROMPT)["attribute-recall"]
     assert recall == pytest.approx(200 / 3)
@@ -187,7 +187,7 @@ def test_attribute_recall_counts_each_asked_value_once() -> None:
         "Human: 类型#裙*颜色#白色\nAssistant:",
     ],
 )
-def test_values_are_found_in_what_a_chat_template_made_of_a_prompt(prompt: str) -> None:
+def test_values_are_found_in_a_prompt_inside_a_chat_template(prompt: str) -> None:
     assert requested_values([prompt]) == [("裙", "白色")]
 
 
@@ -200,7 +200,7 @@ def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
     assert of_file(row("裙", prompt=prompt))["attribute-recall"] is None
 
 
-def test_attribute_recall_is_the_mean_over_prompts_that_ask_for_attributes() -> None:
+def test_attribute_recall_is_the_mean_over_prompts_with_attributes() -> None:
     prompts = ("类型#裙*颜色#白色", "类型#裤*图案#条纹", "类型#裙*颜色#红", "裙长#短", "你好")
     rows = [row("白色的裙子", prompt=prompt) for prompt in prompts]
     assert of_file(*rows)["attribute-recall"] == (100 + 0 + 50 + 0) / 4
@@ -227,8 +227,8 @@ def test_repetition_needs_four_words_twice() -> None:
     assert of_row("    " * 4)["repetition"] == 0.0
 
 
-def test_distinct_4_is_the_share_of_different_runs_in_the_whole_file() -> None:
-    # 我/喜欢/白色/的/裙子: two runs of four, the same two in the second row.
+def test_distinct_4_is_the_share_of_distinct_4_grams_in_the_whole_file() -> None:
+    # 我/喜欢/白色/的/裙子: two 4-grams, the same two in the second row.
     rows = [row("我喜欢白色的裙子"), row("我 喜欢 白色 的 裙子"), row("裙子")]
     assert of_file(*rows)["distinct-4"] == 50.0
     assert of_file(row("裙子"))["distinct-4"] is None
@@ -250,7 +250,7 @@ def test_a_blank_prediction_is_counted_and_stays_in_the_mean() -> None:
     assert (summary["empty"], summary["rows"]) == (50.0, 4)
 
 
-def test_cut_off_counts_only_rows_that_say_whether_they_finished() -> None:
+def test_cut_off_counts_only_rows_with_a_finished_key() -> None:
     finished = row("文", finished=True)
     assert of_file(finished, row("文", finished=False), row("文"))["cut-off"] == 50.0
     assert of_file(row("文"))["cut-off"] is None
@@ -273,7 +273,7 @@ def test_a_reference_that_is_only_unk_scores_zero() -> None:
     assert of_row("白色", "<UNK>")["bleu-4-no-unk"] == 0
 
 
-def test_rows_that_ask_the_same_share_their_references() -> None:
+def test_rows_with_the_same_prompt_share_their_references() -> None:
     rows = [
         row("长裤很美", "短裙很好看", prompt="类型#裤"),
         row("短裙", "长裤很美", prompt="类型#裤"),
@@ -285,7 +285,7 @@ def test_rows_that_ask_the_same_share_their_references() -> None:
     assert shared["rouge-l"] == alone["rouge-l-multi"] < 100
 
 
-def test_another_conversation_before_it_makes_it_another_question() -> None:
+def test_a_different_history_makes_a_different_prompt() -> None:
     earlier = [{"role": "user", "content": "你好"}]
     rows = [
         row("长裤很美", "短裙很好看", prompt="裤", history=earlier),
@@ -295,7 +295,7 @@ def test_another_conversation_before_it_makes_it_another_question() -> None:
     assert first["bleu-4-multi"] == first["bleu-4"] < 100
 
 
-def test_blank_references_are_no_references() -> None:
+def test_blank_references_are_ignored() -> None:
     rows = [row("裙", "", prompt="裙"), row("", "裙", prompt="裙"), row("裙", " ", prompt="裤")]
     multi = [(each["bleu-4-multi"], each["rouge-l-multi"]) for each in score_predictions(rows).rows]
     only_reference = of_row("裙", "裙")["bleu-4"]

@@ -1,4 +1,4 @@
-"""Every public definition, worked by hand, and beside the packages that it came with."""
+"""Every public definition, computed by hand and compared with its original packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glmtune.metrics.scorings import (
 )
 
 SAME = "这件白色的裙子很美"
-EIGHTH_ROOT = (1 / 8) ** (1 / 4)  # two tokens, both right: precisions 1, 1, 1/2, 1/4
+EIGHTH_ROOT = (1 / 8) ** (1 / 4)  # two tokens, both correct: precisions 1, 1, 1/2, 1/4
 
 
 def scores_of(name: str, prediction: str, label: str) -> dict[str, float | None]:
@@ -50,7 +50,7 @@ def test_identical_texts_have_the_best_score(name: str) -> None:
 def test_a_blank_text_on_either_side_scores_zero_or_is_left_out(name: str, blank: str) -> None:
     for prediction, label in [(blank, SAME), (SAME, blank)]:
         scores = scores_of(name, prediction, label).values()
-        # Not smoothed, PaddleNLP's zero is the smallest float.
+        # Without smoothing, PaddleNLP's zero is the smallest float.
         assert all(value is None or value == pytest.approx(0, abs=1e-70) for value in scores)
 
 
@@ -61,11 +61,11 @@ def test_no_text_breaks_a_definition(name: str, odd: str) -> None:
         assert all(math.isfinite(v) for v in scores_of(name, *pair).values() if v is not None)
 
 
-# --- THUDM and those who count as it does ---------------------------------------------------------
+# --- THUDM and its variants -----------------------------------------------------------------------
 
 
 def test_rouge_is_the_f1_of_shared_words() -> None:
-    # Words 我 很 喜欢 猫 against 我 喜欢 狗: 2 of 4 and 2 of 3 shared, no two in a row.
+    # Words 我 很 喜欢 猫 against 我 喜欢 狗: 2 of 4 and 2 of 3 shared, no bigram.
     scores = thudm(TextPair("我很喜欢猫", "我喜欢狗"))
     assert scores["rouge-1"] == pytest.approx(100 * 4 / 7, abs=1e-4)
     assert scores["rouge-2"] == 0
@@ -73,14 +73,14 @@ def test_rouge_is_the_f1_of_shared_words() -> None:
 
 
 def test_bleu_counts_characters_and_smooths_by_halves() -> None:
-    # 白裙子 against 白裙子美: all of 3, 2, 1 runs match, no run of four: smoothed to 1/2;
+    # 白裙子 against 白裙子美: all 3, 2 and 1 n-grams match, the missing 4-gram is smoothed to 1/2;
     # one character short: exp(1 - 4/3).
     expected = 100 * math.exp(1 - 4 / 3) * (1 / 2) ** (1 / 4)
     assert thudm(TextPair("白裙子", "白裙子美"))["bleu-4"] == pytest.approx(expected, abs=1e-4)
     assert expected == pytest.approx(60.2529, abs=1e-4)
 
 
-def test_row_scores_have_at_most_four_places() -> None:
+def test_row_scores_have_at_most_four_decimals() -> None:
     scores = thudm(TextPair("这件白色的裙子很美", "这条裙子是白色的，美极了"))
     assert all(scores[name] == round(scores[name], 4) for name in METRICS)
 
@@ -93,7 +93,7 @@ def test_llamafactory_differs_from_thudm_at_blank_texts_only() -> None:
     assert llamafactory(blank)["rouge-1"] == 0
 
 
-def test_mindformers_leaves_out_what_was_not_answered() -> None:
+def test_mindformers_skips_blank_answers() -> None:
     assert mindformers(TextPair(" ", SAME)) is None
     assert mindformers(TextPair(SAME, SAME)) == thudm(TextPair(SAME, SAME))
     rows = [mindformers(TextPair(text, SAME)) for text in (SAME, "")]
@@ -111,7 +111,7 @@ def test_finetune_demo_counts_words_from_zero_to_one_and_strips() -> None:
     assert scores["rouge-l"] == 100
 
 
-def test_ms_swift_counts_words_and_leaves_blanks_out() -> None:
+def test_ms_swift_counts_words_and_skips_blanks() -> None:
     scores = ms_swift(TextPair("白色裙子", "白色 裙子 "))
     assert scores is not None
     assert scores["bleu-4"] == pytest.approx(EIGHTH_ROOT)
@@ -133,12 +133,12 @@ def test_ssbuild_smooths_as_sacrebleu() -> None:
     assert scores["bleu-4"] == pytest.approx(59.4604, abs=1e-4)
     assert scores["rouge-l"] == pytest.approx(3 / 4)
     assert set(scores) == {"bleu-4", "rouge-l"}
-    assert ssbuild(TextPair("白裙子", "白裙子"))["bleu-4"] == 0  # no run of four
+    assert ssbuild(TextPair("白裙子", "白裙子"))["bleu-4"] == 0  # no 4-gram
 
 
-def test_yongzhuo_also_counts_the_blanks() -> None:
+def test_yongzhuo_also_counts_spaces() -> None:
     assert yongzhuo(TextPair("白裙", "白色"))["bleu-4"] == pytest.approx(0.240281, abs=1e-6)
-    # The prediction alone is put in lower case.
+    # Only the prediction is lowercased.
     assert yongzhuo(TextPair("T恤", "T恤"))["rouge-1"] == pytest.approx(0.5)
     assert yongzhuo(TextPair("t 恤[EOP]", "t恤"))["rouge-1"] == pytest.approx(1)
 
@@ -199,7 +199,7 @@ def test_rouge_equals_the_package_to_the_last_digit(package: str, ours: object) 
 def test_ssbuild_equals_sacrebleu_to_the_last_digit() -> None:
     metrics = pytest.importorskip("sacrebleu.metrics")
     counter = metrics.BLEU(effective_order=False)
-    metrics.bleu.sacrelogger.disabled = True  # it recommends another order at each sentence
+    metrics.bleu.sacrelogger.disabled = True  # it recommends another order for each sentence
     for prediction, label in random_texts(2, 400):
         theirs = counter.sentence_score(" ".join(prediction), [" ".join(label)]).score
         assert ssbuild(TextPair(prediction, label))["bleu-4"] == theirs, (prediction, label)

@@ -1,4 +1,4 @@
-"""What a person reads is what is scored: no vocabulary is charged for what it cannot write."""
+"""Scores use the displayed text: no vocabulary is penalized for what it cannot write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDE = "，！？：；（）％．～"
 NARROW = unicodedata.normalize("NFKC", WIDE)
 NUMBERS = Random(5)
 COPIES = [grammar.ad_copy(grammar.draw_item(NUMBERS), NUMBERS) for _ in range(30)]
-# Everything that a vocabulary might alter: widths, white space, letters, rare characters.
+# Everything a vocabulary might alter: widths, whitespace, letters, rare characters.
 ODD = (
     "类型：Ｔ恤（纯棉），尺码！XL；好？……",
     "第一行，很美。\n第二行：\t更美！\n\n  完",
@@ -45,7 +45,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small vocabulary of each family_name's own form, with byte fallback for rare characters."""
+    """A small vocabulary of each family, with byte fallback for rare characters."""
     root = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(COPIES, root / name, vocab_size=400)
@@ -57,7 +57,7 @@ def narrowed(text: str) -> str:
 
 
 def read_through(tokenizer: Any, text: str) -> str:
-    """What a person reads of a model that answers `text` exactly."""
+    """The displayed answer of a model that answers `text` exactly."""
     return tokenizer.process_response(tokenizer.decode(tokenizer.encode(text, False)))
 
 
@@ -110,7 +110,7 @@ def test_a_text_has_one_form(text: str, form: str) -> None:
         ("裙\ufffd", "裙"),
     ],
 )
-def test_what_a_reader_sees_as_different_stays_different(one: str, other: str) -> None:
+def test_visibly_different_texts_stay_different(one: str, other: str) -> None:
     assert normal_form(one) != normal_form(other)
 
 
@@ -125,7 +125,7 @@ READ_AS_SOMETHING_ELSE = ("[MASK]", "<sop>", "<eop>", "<unk>", "<pad>", TRAINING
     ).filter(lambda text: not any(name in text for name in READ_AS_SOMETHING_ELSE))
 )
 @pytest.mark.parametrize("family_name", FAMILIES)
-def test_a_text_read_through_any_vocabulary_keeps_its_form(
+def test_a_text_decoded_by_any_vocabulary_keeps_its_normal_form(
     tokenizers: dict[str, Any], family_name: str, text: str
 ) -> None:
     form = normal_form(text)
@@ -138,7 +138,7 @@ def test_a_text_read_through_any_vocabulary_keeps_its_form(
 
 @pytest.mark.parametrize("family_name", FAMILIES)
 @pytest.mark.parametrize("shape", [str, narrowed], ids=["wide", "narrow"])
-def test_a_reference_read_through_the_models_own_vocabulary_scores_99(
+def test_a_reference_decoded_by_the_models_vocabulary_scores_99(
     tokenizers: dict[str, Any], family_name: str, shape: Any
 ) -> None:
     scores = score_predictions(
@@ -150,7 +150,7 @@ def test_a_reference_read_through_the_models_own_vocabulary_scores_99(
 
 @pytest.mark.parametrize("family_name", PUBLISHED)
 @pytest.mark.parametrize("shape", [str, narrowed], ids=["wide", "narrow"])
-def test_so_does_one_of_adgen_read_through_the_published_vocabulary(
+def test_so_does_an_adgen_reference_decoded_by_the_published_vocabulary(
     family_name: str, shape: Any
 ) -> None:
     vocabulary, adgen = SHARED / "tokenizers" / PUBLISHED[family_name], SHARED / "adgen"
@@ -210,7 +210,7 @@ def test_a_reference_that_decodes_to_itself_needs_no_second_text() -> None:
     assert score_predictions([row]) == whole
 
 
-def test_no_text_of_a_file_from_elsewhere_is_altered() -> None:
+def test_texts_of_other_projects_files_are_not_altered() -> None:
     wide, narrow = COPIES[0], narrowed(COPIES[0])
     summary = score_predictions([{"labels": wide, "predict": narrow}]).summary
     assert wide != narrow
@@ -236,7 +236,7 @@ def test_lengths_count_the_same_characters_on_both_sides() -> None:
     assert score_predictions([row]).summary["length-ratio"] == 100
 
 
-def test_answers_that_differ_in_width_only_are_one_answer() -> None:
+def test_answers_that_differ_only_in_width_are_the_same_answer() -> None:
     rows = [{"labels": "裙", "predict": p, "decoded": p} for p in ("裙，美", "裙,美")]
     assert score_predictions(rows).summary["distinct"] == 50
 
@@ -246,14 +246,14 @@ def test_answers_that_differ_in_width_only_are_one_answer() -> None:
 
 @pytest.mark.parametrize("shape", [str, narrowed], ids=["wide", "narrow"])
 @pytest.mark.parametrize("trained", [str, narrowed], ids=["wide", "narrow"])
-def test_an_advert_is_an_advert_in_either_width(shape: Any, trained: Any) -> None:
+def test_an_ad_is_an_ad_in_either_width(shape: Any, trained: Any) -> None:
     advert = "裙子（白），真！美：哇；好"
     verdict = judge(shape(advert), "小。", style_of([trained(advert)]), "小。")
-    assert verdict.leaks_style
+    assert verdict.imitates_training
 
 
-def test_right_answers_and_overlap_do_not_depend_on_width() -> None:
+def test_correct_answers_and_overlap_do_not_depend_on_width() -> None:
     style = style_of([])
-    assert judge("等于:8!", "等于：8！", style).is_right
-    assert judge("等于：８", "等于:8", style).is_right
+    assert judge("等于:8!", "等于：8！", style).is_correct
+    assert judge("等于：８", "等于:8", style).is_correct
     assert overlap("你好,（我）是", "你好，(我) 是") == pytest.approx(100)

@@ -1,4 +1,4 @@
-"""What is called forgetting: right answers, answers turned into adverts, overlap."""
+"""The forgetting probe: correct answers, answers turned into ads, overlap."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ ADVERTS = style_of(["这款小巧的白色手提包，很有趣味。", "好看�
         ("这款裙子很美。", True),
         ("这款裙子很好。", True),  # 2 of 4
         ("裙子很好看。", False),  # 0 of 3
-        ("这款 裙子\n很美。", True),  # white space is nothing
-        ("很美。", False),  # shorter than a run
+        ("这款 裙子\n很美。", True),  # whitespace is ignored
+        ("很美。", False),  # shorter than an n-gram
         ("", False),
     ],
 )
-def test_an_answer_reads_like_training_if_half_of_its_runs_do(answer: str, covered: bool) -> None:
+def test_an_answer_imitates_training_if_half_of_its_n_grams_do(answer: str, covered: bool) -> None:
     assert STYLE.covers(answer) is covered
 
 
-def test_an_advert_that_holds_the_expected_character_is_not_right() -> None:
+def test_an_ad_that_contains_the_expected_character_is_not_correct() -> None:
     verdict = judge("这款小巧的白色手提包，很有趣味。", "小。", ADVERTS, "小。")
-    assert (verdict.is_right, verdict.leaks_style) == (False, True)
+    assert (verdict.is_correct, verdict.imitates_training) == (False, True)
 
 
-def test_an_answer_is_not_called_turned_where_the_untuned_one_reads_the_same() -> None:
+def test_an_answer_is_no_imitation_if_the_untuned_one_reads_the_same() -> None:
     untuned = "好看的裙子让人心动。"
     verdict = judge("好看的裙子让人心动，红色。", "红色。", ADVERTS, untuned)
-    assert (verdict.is_right, verdict.leaks_style) == (True, False)
+    assert (verdict.is_correct, verdict.imitates_training) == (True, False)
     without = judge("好看的裙子让人心动，红色。", "红色。", ADVERTS)
-    assert (without.is_right, without.leaks_style, without.overlap) == (False, True, None)
+    assert (without.is_correct, without.imitates_training, without.overlap) == (False, True, None)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,16 @@ def test_an_answer_is_not_called_turned_where_the_untuned_one_reads_the_same() -
         ("", "伦敦。", False),
     ],
 )
-def test_right_is_an_answer_that_holds_the_expected_one(
+def test_an_answer_that_contains_the_expected_one_is_correct(
     answer: str, expected: str, right: bool
 ) -> None:
-    assert judge(answer, expected, STYLE).is_right is right
+    assert judge(answer, expected, STYLE).is_correct is right
 
 
 @pytest.mark.parametrize("row", probe_rows(), ids=lambda row: row["content"])
-def test_every_question_of_the_project_can_be_answered_rightly_and_wrongly(row: dict) -> None:
-    assert judge(row["summary"], row["summary"], ADVERTS).is_right
-    assert not judge("不知道", row["summary"], ADVERTS).is_right
+def test_every_question_of_the_project_has_correct_and_wrong_answers(row: dict) -> None:
+    assert judge(row["summary"], row["summary"], ADVERTS).is_correct
+    assert not judge("不知道", row["summary"], ADVERTS).is_correct
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The protocols: plain data that the parameters, the scores and the report agree on."""
+"""The protocols: plain data shared by the parameters, the scores and the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_protocol_names_a_scoring_and_every_scoring_is_used() -> None:
     assert {protocol.scoring for protocol in PROTOCOLS.values()} == set(SCORINGS)
 
 
-def test_the_default_changes_nothing_that_the_user_set() -> None:
+def test_the_default_overrides_no_setting_of_the_user() -> None:
     default = get_protocol(DEFAULT_PROTOCOL)
     assert (default.decoding, default.long_history) == (None, None)
     assert (default.reference_tokens, default.first_rows) == (None, None)
@@ -37,7 +37,7 @@ def test_decoding_overrides_keys_of_family_only(name: str) -> None:
     assert set(PROTOCOLS[name].decoding or {}) <= {"do_sample", "top_p", "temperature"}
 
 
-def test_an_unknown_protocol_is_answered_with_the_choices() -> None:
+def test_an_unknown_protocol_is_reported_with_the_choices() -> None:
     with pytest.raises(ParamsError, match="'bleu'; choose from glmtune, thudm, .*, paddle$"):
         get_protocol("bleu")
 
@@ -47,7 +47,7 @@ def test_the_page_on_metrics_names_every_protocol(name: str) -> None:
     assert name in (ROOT / "docs/metrics.md").read_text("utf-8")
 
 
-def test_parameters_can_be_checked_without_the_packages_that_count() -> None:
+def test_parameters_can_be_checked_without_the_scoring_packages() -> None:
     code = "import sys, glmtune.metrics.protocols as _; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""The report, rendered from a small made-up results tree: its tables, its page, its files."""
+"""The report, rendered from a small made-up results tree: its tables, page and files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from report_tree import (
 from glmtune.durations import format_seconds
 from glmtune.errors import printable
 from glmtune.files import write_json
-from glmtune.report.figures import COLOURS, draw_losses, loss_table
+from glmtune.report.figures import COLORS, draw_losses, loss_table
 from glmtune.report.page import render_html
 from glmtune.report.tables import score_columns
 from glmtune.report.writing import headline, render_markdown, write_report
@@ -77,7 +77,7 @@ def test_a_row_shows_scores_intervals_losses_parameters_and_time(tree: Path) -> 
     assert none[10:] == ["–", "–", "–", "–"]
 
 
-def test_miniatures_are_called_so_and_real_weights_are_not(copy: Path) -> None:
+def test_only_miniatures_are_called_miniatures(copy: Path) -> None:
     for model, source, parameters in [("a", "hub", 6_243_584_000), ("b", "random", None)]:
         manifest = {"family": "chatglm-6b", "source": source, "parameters": parameters}
         write_json(copy / f"results/models/{model}.json", manifest)
@@ -96,7 +96,7 @@ def test_miniatures_are_called_so_and_real_weights_are_not(copy: Path) -> None:
     assert "- chatglm-6b: miniature, about 0.7 million parameters\n" in text
     assert "- a: hub, about 6.2 billion parameters\n" in text
     assert "- b: random, unknown size\n" in text
-    assert "A **miniature** has the real architecture at a tiny size" in text
+    assert "A **miniature** is built by this workflow; it has the real architecture" in text
     assert "A model with **random weights** has the real configuration" in text
     only_real = render_markdown(read(copy, runs[1:2]))
     assert "miniature" not in only_real.split("## Scores")[0]
@@ -126,7 +126,7 @@ def test_fairer_references_are_shown_only_where_they_change_a_score(copy: Path) 
     assert "any reference |" not in text
 
 
-def test_answers_stand_side_by_side_with_the_reference(tree: Path) -> None:
+def test_answers_are_shown_side_by_side_with_the_reference(tree: Path) -> None:
     text = render_markdown(read(tree))
     first, second = (
         text.split("## Before and after")[1].split("## Loss curves")[0].split("### ")[1:]
@@ -151,8 +151,8 @@ def test_texts_are_shown_exactly_in_the_page(tree: Path) -> None:
     assert "b" not in page.tags
 
 
-# An escape sequence, a bell, marks of direction, a zero-width space, a lone surrogate, a NUL, and
-# what Markdown and HTML would read as their own.
+# An escape sequence, a bell, direction marks, a zero-width space, a lone surrogate, a NUL, and
+# Markdown and HTML syntax.
 HOSTILE = (
     "裙\x1b[31m\x07\u202e\u2066\u200b\ud83d\x00|<script>x</script>[a](b)"
     "\x85👩\u200d🔬❤\ufe0f\u3000。"
@@ -164,7 +164,7 @@ SHOWN = (
 
 
 def fill_with(hostile: str, root: Path) -> None:
-    """Put a text wherever the report shows what comes from data, answers or foreign files."""
+    """Put a text wherever the report shows content of data, answers or untrusted files."""
     for method in METHODS:
         results = root / "results"
         for name in ("examples", "probe"):
@@ -192,7 +192,7 @@ def fill_with(hostile: str, root: Path) -> None:
         path.write_text(json.dumps(values), encoding="utf-8")
 
 
-def test_foreign_texts_are_shown_and_steer_neither_terminal_nor_page(copy: Path) -> None:
+def test_untrusted_texts_control_neither_terminal_nor_page(copy: Path) -> None:
     fill_with(HOSTILE, copy)
     params = PARAMS | {"hostile": HOSTILE}
     write_report(read(copy, params=params), copy / "out")
@@ -208,7 +208,7 @@ def test_foreign_texts_are_shown_and_steer_neither_terminal_nor_page(copy: Path)
     assert {len(row) for row in table_rows(markdown, "Answer |")} == {3}
 
 
-def test_a_long_name_is_cut(copy: Path) -> None:
+def test_a_long_name_is_truncated(copy: Path) -> None:
     change(copy / "results/models/chatglm-6b.json", files={"a" * 500: "c" * 64})
     rows = table_rows(render_markdown(read(copy)), "| File |")
     assert [row[1] for row in rows if row[1].startswith("aa")] == ["a" * 100 + "…"]
@@ -225,7 +225,7 @@ def test_the_page_needs_no_other_file_and_no_script(tree: Path, tmp_path: Path) 
         line.startswith("|") and "| ---" not in line for line in markdown.splitlines()
     )
     assert (
-        "![Training loss over steps (dashed: dev loss), one panel a model](plots/loss.svg)"
+        "![Training loss over steps (dashed: dev loss), one panel per model](plots/loss.svg)"
         in markdown
     )
 
@@ -242,7 +242,7 @@ def test_rendering_twice_gives_the_same_bytes(tree: Path, tmp_path: Path) -> Non
     } == set(names)
 
 
-def test_the_headline_holds_few_rounded_numbers(copy: Path) -> None:
+def test_the_headline_has_a_few_rounded_numbers(copy: Path) -> None:
     change(copy / "results/training/chatglm-6b/lora.json", dev_loss=None)
     numbers = headline(read(copy))
     scores = {"bleu-4": 55.0, "rouge-1": 55.0, "rouge-2": 55.0, "rouge-l": 55.0}
@@ -253,25 +253,25 @@ def test_the_headline_holds_few_rounded_numbers(copy: Path) -> None:
     assert "train-loss" not in numbers["chatglm-6b"]["none"]
 
 
-def test_the_loss_table_holds_every_point(tree: Path) -> None:
+def test_the_loss_table_has_every_point(tree: Path) -> None:
     lines = loss_table(read(tree)).splitlines()
     assert lines[:2] == ["model,method,step,loss", "chatglm-6b,ptuning,10,2.8"]
     assert len(lines) == 1 + 4 * 10
 
 
-def test_the_picture_draws_each_method_in_one_colour(tree: Path) -> None:
+def test_the_picture_draws_each_method_in_one_color(tree: Path) -> None:
     picture = draw_losses(read(tree)).lower()
     assert picture.startswith("<?xml")
-    assert COLOURS[0].lower() in picture
-    assert COLOURS[1].lower() in picture
-    assert COLOURS[2].lower() not in picture
+    assert COLORS[0].lower() in picture
+    assert COLORS[1].lower() in picture
+    assert COLORS[2].lower() not in picture
 
 
 def test_untuned_models_alone_make_a_report(tree: Path, tmp_path: Path) -> None:
     write_report(read(tree, [RUNS[0]], PARAMS | {"examples": []}), tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "No run was trained." in text
-    assert "No example prompts were asked for." in text
+    assert "No example prompts are configured." in text
     assert len(table_rows(text, "BLEU-4")) == 1
 
 
@@ -284,14 +284,14 @@ def test_provenance_names_data_models_machine_commit_and_parameters(tree: Path) 
     assert '- chatglm-6b / lora: `{"lr": 0.02, "method": "lora"}`' in text
 
 
-def test_a_training_s_pace_stands_beside_its_time(copy: Path) -> None:
+def test_the_throughput_of_a_training_is_shown_beside_its_time(copy: Path) -> None:
     facts = {"tokens_per_second": 12345.6, "mfu": 0.41, "estimated_memory_mib": 790}
     change(copy / "results/runtime/finetune_model/chatglm-6b/lora.json", **facts)
     rows = table_rows(render_markdown(read(copy)), "Tokens/s")
     assert ["1 min 15 s", "12,346", "41 %", "812 MiB (790)"] in [row[3:] for row in rows]
 
 
-def test_different_machines_are_told_apart(copy: Path) -> None:
+def test_different_machines_are_listed_separately(copy: Path) -> None:
     facts = {"seconds": 1.0, "peak_memory_mib": None, "hardware": "GPU"}
     write_json(copy / "results/runtime/finetune_model/chatglm-6b/lora.json", facts)
     text = render_markdown(read(copy))

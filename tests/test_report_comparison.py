@@ -1,4 +1,4 @@
-"""What the report calls a real difference, and how it shows several seeds of a method."""
+"""The report's significant differences, and several seeds of a method."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from report_tree import (
 
 from glmtune.files import write_jsonl
 from glmtune.report.contents import Comparison
-from glmtune.report.figures import COLOURS, draw_losses, loss_table
+from glmtune.report.figures import COLORS, draw_losses, loss_table
 from glmtune.report.writing import headline, render_markdown
 
-TITLE = "What really changed"
+TITLE = "Significant differences"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def copy(tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
-def test_a_matrix_and_words_tell_a_real_difference_from_none(tree: Path) -> None:
+def test_a_matrix_and_sentences_show_which_differences_are_significant(tree: Path) -> None:
     text = section(render_markdown(read(tree)), TITLE)
     of_model = text.split("### chatglm-6b\n")[1].split("\n### ")[0]
     assert table_rows(of_model, "Row minus column") == [
@@ -50,31 +50,34 @@ def test_a_matrix_and_words_tell_a_real_difference_from_none(tree: Path) -> None
         ["lora", "**+20.00** / **+20.00**", "**+20.00** / **+20.00**"],
     ]
     assert "- BLEU-4 and ROUGE-L: lora is **higher** than none and ptuning; " in of_model
-    assert "; not told apart: none from ptuning." in of_model
+    assert "; no significant difference: none vs. ptuning." in of_model
     assert "over the same 42 dev rows" in text
-    assert "even one of the 18 differences is wrongly called significant is below 1 %" in text
+    assert "any of the 18 differences is wrongly called significant is below 1 %" in text
 
 
-def test_a_worse_run_is_called_lower(copy: Path) -> None:
+def test_a_worse_run_is_reported_as_lower(copy: Path) -> None:
     write_scores(copy / "results", "chatglm-6b", "lora", 1.0)
     text = render_markdown(read(copy))
     assert table_rows(text, "Row minus column")[1][1] == "**-3.00** / **-3.00**"
-    assert "BLEU-4 and ROUGE-L: none and ptuning are **higher** than lora; not told" in text
+    assert "BLEU-4 and ROUGE-L: none and ptuning are **higher** than lora; no significant" in text
 
 
-def test_what_holds_for_one_score_only_is_said_of_that_score(copy: Path) -> None:
+def test_scores_with_different_verdicts_get_a_sentence_each(copy: Path) -> None:
     path = copy / "results/scores/chatglm-6b/ptuning.rows.jsonl"
     write_jsonl(path, [row | {"rouge-l": row["rouge-l"] + 1} for row in row_scores(4.0)])
     text = render_markdown(read(copy))
-    assert "- BLEU-4: lora is **higher** than none and ptuning; not told apart: none from" in text
+    assert (
+        "- BLEU-4: lora is **higher** than none and ptuning; no significant difference: none "
+        in text
+    )
     assert (
         "- ROUGE-L: ptuning is **higher** than none; lora is **higher** than none and ptuning."
         in text
     )
 
 
-def test_a_difference_that_many_comparisons_make_by_chance_is_not_called_real(copy: Path) -> None:
-    """Its own 99 % interval excludes zero; among 18 comparisons that proves nothing."""
+def test_a_difference_expected_by_chance_among_many_is_not_significant(copy: Path) -> None:
+    """Its own 99 % interval excludes zero, which is not enough among 18 comparisons."""
     noise = [0.45 + (1 if row % 2 else -1) for row in range(ROWS)]
     rows = [row | {"bleu-4": row["bleu-4"] + noise[i]} for i, row in enumerate(row_scores(4.0))]
     write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
@@ -87,7 +90,7 @@ def test_a_difference_that_many_comparisons_make_by_chance_is_not_called_real(co
 
 
 def test_the_best_is_bold_only_where_it_differs_from_every_other_method(copy: Path) -> None:
-    """LoRA is above the untuned model, and P-Tuning just as high."""
+    """LoRA is above the untuned model, but no higher than P-Tuning."""
     write_scores(copy / "results", "chatglm-6b", "ptuning", 24.0)
     none, ptuning, lora = table_rows(render_markdown(read(copy)), "BLEU-4")[:3]
     assert ptuning[2] == lora[2] == "55.00 (47.00 … 62.93)"
@@ -104,24 +107,26 @@ def test_models_are_compared_where_they_have_the_same_method(copy: Path) -> None
     assert table_rows(text, "Models") == [
         ["chatglm2-6b − chatglm-6b", *["+0.00 / +0.00"] * 2, "**+3.00** / **+3.00**"]
     ]
-    assert "- none, ptuning. BLEU-4 and ROUGE-L: not told apart: chatglm-6b from" in text
+    assert "- none, ptuning. BLEU-4 and ROUGE-L: no significant difference: chatglm-6b vs." in text
     assert "- lora. BLEU-4 and ROUGE-L: chatglm2-6b is **higher** than chatglm-6b." in text
     alone = render_markdown(read(copy, RUNS[:3]))
     assert "Models with the same method" not in alone
 
 
-def test_the_smallest_difference_that_would_be_found_is_told(copy: Path) -> None:
-    """Rows that spread by 10 around the untuned ones: (3.26 + 0.84) x 10 / sqrt(42) and more."""
+def test_the_smallest_detectable_difference_is_reported(copy: Path) -> None:
+    """Rows that deviate by 10 from the untuned ones: (3.26 + 0.84) x 10 / sqrt(42) or more."""
     rows = [row | {"bleu-4": row["bleu-4"] + 10 * (-1) ** i} for i, row in enumerate(row_scores(4))]
     write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
     text = section(render_markdown(read(copy)), TITLE)
-    found = re.search(r"a true difference of ([\d.]+) BLEU-4 or 0.00 ROUGE-L would be found", text)
+    found = re.search(
+        r"a true difference of ([\d.]+) BLEU-4 or 0.00 ROUGE-L would be detected", text
+    )
     assert found
     deviation = 10 * (42 / 41) ** 0.5
     assert float(found[1]) == pytest.approx((3.4521 + 0.8416) * deviation / 42**0.5, abs=0.02)
 
 
-def test_few_rows_prove_nothing(copy: Path) -> None:
+def test_few_rows_show_no_significant_difference(copy: Path) -> None:
     for method in METHODS:
         change(copy / f"results/scores/chatglm-6b/{method}.json", rows=5)
         for folder in ("scores", "predictions"):
@@ -131,19 +136,20 @@ def test_few_rows_prove_nothing(copy: Path) -> None:
             path.write_text("".join(lines[:5]), encoding="utf-8")
     text = render_markdown(read(copy, RUNS[:3]))
     assert (
-        "5 dev rows are too few to call any difference significant; at least 20 are needed." in text
+        "5 dev rows are too few to call any difference significant; at least 20 are required."
+        in text
     )
     assert table_rows(text, "Row minus column")[1][1] == "+20.00 / +20.00"
-    assert "would be found" not in text
+    assert "would be detected" not in text
     scores = table_rows(text, "BLEU-4")
     assert not any("**" in cell for row in scores for cell in row)
 
 
 def test_without_the_untuned_model_there_is_nothing_to_compare(tree: Path) -> None:
     text = render_markdown(read(tree, RUNS[1:3]))
-    assert "sample data, which this workflow's own grammar writes, after tuning with" in text
+    assert "sample data, generated by this workflow's grammar, after tuning with" in text
     assert "There is no run of the untuned model to compare with." in text
-    assert "Nothing can be said of forgetting without both a tuned and an untuned run." in text
+    assert "Measuring forgetting requires both a tuned and an untuned run." in text
     assert table_rows(text, "BLEU-4")[1][2] == "**55.00** (47.00 … 62.93)"
     assert "− untuned" not in text.replace("*− untuned*", "")
 
@@ -171,20 +177,20 @@ def test_a_second_untrained_run_is_compared_with_the_first(copy: Path) -> None:
     assert table_rows(text, "Row minus column") == [["first (untuned)", "+0.00 / +0.00"]]
 
 
-def test_one_run_has_nothing_to_be_compared_with(tree: Path) -> None:
+def test_a_single_run_has_no_comparison(tree: Path) -> None:
     text = section(render_markdown(read(tree, RUNS[:1])), TITLE)
-    assert text.strip() == "There is one run only: nothing to compare it with."
+    assert text.strip() == "There is only one run, so there is nothing to compare."
 
 
 def test_a_protocol_without_scores_of_rows_has_no_intervals(copy: Path) -> None:
     for path in (copy / "results/scores").rglob("*.rows.jsonl"):
         write_jsonl(path, [dict.fromkeys(row) for row in row_scores(0)])
     text = render_markdown(read(copy, params=PARAMS | {"protocol": "paddle"}))
-    assert "The protocol paddle scores the whole file" in section(text, TITLE)
+    assert "The protocol paddle scores the file as a whole." in section(text, TITLE)
     assert table_rows(text, "BLEU-4")[2][2:4] == ["55.00", "55.00"]
 
 
-def test_rows_that_a_protocol_leaves_out_count_for_neither_run(copy: Path) -> None:
+def test_rows_that_a_protocol_skips_are_not_compared(copy: Path) -> None:
     rows = [row if i < 30 else dict.fromkeys(row) for i, row in enumerate(row_scores(24.0))]
     write_jsonl(copy / "results/scores/chatglm-6b/lora.rows.jsonl", rows)
     report = read(copy)
@@ -236,7 +242,7 @@ def test_a_small_table_lists_each_seed(seeded: Path) -> None:
 def test_rows_are_compared_by_their_means_over_seeds(seeded: Path) -> None:
     text = section(render_markdown(read(seeded, SEEDED)), TITLE)
     assert table_rows(text, "Row minus column")[1][1] == "**+22.00** / **+22.00**"
-    assert "the score of a row is its mean over them" in text
+    assert "the score of a row is its mean over the seeds" in text
 
 
 def test_metrics_json_holds_the_means_over_seeds_under_the_methods_name(seeded: Path) -> None:
@@ -246,13 +252,13 @@ def test_metrics_json_holds_the_means_over_seeds_under_the_methods_name(seeded: 
     assert numbers["lora"]["general-questions"] == 83.3333
 
 
-def test_each_seed_has_a_curve_in_the_colour_of_its_method(seeded: Path) -> None:
+def test_each_seed_has_a_curve_in_the_color_of_its_method(seeded: Path) -> None:
     report = read(seeded, SEEDED)
     assert "chatglm-6b,lora.seed-44,10,2.8" in loss_table(report)
-    assert COLOURS[2].lower() not in draw_losses(report).lower()
+    assert COLORS[2].lower() not in draw_losses(report).lower()
 
 
-def test_the_first_seed_answers_the_examples(seeded: Path) -> None:
+def test_examples_show_the_answers_of_the_first_seed(seeded: Path) -> None:
     text = section(render_markdown(read(seeded, SEEDED)), "Before and after")
     assert text.count("lora, 3 seeds |") == 2
-    assert "Of several seeds the first one answers." in text
+    assert "Methods with several seeds show the answer of the first one." in text

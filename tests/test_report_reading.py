@@ -1,4 +1,4 @@
-"""What the report reads: a missing or unusable file or flag is answered by one message."""
+"""Reading the report's inputs: a missing or invalid file or flag gives one error message."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def test_runs_on_different_rows_are_refused(copy: Path) -> None:
     path = copy / "results/predictions/chatglm2-6b/lora.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
-    with pytest.raises(DataError, match="predictions of chatglm2-6b / lora: not the dev rows"):
+    with pytest.raises(DataError, match="predictions of chatglm2-6b / lora: different dev rows"):
         render_markdown(read(copy))
 
 
 def render(folder: Path, runs: str, params: str) -> subprocess.CompletedProcess[str]:
-    """The step, run on the texts of its two files of settings."""
+    """Run the step on the contents of its two settings files."""
     (folder / "runs.json").write_text(runs, encoding="utf-8")
     (folder / "params.json").write_text(params, encoding="utf-8")
     return run_step(
@@ -173,34 +173,34 @@ def test_a_missing_file_names_the_step_that_writes_it(copy: Path, name: str, ste
         read(copy)
 
 
-def test_scores_of_an_older_version_are_to_be_scored_again(copy: Path) -> None:
+def test_scores_of_an_older_version_must_be_scored_again(copy: Path) -> None:
     path = copy / "results/scores/chatglm-6b/lora.json"
     scores = json.loads(path.read_text(encoding="utf-8"))
     del scores["protocols"]
     write_json(path, scores)
-    message = r"lora.json: no scores by glmtune, thudm, .* score again: `snakemake --cores 1"
+    message = r"lora.json: no scores for glmtune, thudm, .* score again: `snakemake --cores 1"
     with pytest.raises(DataError, match=message):
         read(copy)
 
 
-def test_a_definition_that_was_added_since_is_named(copy: Path) -> None:
+def test_a_definition_missing_from_older_scores_is_named(copy: Path) -> None:
     path = copy / "results/scores/chatglm-6b/lora.json"
     protocols = json.loads(path.read_text(encoding="utf-8"))["protocols"]
     del protocols["paddle"]
     change(path, protocols=protocols)
-    with pytest.raises(DataError, match="no scores by paddle under 'protocols'"):
+    with pytest.raises(DataError, match="no scores for paddle under 'protocols'"):
         read(copy)
 
 
-def test_runs_that_were_asked_other_general_questions_are_refused(copy: Path) -> None:
+def test_runs_with_different_general_questions_are_refused(copy: Path) -> None:
     path = copy / "results/probe/chatglm2-6b/lora.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[1:]), encoding="utf-8")
-    with pytest.raises(DataError, match="probe of chatglm2-6b / lora: not the general questions"):
+    with pytest.raises(DataError, match="probe of chatglm2-6b / lora: different general questions"):
         read(copy)
 
 
-def test_references_as_each_models_own_tokenizer_decodes_them_are_the_same_rows(copy: Path) -> None:
+def test_rows_are_the_same_even_if_tokenizers_decode_references_differently(copy: Path) -> None:
     for method in METHODS:
         path = copy / f"results/predictions/chatglm2-6b/{method}.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -208,13 +208,13 @@ def test_references_as_each_models_own_tokenizer_decodes_them_are_the_same_rows(
     assert "Models with the same method" in render_markdown(read(copy))
 
 
-def test_runs_without_a_seed_can_be_asked_for(copy: Path) -> None:
+def test_runs_may_have_no_seed(copy: Path) -> None:
     runs = [{key: run[key] for key in ("model", "method", "is_trained")} for run in RUNS]
     assert render_markdown(read(copy, runs)) == render_markdown(read(copy))
 
 
 def test_only_the_first_training_answers_are_read(copy: Path) -> None:
-    """The training file can be large; what stands behind them may be anything."""
+    """The training file can be large; whatever follows them is ignored."""
     path = copy / "data/dataset/train.jsonl"
     write_jsonl(path, [{"content": "问", "summary": "答"}] * TRAINING_ANSWERS)
     with path.open("a", encoding="utf-8") as stream:

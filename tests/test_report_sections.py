@@ -1,4 +1,4 @@
-"""What the report says of the data, of forgetting, of other definitions and of unusual losses."""
+"""The report's sections on data, forgetting, other definitions and unusual losses."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from report_tree import (
 
 from glmtune.files import read_json, write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
-from glmtune.report.figures import COLOURS, draw_losses
+from glmtune.report.figures import COLORS, draw_losses
 from glmtune.report.writing import headline, render_markdown, write_report
 
-DEFINITIONS = "The same answers by other definitions"
+DEFINITIONS = "The same answers under other definitions"
 FORGOT = "What the models forgot"
 
 
@@ -46,7 +46,7 @@ def copy(tree: Path, tmp_path: Path) -> Path:
 
 def test_forgetting_is_measured_against_the_untuned_model(tree: Path) -> None:
     text = section(render_markdown(read(tree)), FORGOT)
-    none, ptuning, lora = table_rows(text, "Right")[:3]
+    none, ptuning, lora = table_rows(text, "Correct")[:3]
     assert none[2:] == ["100.0 % (100.0 … 100.0)", "–", "–", "–"]
     share = 100 * 36 / len(QUESTIONS)
     assert ptuning[2].startswith(f"{100 - share:.1f} % (8.7 … ")
@@ -56,33 +56,33 @@ def test_forgetting_is_measured_against_the_untuned_model(tree: Path) -> None:
     assert lora[2:] == ["100.0 % (100.0 … 100.0)", "+0.0 (+0.0 … +0.0)", "0.0 %", "100.0"]
 
 
-def test_the_worst_run_is_told_in_one_sentence_with_its_learning_rate(copy: Path) -> None:
+def test_one_sentence_names_the_worst_run_and_its_learning_rate(copy: Path) -> None:
     write_probe(copy / "results", "chatglm2-6b", "ptuning", adverts=len(QUESTIONS))
     text = section(render_markdown(read(copy)), FORGOT)
     assert (
-        "**chatglm2-6b forgot most by ptuning (lr 0.02): 0.0 % right instead of 100.0 %, and "
-        "100.0 % of its answers turned into the style of the training data.** A lower learning "
-        "rate, LoRA, and general questions and answers mixed into the training data help." in text
+        "**chatglm2-6b forgot most with ptuning (lr 0.02): 0.0 % correct instead of 100.0 %; "
+        "100.0 % of its answers imitate the training data.** A lower learning rate, LoRA, or "
+        "mixing general questions and answers into the training data helps." in text
     )
 
 
-def test_a_drop_that_chance_explains_is_not_called_forgetting(copy: Path) -> None:
+def test_an_insignificant_drop_is_not_called_forgetting(copy: Path) -> None:
     for model in MODELS:
         write_probe(copy / "results", model, "ptuning", adverts=2)
     text = section(render_markdown(read(copy)), FORGOT)
-    assert "No run answers significantly fewer of them than the untuned model." in text
+    assert "No run answers significantly fewer of them correctly than the untuned model." in text
     assert "forgot most" not in text
 
 
-def test_a_few_questions_prove_nothing(copy: Path) -> None:
+def test_a_few_questions_cannot_show_forgetting(copy: Path) -> None:
     for path in (copy / "results/probe").rglob("*.jsonl"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(lines[:5]), encoding="utf-8")
     text = section(render_markdown(read(copy)), FORGOT)
-    assert "Fewer than 20 questions prove nothing." in text
+    assert "Fewer than 20 questions are too few to detect forgetting." in text
 
 
-def test_some_questions_stand_with_the_answers_of_all_methods(copy: Path) -> None:
+def test_some_questions_are_shown_with_the_answers_of_all_methods(copy: Path) -> None:
     path = copy / "results/probe/chatglm-6b/lora.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     write_jsonl(path, [row | {"predict": "|" + "很" * 80} for row in rows])
@@ -101,9 +101,22 @@ def test_some_questions_stand_with_the_answers_of_all_methods(copy: Path) -> Non
     ]
 
 
-def test_a_method_of_one_model_only_leaves_the_others_cells_empty(tree: Path) -> None:
+def test_a_method_used_by_one_model_leaves_the_cells_of_others_empty(tree: Path) -> None:
     text = section(render_markdown(read(tree, RUNS[:5])), FORGOT)
     assert [row[5] for row in table_rows(text, "Question")][4:] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [("adgen", "Answers turned into ads"), ("files", "Answers in training style")],
+)
+def test_answers_become_ads_only_if_the_training_data_are(
+    copy: Path, kind: str, title: str
+) -> None:
+    change(copy / "data/dataset/manifest.json", source={"kind": kind})
+    text = section(render_markdown(read(copy)), FORGOT)
+    assert f"| {title} |" in text
+    assert f"*{title}*:" in text
 
 
 def test_forgetting_shows_in_the_headline_and_in_metrics_json(tree: Path) -> None:
@@ -117,7 +130,7 @@ def test_forgetting_shows_in_the_headline_and_in_metrics_json(tree: Path) -> Non
 # --- other definitions ----------------------------------------------------------------------------
 
 
-def test_every_definition_stands_with_its_scores_of_each_run(tree: Path) -> None:
+def test_every_definition_is_shown_with_its_scores_of_each_run(tree: Path) -> None:
     text = section(render_markdown(read(tree)), DEFINITIONS)
     for protocol in PROTOCOLS.values():
         assert protocol.title.replace("_", "\\_") in text
@@ -131,27 +144,27 @@ def test_a_definition_with_the_same_numbers_as_another_shares_its_column(tree: P
     text = section(render_markdown(read(tree)), DEFINITIONS)
     header = next(line for line in text.splitlines() if line.startswith("| Model"))
     assert "| Method | glmtune | ChatGLM3 finetune\\_demo\\* | PaddleNLP |" in header
-    assert "- MindFormers: rows with a blank answer are left out (here the same numbers as" in text
+    assert "- MindFormers: rows with a blank answer are skipped (same numbers here as" in text
 
 
-def test_whose_definition_the_headline_is_is_said(tree: Path) -> None:
+def test_the_definition_of_the_headline_is_named(tree: Path) -> None:
     text = render_markdown(read(tree))
-    assert "those of **glmtune** (`protocol: glmtune`)" in section(text, DEFINITIONS)
+    assert "follow **glmtune** (`protocol: glmtune`)" in section(text, DEFINITIONS)
     sampled = render_markdown(read(tree, params=PARAMS | {"protocol": "thudm"}))
-    assert "those of **THUDM ptuning** (`protocol: thudm`)" in section(sampled, DEFINITIONS)
+    assert "follow **THUDM ptuning** (`protocol: thudm`)" in section(sampled, DEFINITIONS)
     assert (
-        "BLEU-4 and ROUGE by the definition of THUDM ptuning, of answers as decoded and references "
-        "as decoded." in section(sampled, "Scores")
+        "BLEU-4 and ROUGE follow the definition of THUDM ptuning and compare answers as decoded "
+        "and references as decoded." in section(sampled, "Scores")
     )
     assert (
-        "of glmtune, of answers as a person reads them and references as in the data, both with "
-        "punctuation and white space in one form." in section(text, "Scores")
+        "of glmtune and compare answers as displayed and references as in the data, both with "
+        "normalized punctuation and whitespace." in section(text, "Scores")
     )
     old = {key: value for key, value in PARAMS.items() if key != "protocol"}
     assert "(`protocol: glmtune`)" in render_markdown(read(tree, params=old))
 
 
-def test_scores_of_0_to_1_are_shown_with_four_places(copy: Path) -> None:
+def test_scores_of_0_to_1_have_four_decimals(copy: Path) -> None:
     for path in (copy / "results/scores").rglob("*.json"):
         change(path, **{"bleu-4": 0.03456})
     rows = table_rows(render_markdown(read(copy)), "BLEU-4")
@@ -162,22 +175,22 @@ def test_scores_of_0_to_1_are_shown_with_four_places(copy: Path) -> None:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def test_the_card_tells_rows_lengths_repeats_and_leakage(tree: Path) -> None:
+def test_the_card_shows_rows_lengths_duplicates_and_leakage(tree: Path) -> None:
     text = section(render_markdown(read(tree)), "Data")
     facts = {row[0]: row[1:] for row in table_rows(text, "train | dev")}
     assert facts["Rows"] == ["6,000", "42"]
     assert facts["SHA-256"] == ["`eeeeeeeeeeee…`", "`ffffffffffff…`"]
-    assert facts["Characters of a prompt"][0] == "29.0, 50, 60"
-    assert facts["Repeated prompts"] == ["60 (1.0 %)", "0"]
+    assert facts["Prompt length (characters)"][0] == "29.0, 50, 60"
+    assert facts["Duplicate prompts"] == ["60 (1.0 %)", "0"]
     assert facts["Answers with \\<UNK\\>"] == ["0", "0"]
     assert "Skipped rows" not in facts
-    assert "Dev rows that train has too: 1; only their prompt: 2; only their answer: 0." in text
+    assert "Dev rows that also appear in train: 1; only the prompt: 2; only the answer: 0." in text
     assert "类型 6,000, 颜色 3,500" in text
-    assert 'own grammar writes: `{"seed": 42}`' in text
-    assert "Licence: nothing is stated with the data" in text
+    assert 'generated by this workflow\'s grammar: `{"seed": 42}`' in text
+    assert "License: not stated in the data set" in text
 
 
-def test_the_card_tells_tokens_templates_and_what_is_cut(tree: Path) -> None:
+def test_the_card_shows_tokens_templates_and_truncation(tree: Path) -> None:
     text = section(render_markdown(read(tree)), "Data")
     assert table_rows(text, "Template")[0] == [
         *("chatglm-6b", "thudm-ptuning", "last answer", "600,000"),
@@ -186,7 +199,7 @@ def test_the_card_tells_tokens_templates_and_what_is_cut(tree: Path) -> None:
     assert "`max_source_tokens` 96 and `max_target_tokens` 128" in text
 
 
-def test_skipped_rows_chosen_rows_and_a_licence_are_told(copy: Path) -> None:
+def test_the_card_shows_skipped_and_sampled_rows_and_the_licence(copy: Path) -> None:
     path = copy / "data/dataset/manifest.json"
     manifest = read_json(path)
     manifest["train"] |= {
@@ -200,8 +213,8 @@ def test_skipped_rows_chosen_rows_and_a_licence_are_told(copy: Path) -> None:
     facts = {row[0]: row[1:] for row in table_rows(text, "train | dev")}
     assert facts["Skipped rows"] == ["7 (row 3, 9, …)", ""]
     assert facts["Notes"] == ["1,200 rows: questions in a row are made one", ""]
-    assert facts["Chosen from"] == ["114,599 rows, seed 42", ""]
-    assert "Licence: CC-BY-4.0 \\*or\\* not" in text
+    assert facts["Sampled from"] == ["114,599 rows, seed 42", ""]
+    assert "License: CC-BY-4.0 \\*or\\* not" in text
     assert 'the user\'s own data: `` {"format": "a`b"} ``' in text
 
 
@@ -213,10 +226,10 @@ def test_data_without_attributes_or_dev_rows_has_a_card(copy: Path) -> None:
     change(path, splits=splits)
     text = section(render_markdown(read(copy)), "Data")
     assert "Attributes" not in text
-    assert table_rows(text, "train | dev")[3] == ["Characters of an answer", "65.6, 50, 60", "–"]
+    assert table_rows(text, "train | dev")[3] == ["Answer length (characters)", "65.6, 50, 60", "–"]
 
 
-def test_the_card_is_also_a_file_of_its_own(tree: Path, tmp_path: Path) -> None:
+def test_the_card_is_also_a_separate_file(tree: Path, tmp_path: Path) -> None:
     write_report(read(tree), tmp_path)
     card = (tmp_path / "data_card.md").read_text(encoding="utf-8")
     assert card.startswith("# Data card\n\n- Source: ")
@@ -252,29 +265,29 @@ def test_a_loss_unlike_published_ones_is_noted_for_6b_models_on_adgen(
         assert f"{line} 6.73 is outside 3.1 to 4.2; published runs of ptuning on ADGEN" in text
 
 
-def test_what_a_training_warned_of_stands_beside_its_curve(copy: Path) -> None:
+def test_warnings_of_a_training_are_listed_below_the_curves(copy: Path) -> None:
     training = copy / "results/training/chatglm-6b/ptuning.json"
     change(training, notes=["lr 2 is outside 0.001 to 0.05"])
     text = section(render_markdown(read(copy, RUNS[:2])), "Loss curves")
     assert "- chatglm-6b / ptuning: lr 2 is outside 0.001 to 0.05." in text
 
 
-def test_an_early_end_and_the_best_weights_are_said(copy: Path) -> None:
+def test_early_stopping_and_the_best_weights_are_noted(copy: Path) -> None:
     training = copy / "results/training/chatglm-6b/ptuning.json"
     change(training, steps=60, best_step=40, settings={"max_steps": 100})
     text = section(render_markdown(read(copy, RUNS[:2])), "Loss curves")
-    assert "ptuning: stopped after 60 of 100 steps: the dev loss no longer fell." in text
-    assert "ptuning: its weights are those of step 40, of the lowest dev loss." in text
+    assert "ptuning: stopped after 60 of 100 steps: the dev loss stopped falling." in text
+    assert "ptuning: kept the weights of step 40, which has the lowest dev loss." in text
 
 
-def test_dev_losses_are_a_second_line_in_the_colour_of_the_method(copy: Path) -> None:
+def test_dev_losses_are_a_second_line_in_the_color_of_the_method(copy: Path) -> None:
     plain = draw_losses(read(copy, RUNS[:2]))
     curve = "step,loss,learning_rate,dev_loss\n10,2.8,0.01,\n20,2.6,0.01,2.9\n30,2.4,0.01,2.7\n"
     (copy / "results/curves/chatglm-6b/ptuning.csv").write_text(curve, encoding="utf-8")
     report = read(copy, RUNS[:2])
     assert report.runs[1].curve == [(10, 2.8), (20, 2.6), (30, 2.4)]
     assert report.runs[1].dev_curve == [(20, 2.9), (30, 2.7)]
-    colour = COLOURS[0].lower()
-    assert draw_losses(report).lower().count(f"stroke: {colour}") > plain.lower().count(
-        f"stroke: {colour}"
+    color = COLORS[0].lower()
+    assert draw_losses(report).lower().count(f"stroke: {color}") > plain.lower().count(
+        f"stroke: {color}"
     )

@@ -122,7 +122,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> 
         (b"\n \n", "no rows"),
         (GOOD.encode() + b"{oops\n", "line 2: not JSON"),
         (GOOD.encode("gbk"), "line 1: not UTF-8"),
-        (GOOD.encode() + b"\n[1]\n", "line 3: found list; expected one JSON object a line"),
+        (GOOD.encode() + b"\n[1]\n", "line 3: found list; expected one JSON object per line"),
         (b'{"labels": "a"}', "line 1: no 'predict'; found 'labels'"),
         (b'{"predict": "a"}', "line 1: no 'labels'; found 'predict'"),
         (b"{}", "line 1: no 'labels'; found no keys"),
@@ -136,7 +136,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_row(tmp_path: Path) -> 
         (b"[" * 100_000, "line 1: not JSON"),
         (
             GOOD.encode() + b'{"labels": "a", "predict": "a", "decoded": "a"}',
-            "line 1: no 'decoded', which line 2 has; expected it in every row, as this project",
+            "line 1: no 'decoded', unlike line 2; expected it in every row, as this project",
         ),
         (
             b'{"labels": "a", "predict": "a", "decoded": 1}',
@@ -159,6 +159,6 @@ def test_a_bad_file_ends_the_script_with_one_message_and_code_two(tmp_path: Path
     done = run(tmp_path, GOOD.encode() + b"{oops\n")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: predictions.jsonl: line 2: not JSON; expected one JSON object a line\n"
+        "error: predictions.jsonl: line 2: not JSON; expected one JSON object per line\n"
     )
     assert not (tmp_path / "out").exists()

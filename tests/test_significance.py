@@ -44,7 +44,7 @@ def is_significant(difference: Interval) -> bool:
     return difference.p_value < 1 - CONFIDENCE
 
 
-def test_the_interval_is_that_of_the_normal_law() -> None:
+def test_the_interval_agrees_with_the_normal_distribution() -> None:
     interval = bootstrap_mean(VALUES, confidence=0.95)
     error = np.std(VALUES) / np.sqrt(len(VALUES))
     assert interval.value == pytest.approx(np.mean(VALUES))
@@ -84,7 +84,7 @@ def test_equal_runs_do_not_differ() -> None:
     assert not is_significant(paired_difference(VALUES, VALUES))
 
 
-def test_noise_is_not_called_a_difference() -> None:
+def test_noise_is_not_significant() -> None:
     noise = np.random.default_rng(2).normal(0, 1, size=400)
     noise -= noise.mean()
     difference = paired_difference((np.asarray(VALUES) + noise).tolist(), VALUES)
@@ -96,11 +96,11 @@ def test_a_loss_is_as_significant_as_a_gain() -> None:
     assert is_significant(paired_difference([0.0] * MIN_ROWS, [1.0] * MIN_ROWS))
 
 
-def test_few_rows_never_prove_a_difference() -> None:
+def test_few_rows_show_no_significant_difference() -> None:
     assert not is_significant(paired_difference([1.0] * (MIN_ROWS - 1), [0.0] * (MIN_ROWS - 1)))
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_an_interval_covers_the_truth_at_its_confidence() -> None:
     draws = np.random.default_rng(5).normal(0, 1, size=(100, 100))
     intervals = bootstrap_means(dict(enumerate(draws.tolist())), confidence=0.9)
     assert 82 <= sum(each.low <= 0 <= each.high for each in intervals.values()) <= 97
@@ -113,11 +113,11 @@ def test_nothing_to_resample_is_refused(values: list[float]) -> None:
 
 
 def test_runs_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="not the same rows: 2 against 3"):
+    with pytest.raises(ValueError, match="different rows: 2 and 3"):
         paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_any_two_runs_are_compared_as_if_alone() -> None:
+def test_each_pair_of_runs_is_compared_independently() -> None:
     noise = np.random.default_rng(3).normal(0, 1, size=(3, len(VALUES)))
     runs = {name: (VALUES + row).tolist() for name, row in zip("abc", noise, strict=True)}
     found = paired_differences(runs)
@@ -130,21 +130,21 @@ def test_any_two_runs_are_compared_as_if_alone() -> None:
 
 
 def test_identical_runs_do_not_differ_among_many() -> None:
-    """Not even in the last digit, which an interval of no width would call a difference."""
+    """Not even in the last digit, which an interval of zero width would call a difference."""
     found = paired_differences({"a": VALUES, "b": VALUES, "c": [v + 1 for v in VALUES]})
     assert found["a", "b"] == Interval(0.0, 0.0, 0.0, 400)
     assert found["a", "b"].p_value == 1
     assert is_significant(found["a", "c"])
 
 
-def test_a_row_without_a_score_counts_for_neither_run() -> None:
+def test_a_row_without_a_score_in_one_run_is_ignored() -> None:
     whole = paired_difference(VALUES[1:], VALUES[:-1])
     gaps = paired_difference([None, *VALUES[1:], 1.0], [5.0, *VALUES[:-1], None])
     assert gaps == whole
     assert gaps.rows == 399
 
 
-def test_the_p_value_is_that_of_the_normal_law() -> None:
+def test_the_p_value_agrees_with_the_normal_distribution() -> None:
     assert Interval(1.96, 0, 0, 1070, error=1.0).p_value == pytest.approx(0.05, abs=1e-4)
     assert Interval(-2.5758, 0, 0, 1070, error=1.0).p_value == pytest.approx(0.01, abs=1e-5)
     assert paired_difference([1.0] * MIN_ROWS, [0.0] * MIN_ROWS).p_value == 0
@@ -154,21 +154,21 @@ def test_few_rows_have_no_p_value() -> None:
     assert Interval(9.0, 8, 10, MIN_ROWS - 1, error=0.1).p_value == 1
 
 
-def test_holm_shares_the_blame_among_comparisons() -> None:
+def test_holm_corrects_for_the_number_of_comparisons() -> None:
     raw = {"a": with_p_value(0.01), "b": with_p_value(0.04), "c": with_p_value(0.03)}
     assert adjusted_p_values(raw) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     assert adjusted_p_values({"a": with_p_value(0.6), "b": with_p_value(0.9)}) == {"a": 1, "b": 1}
     assert adjusted_p_values({}) == {}
 
 
-def test_corrected_comparisons_of_nothing_but_noise_stay_silent() -> None:
+def test_corrected_comparisons_of_pure_noise_are_not_significant() -> None:
     noise = np.random.default_rng(7).normal(size=(20, 200)).tolist()
     found = paired_differences(dict(enumerate(noise)))
     assert sum(each.p_value < 0.05 for each in found.values()) > 3
     assert min(adjusted_p_values(found).values()) > 1 - CONFIDENCE
 
 
-def test_a_difference_as_large_as_said_is_found_as_often_as_said() -> None:
+def test_a_detectable_difference_is_found_with_the_stated_power() -> None:
     draws = np.random.default_rng(8).normal(0, 1, size=(200, 100))
     size = detectable_difference(Interval(0, 0, 0, 100, error=0.1), confidence=0.95)
     assert size == pytest.approx(0.28, abs=0.001)

@@ -1,4 +1,4 @@
-"""A data set's tokens on disk: whole, the same for any number of workers, read as they are used."""
+"""Tokenized data on disk: complete, independent of the number of workers, read on demand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def encode(encoder: Encoder, folder: Path, rows: list[dict[str, Any]], **options
 # --- The file ------------------------------------------------------------------------------------
 
 
-def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     with tokenized_file(tmp_path / "x.safetensors") as append:
         append(from_examples(EXAMPLES[:2]))
         append(from_examples([]))
@@ -101,7 +101,7 @@ def test_rows_are_mapped_and_not_loaded(tmp_path: Path) -> None:
     assert not rows.input_ids.flags.writeable
 
 
-def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
+def test_an_unfinished_file_does_not_appear(tmp_path: Path) -> None:
     def be_killed() -> None:
         with tokenized_file(tmp_path / "x.safetensors") as append:
             append(from_examples(EXAMPLES))
@@ -118,9 +118,9 @@ def test_a_damaged_file_is_explained(tmp_path: Path, kept: int) -> None:
     with tokenized_file(path) as append:
         append(from_examples(EXAMPLES))
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"train\.safetensors: not a whole file .* --forcerun"):
+    with pytest.raises(DataError, match=r"train\.safetensors: not a complete file .* --forcerun"):
         read_tokenized(path)
-    with pytest.raises(DataError, match="no such file although its manifest is there"):
+    with pytest.raises(DataError, match="no such file although its manifest exists"):
         read_tokenized(tmp_path / "dev.safetensors")
 
 
@@ -137,7 +137,7 @@ def test_a_split_s_rows_are_the_template_s_examples(encoder: Encoder, tmp_path: 
     assert summary["target_tokens"] == sum(x != IGNORED_LABEL for e in examples for x in e.labels)
 
 
-def test_a_summary_says_how_long_texts_are_and_how_many_are_cut(
+def test_a_summary_has_text_lengths_and_counts_of_truncations(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     long = {"content": ROWS[0]["content"] * 9, "summary": "红。"}
@@ -149,7 +149,7 @@ def test_a_summary_says_how_long_texts_are_and_how_many_are_cut(
     assert summary["answer_tokens"]["min"] == encoder.encode(long).answer_tokens
 
 
-def test_shortened_histories_are_counted_and_told(encoder: Encoder, tmp_path: Path) -> None:
+def test_shortened_histories_are_counted_and_reported(encoder: Encoder, tmp_path: Path) -> None:
     turn = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑" * 9}]
     long = {**ROWS[0], "history": turn * 5}
     summary, _ = encode(encoder, tmp_path, [*ROWS, long])
@@ -163,7 +163,7 @@ def test_shortened_histories_are_counted_and_told(encoder: Encoder, tmp_path: Pa
     assert (summary["shortened_prompts"], summary["cut_prompts"]) == (0, 1)
 
 
-def test_workers_and_chunks_change_no_byte(encoder: Encoder, tmp_path: Path) -> None:
+def test_workers_and_chunks_do_not_change_the_file(encoder: Encoder, tmp_path: Path) -> None:
     rows = [{**ROWS[i % 4], "content": f"红{i}"} for i in range(3 * ROWS_A_CHUNK + 1)]
     alone, _ = encode(encoder, tmp_path, rows)
     assert alone["rows"] == len(rows)
@@ -209,7 +209,7 @@ def tokenize(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return run_step("tokenize_dataset", *flags, *usual, folder=folder)
 
 
-def test_the_step_writes_a_manifest_of_what_it_did(model: Path, tmp_path: Path) -> None:
+def test_the_step_writes_its_manifest(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(model)
     write_json(tmp_path / "model.json", {"files": hash_model(model)})
     history = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑"}]

@@ -1,4 +1,4 @@
-"""The tokenizers give the official ids, and say what is wrong with a vocabulary file."""
+"""The tokenizers give the official ids and explain invalid vocabulary files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAMILY_NAMES = sorted(FAMILIES)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model folder with a small vocabulary for each family_name."""
+    """A model folder with a small vocabulary for each family."""
     root = tmp_path_factory.mktemp("vocabularies")
     for name, family in FAMILIES.items():
         family.train_tokenizer(TEXTS, root / name, vocab_size=90)
@@ -41,7 +41,7 @@ def tokenizers(folders: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.fixture
 def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A ChatGLM2 folder whose name and files tell nothing but what a test writes into them."""
+    """A ChatGLM2 folder whose name and files do not reveal the family unless a test adds it."""
     shutil.copytree(folders["chatglm2-6b"], tmp_path / "model")
     (tmp_path / "model" / "tokenizer_config.json").unlink()
     return tmp_path / "model"
@@ -69,7 +69,7 @@ def test_chatglm_keeps_white_space_and_rare_characters(
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_chatglm_normalises_full_width_forms(tokenizers: dict[str, Any]) -> None:
+def test_chatglm_normalizes_full_width_forms(tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers["chatglm-6b"]
     assert tokenizer.decode(tokenizer.encode("好，１Ａ　好")) == "好,1A 好"
 
@@ -81,16 +81,16 @@ def test_chatglm_without_dummy_prefix_has_no_leading_blank(tokenizers: dict[str,
     assert tokenizer.decode([*without, *with_blank]) == "#裙 #裙"
 
 
-def test_runs_of_blanks_are_cut_longest_first() -> None:
+def test_runs_of_spaces_are_split_longest_first() -> None:
     assert mark_white_space("a\n\t  b c") == "a<n><|tab|><|blank_2|>b c"
     assert mark_white_space(" " * 163) == "<|blank_80|><|blank_80|><|blank_3|>"
     assert mark_white_space(" " * 81) == "<|blank_80|> "
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_no_text_makes_a_control_token(tokenizers: dict[str, Any], family_name: str) -> None:
+def test_no_text_produces_a_control_token(tokenizers: dict[str, Any], family_name: str) -> None:
     tokenizer = tokenizers[family_name]
-    # In ChatGLM-6B a user may type these, as in the official tokenizer: see its class.
+    # ChatGLM-6B lets users type these, like the official tokenizer: see its class.
     typed = getattr(tokenizer, "TEXT_SPECIALS", ())
     for name in [*tokenizer.special_ids, "</s>", "<s>", "<ENC>", "<dBLOCK>"]:
         if name not in typed:
@@ -99,14 +99,14 @@ def test_no_text_makes_a_control_token(tokenizers: dict[str, Any], family_name: 
             assert tokenizer.decode(ids) == f"x {name} y"
 
 
-def test_chatglm_recognises_a_typed_mask(tokenizers: dict[str, Any]) -> None:
+def test_chatglm_recognizes_a_typed_mask(tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers["chatglm-6b"]
     ids = tokenizer.encode("红色 [MASK] 裙子", add_special_tokens=False)
     assert ids.count(tokenizer.mask_token_id) == 1
 
 
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_decode_leaves_out_special_padding_and_unknown_ids(
+def test_decode_skips_special_padding_and_unknown_ids(
     tokenizers: dict[str, Any], family_name: str
 ) -> None:
     tokenizer = tokenizers[family_name]
@@ -155,7 +155,7 @@ def test_chatglm3_stops_where_another_role_begins(tokenizers: dict[str, Any]) ->
         ("glm-4-9b", 'clock\n{"at": 3}', 'clock\n{"at": 3}'),
     ],
 )
-def test_answers_are_shown_as_chat_shows_them(
+def test_answers_are_displayed_as_in_chat(
     tokenizers: dict[str, Any], family_name: str, text: str, shown: str
 ) -> None:
     assert tokenizers[family_name].process_response(text) == shown
@@ -176,7 +176,7 @@ def test_importing_the_tokenizer_imports_no_torch() -> None:
     assert result.stdout.strip() == "set()"
 
 
-# --- Which family_name ----------------------------------------------------------------------------
+# --- Family detection ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_the_family_is_read_from_the_folder(
     assert isinstance(load_tokenizer(copy), FAMILIES[family_name].tokenizer_class)
 
 
-def test_the_folder_s_own_name_decides_last(copy: Path) -> None:
+def test_the_name_of_the_folder_is_checked_last(copy: Path) -> None:
     assert detect_family(copy.rename(copy.with_name("chatglm3-6b"))) == "chatglm3-6b-base"
 
 
@@ -228,7 +228,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10183
     ],
 )
 @pytest.mark.parametrize("family_name", FAMILY_NAMES)
-def test_a_file_that_is_no_vocabulary_is_explained(
+def test_a_file_that_is_not_a_vocabulary_is_explained(
     folders: dict[str, Path], tmp_path: Path, family_name: str, content: bytes, complaint: str
 ) -> None:
     folder = shutil.copytree(folders[family_name], tmp_path / "model")
@@ -275,7 +275,7 @@ def test_the_first_release_of_chatglm_is_refused(
         load_tokenizer(folder)
 
 
-def test_another_model_s_vocabulary_is_not_taken_for_chatglm(
+def test_another_models_vocabulary_is_not_mistaken_for_chatglm(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copy(folders["chatglm2-6b"] / "tokenizer.model", tmp_path / "ice_text.model")

@@ -1,4 +1,4 @@
-"""What is worth saying of a training, and what is not."""
+"""Which trainings deserve a note, and which do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glmtune.training.notes import coverage_notes, divergence_notes
         [0.8, 2.1],
     ],
 )
-def test_a_loss_far_above_its_start_is_told(losses: list[float]) -> None:
+def test_a_loss_far_above_its_start_is_noted(losses: list[float]) -> None:
     (note,) = divergence_notes(losses, lr=0.05)
     assert f"began at {losses[0]:.2f}" in note
     assert "lower lr (now 0.05)" in note
@@ -32,7 +32,7 @@ def test_a_loss_far_above_its_start_is_told(losses: list[float]) -> None:
         [3.0],
         [3.9, 5.5, 4.2, 3.8, 3.7, 3.7],  # a hump while the rate is highest
         [2.6, 3.1, 3.3, 2.9, 3.5, 3.2],  # batches of one row
-        [0.05, 0.9, 0.1, 0.2],  # rows known by heart
+        [0.05, 0.9, 0.1, 0.2],  # memorized rows
     ],
 )
 def test_ordinary_losses_are_not(losses: list[float]) -> None:

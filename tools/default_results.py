@@ -122,7 +122,8 @@ WORDS = {
         "and": " and ",
         "elsewhere": "The same run with {kernels} kernels moves BLEU-4 by up to {bleu:.1f} "
         "({bleu_run}) and correct answers to general questions by up to {general:.0f} points "
-        "({general_run}): another CPU adds in another order, which training amplifies.",
+        "({general_run}): another CPU sums floating-point numbers in another "
+        "order, and training amplifies the difference.",
         "asked": "Asked for `{prompt}`, {title}'s miniature answers",
         "answer": "> {method}: {answer}",
         "forgotten": "Tuning has a price. Correct answers to general questions "

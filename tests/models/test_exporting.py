@@ -128,7 +128,7 @@ def test_quantized_weights_are_exported_as_they_are(tmp_path: Path) -> None:
     assert message.startswith(f"{adapter}: ")
     assert "quantized to 4 bits" in message
     message = refusal(ModelRef(base), "transformers", tmp_path / "glm")
-    assert "quantized to 4 bits, a layout that transformers does not read" in message
+    assert "quantized to 4 bits in a layout that transformers cannot read" in message
 
 
 @pytest.mark.parametrize("format_name", ["official", "transformers"])
@@ -213,7 +213,7 @@ def test_a_prefix_cannot_be_merged(tmp_path: Path, format_name: str) -> None:
     base = write_base(tmp_path / "base", "chatglm2-6b")
     parts = ModelRef(base, prefix=tmp_path / "prefix")
     message = refusal(parts, format_name, tmp_path / "out")
-    assert "cannot be merged into them; export it with --format thudm-prefix" in message
+    assert "cannot be merged into the weights; export it with --format thudm-prefix" in message
 
 
 def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     assert "was the prefix tuned on" in refusal(ModelRef(base, prefix=prefix), "thudm-prefix", out)
     assert "do not fit" in refusal(ModelRef(base, adapter=adapter), "official", out)
     both = ModelRef(base, adapter=adapter, prefix=prefix)
-    assert "has no place for an adapter" in refusal(both, "thudm-prefix", out)
+    assert "cannot contain an adapter" in refusal(both, "thudm-prefix", out)
     assert "found no prefix" in refusal(ModelRef(base), "thudm-prefix", out)
     wrong = ModelRef(base, family="chatglm-6b")
     assert "a model of another family" in refusal(wrong, "official", out)
@@ -251,20 +251,18 @@ def test_a_model_without_its_vocabulary_says_what_to_copy(tmp_path: Path) -> Non
     ("name", "found"),
     [
         ("", "is a file"),
-        ("mine.txt", "holds mine.txt, which no export wrote"),
-        ("export.json", "holds export.json, which no export wrote"),
+        ("mine.txt", "contains mine.txt, which no export wrote"),
+        ("export.json", "contains export.json, which no export wrote"),
     ],
 )
-def test_a_folder_with_something_in_it_is_not_written_to(
-    tmp_path: Path, name: str, found: str
-) -> None:
+def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, name: str, found: str) -> None:
     out = tmp_path / "out"
     target = out / name
     target.parent.mkdir(exist_ok=True)
     target.write_text("[]")
     message = refusal(ModelRef(tmp_path), "official", out)
     assert message == (
-        f"--out {out}: {found}; expected a new folder, an empty one or an earlier export: "
+        f"--out {out}: {found}; expected a new or empty folder, or an earlier export; "
         "choose another"
     )
     assert target.read_text() == "[]"
@@ -280,9 +278,9 @@ def test_an_earlier_export_is_replaced_unless_something_was_added(tmp_path: Path
         "model": str(base),
         "files": ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"],
     }
-    assert "is what is exported" in refusal(ModelRef(out), "official", out)
+    assert "is an input of the export" in refusal(ModelRef(out), "official", out)
     (out / "notes.md").write_text("mine")
-    assert "holds notes.md, which no export wrote" in refusal(ModelRef(base), "official", out)
+    assert "contains notes.md, which no export wrote" in refusal(ModelRef(base), "official", out)
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:

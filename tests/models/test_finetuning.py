@@ -20,7 +20,7 @@ from glmtune.families.tokenized import TokenizedRows, tokenized_file
 from glmtune.files import read_json, write_json
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps import finetuning
-from glmtune.steps.handed import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.training import notes as training_notes
 from glmtune.training.train import train
 

@@ -117,10 +117,10 @@ def test_an_adapter_that_was_never_trained_is_named(tmp_path: Path, family: str)
         merge_adapter(adapted(adapter, family), source="my adapter")
 
 
-def test_an_adapter_that_rounding_takes_away_is_named(tmp_path: Path) -> None:
+def test_an_adapter_lost_to_rounding_is_named(tmp_path: Path) -> None:
     """Unmerged it has an effect, but its sum with the base in bfloat16 is the base."""
     adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"), scale=1e-4)
-    with pytest.raises(WeightsError, match="has no effect: .* or too little for bfloat16;"):
+    with pytest.raises(WeightsError, match="has no effect: .* or too small for bfloat16;"):
         merge_adapter(adapted(adapter, "chatglm2-6b", torch.bfloat16))
     merge_adapter(adapted(adapter, "chatglm2-6b"))
 
@@ -137,7 +137,7 @@ def test_quantized_weights_take_no_adapter_in(tmp_path: Path, bits: int) -> None
 
 
 def test_an_adapter_that_overflows_half_precision_is_refused(tmp_path: Path) -> None:
-    """Unmerged its parts are small numbers; their product has no place in fp16."""
+    """Its unmerged parts fit into fp16; their product overflows."""
     model = adapted(
         tuned_adapter(tmp_path, tiny_model("chatglm2-6b")), "chatglm2-6b", torch.float16
     )
@@ -151,16 +151,16 @@ def test_an_adapter_that_overflows_half_precision_is_refused(tmp_path: Path) -> 
         merge_adapter(model)
 
 
-def test_a_base_that_amplifies_rounding_is_merged_and_the_logits_told(
+def test_a_base_that_amplifies_rounding_is_merged_and_the_change_reported(
     reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every layer merges exactly; how far the logits move is the random base's own."""
+    """Every layer merges exactly; the change of the logits is due to the random base."""
     model = load_model(reference / "v1" / "checkpoint", dtype="float16")
     load_adapter(model, reference / "v1" / "lora_peft")
     merged = merge_adapter(model)
     assert merged.dtype == torch.float16
     said = capsys.readouterr().err
-    moved = re.search(r"rounded to float16, move the logits by (\S+) of the largest", said)
+    moved = re.search(r"to float16 changes the logits by up to (\S+) of the largest", said)
     assert moved
     assert float(moved[1]) > 0.05
 

@@ -66,9 +66,9 @@ ELSEWHERE = {
     "answers never end: generation stops at the end token": (
         "test_models.py::test_generation_ends_with_the_end_token_of_the_config"
     ),
-    "special tokens written by a user": "test_tokenizer.py::test_no_text_makes_a_control_token",
+    "special tokens written by a user": "test_tokenizer.py::test_no_text_produces_a_control_token",
     "ids of padded vocabulary rows": (
-        "test_tokenizer.py::test_decode_leaves_out_special_padding_and_unknown_ids"
+        "test_tokenizer.py::test_decode_skips_special_padding_and_unknown_ids"
     ),
     "a vocabulary of the first release, shifted by 20000 ids": (
         "test_tokenizer.py::test_the_first_release_of_chatglm_is_refused"

@@ -174,7 +174,7 @@ def test_a_vocabulary_that_would_give_other_ids_is_refused(tmp_path: Path) -> No
     content = train_pieces(SENTENCES, vocab_size=60, model_type="unigram")
     (base / "tokenizer.model").write_bytes(content)
     message = refusal(ModelRef(base), tmp_path / "out")
-    assert "tokenizer.model: as a tokenizer.json this vocabulary gives other ids" in message
+    assert "tokenizer.model: as a tokenizer.json this vocabulary gives different ids" in message
     assert message.endswith("use --format official")
 
 

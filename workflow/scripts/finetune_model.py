@@ -50,7 +50,7 @@ def main() -> None:
     def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
         from glmtune.steps.finetuning import finetune
-        from glmtune.steps.handed import ModelFiles, Outputs
+        from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 
         finetune(
             model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),

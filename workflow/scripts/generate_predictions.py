@@ -55,7 +55,7 @@ def main() -> None:
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
         # Imported here: a reused result needs no torch.
-        from glmtune.steps.handed import ModelFiles, Outputs
+        from glmtune.steps.inputs_outputs import ModelFiles, Outputs
         from glmtune.steps.predicting import predict
 
         model = ModelFiles(

@@ -1,11 +1,11 @@
-"""Data sets: users' files read strictly, and the normalised folder that all later steps read.
+"""Data sets: strict readers of users' files, and the normalized folder for all later steps.
 
     text, json_values, tables   bytes -> text -> values
-    containers                  which of these a file is
+    containers                  which of these a file holds
     messages, formats           a value -> a row
-    recognising                 which format a file has
-    reading                     a user's file, checked whole
-    leakage, card, splits       the normalised folder, and what its rows are like
+    recognising                 detecting a file's format
+    reading                     a user's file, fully checked
+    leakage, card, splits       the normalized folder and statistics of its rows
 
 Knows nothing about tokenizers.
 """

@@ -1,4 +1,4 @@
-"""What a data set's rows are like, counted while they pass by: the content of card.json."""
+"""Statistics of a data set's rows, collected while writing them: the content of card.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_ATTRIBUTES = 20
 
 @dataclass
 class SplitFacts:
-    """What one split's rows add up to."""
+    """Running statistics of one split's rows."""
 
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     prompt_characters: array[int] = field(default_factory=lambda: array("L"))
@@ -26,7 +26,7 @@ class SplitFacts:
     attributes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
-        """Take the next row."""
+        """Add a row."""
         prompt, response, history = row["content"], row["summary"], row.get("history", ())
         self.fingerprints.add(row)
         earlier = sum(len(message["content"]) for message in history)
@@ -40,10 +40,10 @@ class SplitFacts:
         self.attributes.update({key for key, _ in attributes or ()})
 
     def describe(self) -> dict[str, Any]:
-        """The split's part of the card."""
+        """Return the split's part of the card."""
         rows = len(self.response_characters)
         has_attributes = are_attribute_prompts(self.counts["lists"], rows)
-        # By name where the number is the same: the order of a set differs between processes.
+        # Ties are sorted by name: the order of a set differs between processes.
         ranked = sorted(self.attributes.items(), key=lambda item: (-item[1], item[0]))
         return {
             "rows": rows,

@@ -1,4 +1,4 @@
-"""What a file is made of, told from its first bytes and its name, and how its values are read."""
+"""Container formats, detected from a file's first bytes and name, and their readers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARQUET_MARK = b"PAR1"
 
 @dataclass(frozen=True)
 class Container:
-    """One way a file holds values; `read` yields (number, value), numbers in `unit`s."""
+    """One container format; `read` yields (number, value), with numbers counting `unit`s."""
 
     title: str
     unit: str
@@ -36,7 +36,7 @@ CONTAINERS: dict[str, Container] = {
 
 
 def container_of(path: Path) -> Container:
-    """The container of a file; DataError for what is no data file at all."""
+    """Detect the container of a file; DataError if it cannot be a data file."""
     check_is_file(path)
     with path.open("rb") as stream:
         first = stream.read(FIRST_BYTES)

@@ -1,6 +1,6 @@
-"""The forms in which files hold rows: how each is recognised, and how a value of it becomes a row.
+"""Row formats: how to recognize each, and how to convert its values to rows.
 
-A form knows which keys of an object ("columns") it takes. None of them is chosen by a file's name.
+A format knows which keys of an object ("columns") it uses. File names play no role.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from glmtune.data.messages import (
 )
 from glmtune.data.rows import ReadRow, RowMistake, keys_of, list_of, name_of, text_of
 
-# Which column holds which part of a row, e.g. {"prompt": "content", "response": "summary"}.
+# Part of a row -> the column that holds it, e.g. {"prompt": "content", "response": "summary"}.
 ColumnMap = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns of a user's rows; None: recognised."""
+    """The column names of a user's rows; None: detected."""
 
     prompt: str | None = None
     response: str | None = None
@@ -32,26 +32,26 @@ class Columns:
 
     @property
     def are_named(self) -> bool:
-        """Whether the user named any."""
+        """Whether the user named any column."""
         return (self.prompt, self.response, self.history) != (None, None, None)
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """One form of rows."""
+    """One row format."""
 
     title: str
-    # What a row looks like, for messages.
+    # An example row for messages.
     example: str
-    # (value, columns the user named) -> every way in which the value can be read, none: not at all.
+    # (value, columns the user named) -> every way to read the value; [] if there is none.
     find: Callable[[Any, Columns], list[ColumnMap]]
-    # (value, its columns) -> its row; RowMistake if it has none.
+    # (value, its columns) -> its row; RowMistake if it is invalid.
     read: Callable[[Any, ColumnMap], ReadRow]
 
 
 # --- a prompt and a response ---------------------------------------------------------------------
 
-# ADGEN; its form at PaddleNLP; other common names.
+# ADGEN; PaddleNLP's version of it; other common names.
 PAIRS = (
     ("content", "summary"),
     ("src", "tgt"),
@@ -94,7 +94,7 @@ def _find_alpaca(value: Any, named: Columns) -> list[ColumnMap]:
 
 
 def _read_alpaca(value: Any, columns: ColumnMap) -> ReadRow:
-    """The prompt is the instruction and, on the next line, the input if there is one."""
+    """The prompt is the instruction, followed by the input, if any, on the next line."""
     _require_keys(value, (columns["prompt"], columns["response"]))
     texts = [
         text_of(value[key], f"'{key}'")
@@ -107,7 +107,7 @@ def _read_alpaca(value: Any, columns: ColumnMap) -> ReadRow:
 
 
 def _messages_before(value: dict[str, Any], columns: ColumnMap) -> list[dict[str, Any]]:
-    """The messages of the columns `system` and `history`, where a row has them."""
+    """The messages of the columns `system` and `history`, if a row has them."""
     system = text_of(value.get(columns["system"]) or "", f"'{columns['system']}'")
     messages = [{"role": "system", "content": system}] if system else []
     history = value.get(columns["history"])
@@ -173,7 +173,7 @@ def _says_something(value: Any, keys: tuple[str, str]) -> bool:
     return bool(items) and isinstance(items[0], dict) and keys[0] in items[0]
 
 
-# `--format` by name: where further formats are added.
+# The values of `--format`; add further formats here.
 FORMATS: dict[str, RowFormat] = {
     "adgen": RowFormat(
         "a prompt and a response (ADGEN)",

@@ -1,7 +1,7 @@
-"""JSON as users write it: one object a line, over several lines, in one array, or in a wrapper.
+"""JSON as users write it: one object per line or over several lines, one array, or a wrapper.
 
-A file is read piece by piece, so that its size does not matter. What is not JSON is a mistake of
-its row if the rows after it can still be told apart (JSON Lines), else an error of the file.
+Files are read in chunks, so their size does not matter. Invalid JSON is a mistake of its row if
+later rows can still be separated (JSON Lines); otherwise it is an error of the whole file.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any, NoReturn, TextIO
 from glmtune.data.rows import RowMistake, error_at, shorten
 from glmtune.data.text import open_text, refuse_zero_bytes
 
-# Small, since Python counts the lines before each mistake in the text that is held.
+# Small, since Python counts the lines before each mistake in the buffered text.
 CHUNK_CHARACTERS = 1 << 16
-# Of one value: no model reads so long a row, and Python needs up to 25 times the memory for it.
+# For one value: no model reads such a long row, and Python needs up to 25 times the memory.
 LONGEST_VALUE = 1 << 22
-# Files that were joined have a byte order mark inside, too.
+# Concatenated files contain further byte order marks.
 BLANK = " \t\n\ufeff"
 _NO_BLANK = {BLANK: re.compile(r"[^ \t\n\ufeff]"), " \t": re.compile(r"[^ \t]")}
-EXPECTED = "expected one complete object a row"
+EXPECTED = "expected one complete object per row"
 
 
 def json_values(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of JSON Lines, or of the elements of one array.
+    """Yield (line, value) for JSON Lines or for the elements of one array.
 
-    A value that is a RowMistake stands for a row that is not JSON. DataError if the rest of the
-    file cannot be told either.
+    Rows that are not JSON are yielded as RowMistake. Raises DataError if the rest of the file
+    cannot be separated into rows.
     """
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
@@ -41,7 +41,7 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def values_below(path: Path, key: str) -> Iterator[tuple[int, Any]]:
-    """The same for the elements of the array below `key` of the file's one object."""
+    """The same for the elements of the array under `key` in the file's single object."""
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
         for name in _key_names(cursor):
@@ -52,9 +52,9 @@ def values_below(path: Path, key: str) -> Iterator[tuple[int, Any]]:
 
 
 def outline(path: Path) -> dict[str, Any]:
-    """The file's one object, however long, with only the first element of each of its arrays.
+    """The file's single object, of any length, with only the first element of each array.
 
-    Raises RowMistake if it is not an object, or a value outside its arrays is too long.
+    Raises RowMistake if it is not an object or if a value outside its arrays is too long.
     """
     with open_text(path) as stream:
         cursor = JsonCursor(path, stream)
@@ -62,9 +62,9 @@ def outline(path: Path) -> dict[str, Any]:
 
 
 def _key_names(cursor: JsonCursor) -> Iterator[str]:
-    """Yield the name of each member of an object; the caller steps over its value."""
+    """Yield the name of each member of an object; the caller consumes its value."""
     cursor.skip(BLANK)
-    if cursor.next() == "[":  # an array of nothing but this object
+    if cursor.next() == "[":  # an array with this object only
         cursor.step(BLANK)
     found = cursor.next()
     cursor.step(BLANK)
@@ -81,7 +81,7 @@ def _key_names(cursor: JsonCursor) -> Iterator[str]:
 
 
 def _first_element_only(cursor: JsonCursor) -> Any:
-    """Step over a value; what it is, an array with its first element only."""
+    """Consume and return a value; of an array, return only the first element."""
     if cursor.next() != "[":
         return cursor.value()
     first: list[Any] = []
@@ -108,7 +108,7 @@ def _require_line_end(cursor: JsonCursor) -> None:
     found = cursor.next()
     if found == "{":
         raise RowMistake(
-            "two objects on one line; expected one row a line; break the line before '{'"
+            "two objects on one line; expected one row per line; break the line before '{'"
         )
     if found not in ("", "\n"):
         raise RowMistake(
@@ -118,7 +118,7 @@ def _require_line_end(cursor: JsonCursor) -> None:
 
 
 def _array_elements(cursor: JsonCursor, *, is_file: bool) -> Iterator[tuple[int, Any]]:
-    """Yield the elements of an array that is the whole file or a part of it."""
+    """Yield the elements of an array that is the whole file or part of it."""
     row = 0
     if cursor.step(BLANK) != "]":
         while True:
@@ -149,11 +149,11 @@ def _value_or_fail(cursor: JsonCursor, row: int) -> Any:
 
 
 class LongValue(RowMistake):
-    """A value too long to be a row: it may be an object around all rows."""
+    """A value too long for a row; it may be a wrapper around all rows."""
 
 
 class JsonCursor:
-    """A position in a JSON text that is read as it is needed; knows its line."""
+    """A position in a JSON text that is read on demand; tracks its line."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:
         self.path, self.text, self.position = path, "", 0
@@ -162,13 +162,13 @@ class JsonCursor:
         self._decoder = json.JSONDecoder(object_pairs_hook=_object_without_repeats)
 
     def next(self) -> str:
-        """The character at the position, "" at the end of the file."""
+        """The character at the position; "" at the end of the file."""
         if self.position == len(self.text):
             self._read_on()
         return self.text[self.position : self.position + 1]
 
     def skip(self, characters: str) -> None:
-        """Go on to the first other character."""
+        """Skip these characters."""
         while self.next():
             other = _NO_BLANK[characters].search(self.text, self.position)
             self.position = other.start() if other else len(self.text)
@@ -176,7 +176,7 @@ class JsonCursor:
                 return
 
     def step(self, characters: str) -> str:
-        """Go one character on, and then over these; what stands there."""
+        """Advance one character, skip these, and return the next one."""
         self.position += 1
         self.skip(characters)
         return self.next()
@@ -188,12 +188,12 @@ class JsonCursor:
         return self._line
 
     def value(self) -> Any:
-        """Read one JSON value and step behind it; RowMistake, standing still, if there is none."""
+        """Read one JSON value; on RowMistake the position is unchanged."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                # No token goes over a line break: with one behind it, more text cannot help.
+                # No token spans a line break: if one follows, more text cannot help.
                 if self._at_end or self.text.find("\n", error.pos) >= 0:
                     raise RowMistake(_what_is_wrong(error)) from None
             except (ValueError, RecursionError) as error:
@@ -201,33 +201,35 @@ class JsonCursor:
                     f"not usable JSON ({error}); expected a flat object; correct the row"
                 ) from None
             else:
-                if self._at_end or end < len(self.text):  # else a number might go on
+                if self._at_end or end < len(self.text):  # else a number may continue
                     self.position = end
                     return value
             if len(self.text) - self.position > LONGEST_VALUE:
                 raise LongValue(
-                    f"a value of more than {LONGEST_VALUE:,} characters; {EXPECTED}; look for a "
-                    "bracket or brace that is not closed, or split the row"
+                    f"a value of more than {LONGEST_VALUE:,} characters; {EXPECTED}; look for an "
+                    "unclosed bracket or brace, or split the row"
                 )
             self._read_on()
 
     def skip_to_next_row(self) -> None:
-        """Go on to the next line that begins with a brace, the place where a row can begin."""
+        """Skip to the next line that begins with a brace, where a row can begin."""
         while (found := self.text.find("\n{", self.position)) < 0 and not self._at_end:
-            self.position = max(self.position, len(self.text) - 1)  # a line break may end the text
+            self.position = max(
+                self.position, len(self.text) - 1
+            )  # the text may end with a line break
             self._read_on()
         self.position = found + 1 if found >= 0 else len(self.text)
 
     def quote(self) -> str:
-        """What stands at the position, shortened, for a message."""
+        """The text at the position, shortened for a message."""
         return _quote_rest_of_line(self.text, self.position)
 
     def fail(self, what: str) -> NoReturn:
-        """Raise DataError for the position."""
+        """Raise DataError at the position."""
         raise error_at(self.path, self.line(), what)
 
     def _read_on(self) -> None:
-        """Forget what is before the position, and read at least as much as is left."""
+        """Discard text before the position and read at least as much as remains."""
         self.line()
         self.text = self.text[self.position :]
         self.position = self._counted = 0
@@ -238,7 +240,7 @@ class JsonCursor:
 
 
 def _what_is_wrong(error: json.JSONDecodeError) -> str:
-    """A mistake in the text of a row, with the likely cause and its cure."""
+    """Describe a syntax error in a row with its likely cause and fix."""
     found = error.doc[error.pos : error.pos + 1]
     reason = error.msg.removesuffix(" at").removesuffix(" starting")
     place = f"not JSON ({reason} at {_quote_rest_of_line(error.doc, error.pos)})"
@@ -246,19 +248,19 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str:
         return f"{place}; {EXPECTED}; the file was cut off here: fetch or save it again"
     if found == "\n" and error.msg.startswith("Invalid control"):
         return (
-            f"{place}; {EXPECTED}; a text is not closed on its line: look for a missing quote or a "
-            "cut-off line, and write a line break inside a text as \\n"
+            f"{place}; {EXPECTED}; a string is not closed on its line: look for a missing quote or "
+            "a cut-off line, and write a line break inside a string as \\n"
         )
     if error.msg.startswith("Invalid control"):
         escape = json.dumps(found).strip('"')
-        return f"{place}; {EXPECTED}; a control character inside a text is written as {escape}"
+        return f"{place}; {EXPECTED}; write a control character inside a string as {escape}"
     if found in ("}", "]") and error.doc[: error.pos].rstrip().endswith(","):
         return f"{place}; {EXPECTED}; remove the comma before {found!r}"
     if found == "'":
         return f"{place}; {EXPECTED}; use double quotes, as json.dumps writes them"
     return (
         f"{place}; {EXPECTED}; look for a missing quote, comma or brace, and write quotes inside "
-        'a text as \\"'
+        'a string as \\"'
     )
 
 
@@ -268,9 +270,9 @@ def _quote_rest_of_line(text: str, position: int) -> str:
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object as a dict; ValueError where a key repeats, since one value would be lost."""
+    """An object as a dict; ValueError for a duplicate key, since one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key '{repeated}' stands twice in one object")
+        raise ValueError(f"duplicate key '{repeated}' in one object")
     return found

@@ -1,6 +1,6 @@
-"""Rows of dev that stand in train, too: a model can know them by heart, which no score shows.
+"""Finds dev rows that also appear in train: a model may have memorized them.
 
-Rows are compared by short hashes, so that only 24 bytes of each stay in memory.
+Scores do not reveal that. Rows are compared by short hashes, with 24 bytes in memory per row.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 
 from glmtune.data.rows import Row
 
-HASH_BYTES = 8  # of a million rows, two different ones are equal with a chance of 1 to 4e7
+HASH_BYTES = 8  # a collision among a million rows has a probability of 1 in 4e7
 MOST_LINES_NAMED = 5
 
 
 @dataclass
 class Fingerprints:
-    """A hash of each row's prompt (its history included), of its response, and of both."""
+    """Hashes of each row's prompt (including its history), of its response, and of both."""
 
     pairs: array[int] = field(default_factory=lambda: array("Q"))
     prompts: array[int] = field(default_factory=lambda: array("Q"))
     responses: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, row: Row) -> None:
-        """Take the next row."""
+        """Add a row."""
         history = json.dumps(row["history"]) if "history" in row else ""
         prompt = _short_hash(f"{history}\0{row['content']}")
         response = _short_hash(row["summary"])
@@ -37,7 +37,7 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many rows of dev share what with a row of train."""
+    """The number of dev rows that share each part with a train row."""
 
     pairs: int
     prompts: int
@@ -46,7 +46,7 @@ class Leakage:
     examples: tuple[tuple[int, int], ...] = ()
 
     def counts(self) -> dict[str, int]:
-        """The figures of the card."""
+        """The counts for the card."""
         return {"pairs": self.pairs, "prompts": self.prompts, "answers": self.responses}
 
 
@@ -63,12 +63,12 @@ def find_leakage(train: Fingerprints, dev: Fingerprints) -> Leakage:
 
 
 def count_repeated(hashes: Sequence[int]) -> int:
-    """How many stood there before, e.g. [7, 8, 7, 7] -> 2."""
+    """Count the repetitions of earlier values, e.g. [7, 8, 7, 7] -> 2."""
     return len(hashes) - len(set(hashes))
 
 
 def _indices_in_train(train: Sequence[int], dev: Sequence[int]) -> list[int]:
-    """The indices of dev's hashes that train has."""
+    """The indices of dev's hashes that are also in train."""
     known = set(train)
     return [index for index, value in enumerate(dev) if value in known]
 

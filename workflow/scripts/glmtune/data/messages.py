@@ -1,7 +1,7 @@
-"""Conversations as users write them, as the messages of a row.
+"""Converts conversations as users write them to the messages of a row.
 
-Role names and keys differ between formats, the rest does not: messages one after another, of which
-the last answer to a question is what the row is scored on.
+Formats differ only in role names and keys: all hold a sequence of messages. A row is scored on the
+last answer to a question.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glmtune.data.tool_calls import call_and_result, calls_in_text, calls_of_mes
 from glmtune.data.turns import in_turns
 
 CALL = "function_call"
-# Names of roles in lower case -> the roles of `glmtune.families.conversation`, or CALL.
+# Lower-case role names -> the roles of `glmtune.families.conversation`, or CALL.
 ROLES = {
     "system": "system",
     "user": "user",
@@ -37,19 +37,19 @@ ROLES = {
     "function_call": CALL,
     "tool_call": CALL,
 }
-# The keys that hold who speaks and what: ChatML and ChatGLM, and ShareGPT.
+# The keys of the role and the text: ChatML and ChatGLM, then ShareGPT.
 SPEAKER_KEYS = (("role", "content"), ("from", "value"))
-# What the last answer can answer, and what messages call it. After "I will look it up" of the
-# assistant comes its call of a tool.
+# Roles that the last answer may follow, with their names in messages. An assistant's tool call may
+# follow its own "I will look it up".
 ASKING = {"user": "question", "observation": "observation", "assistant": "answer"}
 
 
 def row_of_conversation(
     items: Sequence[Any], keys: tuple[str, str], name: str, tools: Any = None
 ) -> ReadRow:
-    """The row of a conversation's last answer; what stands after it is left out.
+    """The row of a conversation's last answer; later messages are dropped.
 
-    `name` begins what a RowMistake says, e.g. "'messages': "; `tools` is what may be called.
+    `name` prefixes RowMistake messages, e.g. "'messages': "; `tools` are the callable tools.
     """
     messages = [
         message
@@ -62,7 +62,7 @@ def row_of_conversation(
 
 
 def row_of_messages(messages: Sequence[dict[str, Any]], name: str) -> ReadRow:
-    """The row of messages of which the last is an answer; RowMistake if it answers nothing."""
+    """The row of messages that end with an answer; RowMistake if it answers nothing."""
     ordered, notes = in_turns(messages, name)
     if not ordered or ordered[-1]["role"] != "assistant":
         raise RowMistake(
@@ -86,14 +86,14 @@ def row_of_messages(messages: Sequence[dict[str, Any]], name: str) -> ReadRow:
 def row_of_pair(
     prompt: Any, response: Any, before: Sequence[dict[str, Any]], names: tuple[str, str]
 ) -> ReadRow:
-    """The row of a prompt and a response after these messages; `names` are those of the two."""
+    """The row of a prompt and a response after `before`; `names` are their column names."""
     asked = {"role": "user", "content": filled_text_of(prompt, names[0])}
     answered = {"role": "assistant", "content": filled_text_of(response, names[1])}
     return row_of_messages([*before, asked, answered], "'history': " if before else "")
 
 
 def messages_of_history(value: Any, name: str) -> list[dict[str, Any]]:
-    """A history column: a list of [question, answer] pairs, or of messages; RowMistake otherwise.
+    """Read a history column: [question, answer] pairs or messages; RowMistake otherwise.
 
     Example: [["你好", "您好"]] -> a user and an assistant message
     """
@@ -114,12 +114,12 @@ def messages_of_history(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def tools_of(value: Any) -> list[Any]:
-    """The descriptions of tools that go with a conversation, [] for none."""
+    """The tool descriptions of a conversation; [] if there are none."""
     return list_of(value, "'tools'")
 
 
 def _with_tools(messages: list[dict[str, Any]], tools: list[Any]) -> list[dict[str, Any]]:
-    """The messages with the tools in the first one, as ChatGLM3's tokenizer expects them."""
+    """Put the tools into the first message, where ChatGLM3's tokenizer expects them."""
     if not tools:
         return messages
     has_system = bool(messages) and messages[0]["role"] == "system"
@@ -128,11 +128,11 @@ def _with_tools(messages: list[dict[str, Any]], tools: list[Any]) -> list[dict[s
 
 
 def _messages_of(item: Any, keys: tuple[str, str], place: str) -> list[dict[str, Any]]:
-    """The messages of one item: several where it calls tools or holds a result, too."""
+    """The messages of one item: several if it calls tools or contains a result."""
     role_key, text_key = keys
     if not isinstance(item, dict):
         raise RowMistake(
-            f"{place} is {name_of(item)}; expected {{{role_key}, {text_key}}}; write it so"
+            f"{place} is {name_of(item)}; expected {{{role_key}, {text_key}}}; use that form"
         )
     said = item.get(role_key)
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
@@ -152,7 +152,7 @@ def _messages_of(item: Any, keys: tuple[str, str], place: str) -> list[dict[str,
         return calls
     message: dict[str, Any] = {
         "role": role,
-        # OpenAI writes null where the tools are all there is.
+        # OpenAI writes null if there are only tools.
         "content": text_of("" if text is None and tools else text, f"{place}: '{text_key}'"),
     }
     if item.get("metadata"):

@@ -1,4 +1,4 @@
-"""Where a data set comes from: the project's own sample, ADGEN, or a user's two files."""
+"""Sources of data sets: the project's own sample, ADGEN, or a user's two files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from glmtune.synthetic.grammar import sample_rows
 
 @dataclass(frozen=True)
 class Origin:
-    """The rows of both splits, and what is to be said about them."""
+    """The rows of both splits, with their source and license."""
 
     train: Rows
     dev: Rows
-    # For the manifest: decided by the content alone.
+    # For the manifest: depends on the content only.
     source: dict[str, Any]
     licence: str | None = None
 
@@ -32,7 +32,7 @@ def from_sample(train_rows: int, dev_rows: int, seed: int) -> Origin:
 
 
 def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> Origin:
-    """A user's files, whose formats may differ; DataError for any mistake in them."""
+    """A user's files, which may differ in format; DataError for any mistake in them."""
     _refuse_to_overwrite(out_dir, (train, dev))
     files = _check_both(train, dev, options)
     described, described_dev = map(_format_and_columns, files)
@@ -43,8 +43,8 @@ def from_files(train: Path, dev: Path, options: ReadOptions, out_dir: Path) -> O
 
 
 def from_adgen(folder: Path, sources: Sequence[str], options: ReadOptions) -> Origin:
-    """ADGEN, kept in `folder` and downloaded unless it is there; `sources` are tried first."""
-    # Here, since only this needs the network and what belongs to it.
+    """ADGEN, stored in `folder` and downloaded if missing; `sources` are tried first."""
+    # Imported here: only ADGEN needs network packages.
     from glmtune.data.adgen.fetching import LICENCE, fetch_adgen
 
     files = fetch_adgen(folder, sources=sources)
@@ -64,7 +64,7 @@ def _format_and_columns(file: UserFile) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(out_dir: Path, inputs: tuple[Path, ...]) -> None:
-    """Raise ParamsError where a user's own file would be replaced by the normalised one."""
+    """Raise ParamsError if a normalized file would overwrite a user's own."""
     for path in inputs:
         if path.resolve() in {(out_dir / name).resolve() for name in FILES}:
             raise ParamsError(

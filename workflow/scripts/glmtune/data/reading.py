@@ -1,8 +1,8 @@
-"""Users' files, strictly read: each is first checked whole, then its rows are taken as needed.
+"""Strict reading of users' files: each is fully checked first, then its rows are read on demand.
 
-Accepted are the containers of `glmtune.data.containers` and the forms of rows of
-`glmtune.data.formats`. Texts are never changed. Every mistake is a DataError in one sentence:
-*file: line: found; expected; fix*; or its row is left out and counted.
+Supports the containers of `glmtune.data.containers` and the row formats of `glmtune.data.formats`.
+Texts are never changed. A mistake raises a DataError in one sentence, *file: line: found; expected;
+fix*, or its row is skipped and counted.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import NO_TOOLS, uses_tools
 
 MOST_LINES_NAMED = 5
-# Told the number of a row that is left out, and why.
+# Called with the number of each row left out, and the reason.
 LeftOut = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about a file."""
+    """The user's options for reading a file."""
 
     columns: Columns = field(default_factory=Columns)
-    # A key of FORMATS; None: recognised by the first usable row.
+    # A key of FORMATS; None: detected from the first usable row.
     data_format: str | None = None
-    # Whether rows with a mistake are left out instead of an error.
+    # Whether to skip rows with mistakes instead of raising an error.
     skip_bad_rows: bool = False
-    # Whether rows with tools can be used; only ChatGLM3 and GLM-4 can.
+    # Whether rows with tools are usable; only ChatGLM3 and GLM-4 support them.
     takes_tools: bool = True
-    # train or dev: rows that are marked as the other's are left out.
+    # train or dev: rows marked as belonging to the other split are left out.
     split: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,19 +49,19 @@ class ReadOptions:
             )
         if self.columns.are_named and self.data_format not in (None, "adgen"):
             raise ParamsError(
-                f"columns are named for format {self.data_format}; expected them for adgen only, "
-                "whose prompt and response they are; remove the format or the columns"
+                f"columns are named for format {self.data_format}; expected column names only for "
+                "adgen, as its prompt and response; remove the format or the columns"
             )
 
     @property
     def wanted_format(self) -> str | None:
-        """The format that rows must have; naming columns asks for `adgen`."""
+        """The format that rows must have; naming columns implies `adgen`."""
         return "adgen" if self.columns.are_named else self.data_format
 
 
 @dataclass
 class Mistakes:
-    """What is wrong with some rows of a file: how many, and the first of them."""
+    """The mistakes in a file's rows: their number, and the first of them."""
 
     rows: int = 0
     # (row, line)
@@ -69,18 +69,18 @@ class Mistakes:
     first: str = ""
 
     def add(self, row: int, line: int, what: str) -> None:
-        """Count one more."""
+        """Record a mistake."""
         self.first = self.first or what
         self.rows += 1
         if len(self.places) <= MOST_LINES_NAMED:
             self.places.append((row, line))
 
     def numbers(self, unit: str) -> list[int]:
-        """Where the first of them are, as rows or lines."""
+        """The row or line numbers of the first mistakes."""
         return [_row_or_line(unit, row, line) for row, line in self.places]
 
     def others(self, unit: str) -> str:
-        """A remark about all but the first; `unit` is line or row."""
+        """Mention all mistakes but the first; `unit` is line or row."""
         if self.rows < 2:
             return ""
         more = ", …" if self.rows > len(self.places) else ""
@@ -90,17 +90,17 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class UserFile:
-    """A checked file: it is iterated over as often as needed, and read anew each time."""
+    """A checked file; each iteration reads it again."""
 
     path: Path
-    # What the rows are numbered by: line, or row where several begin on one line.
+    # The unit of row numbers: line, or row if several begin on one line.
     unit: str
     rows: int
     shape: Shape
-    # The columns that some row has, by the part of the row they are.
+    # The columns that occur in any row, by the part of the row they hold.
     columns: ColumnMap
     skipped: Mistakes
-    # What was done to some rows, or why they were left out, and to how many.
+    # Changes to rows or reasons for leaving them out -> number of rows.
     notes: Mapping[str, int]
     options: ReadOptions
 
@@ -111,15 +111,15 @@ class UserFile:
         return (row for _, row in self.numbered())
 
     def numbered(self, left_out: LeftOut | None = None) -> Iterator[tuple[int, Row]]:
-        """Yield (line or row, row) of every usable row; `left_out` is told of every other one."""
+        """Yield (number, row) for every usable row; `left_out` is called for every other one."""
         for place, (line, value) in enumerate(_read_values(self.path, self.options), start=1):
             number = _row_or_line(self.unit, place, line)
             try:
                 row = _read_row(self.shape, value, self.options).row
             except (RowMistake, Unwanted) as reason:
                 if isinstance(reason, RowMistake) and not self.options.skip_bad_rows:
-                    # It was not there when the file was checked.
-                    raise DataError(f"{self.path}: changed while it was read; try again") from None
+                    # The check of the file did not find this mistake.
+                    raise DataError(f"{self.path}: changed while being read; try again") from None
                 if left_out:
                     left_out(number, str(reason))
             else:
@@ -127,7 +127,7 @@ class UserFile:
 
 
 def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile:
-    """Read a whole file; DataError unless every row, or with `skip_bad_rows` one, is usable."""
+    """Check a whole file; DataError unless every row is usable (with `skip_bad_rows`: any row)."""
     path, options = Path(path), options or ReadOptions()
     unit, last_line = container_of(path).unit, 0
     shape, keys, rows, mistakes, notes = None, set[str](), 0, Mistakes(), Counter[str]()
@@ -174,7 +174,7 @@ def _read_row(shape: Shape, value: Any, options: ReadOptions) -> ReadRow:
 
 
 def _read_values(path: Path, options: ReadOptions) -> Values:
-    """The values of a file, or, where its one value is a wrapper, those in it."""
+    """The values of a file or, if its only value is a wrapper, of that wrapper."""
     container = container_of(path)
     values = container.read(path)
     if container is not CONTAINERS["json"]:
@@ -188,7 +188,7 @@ def _read_values(path: Path, options: ReadOptions) -> Values:
             around = outline(path) if is_long else value
             key = wrapper_key(around, options.columns, options.wanted_format)
         except LongValue:
-            key = None  # a row by itself that is too long
+            key = None  # not a wrapper, but a row that is too long
         except RowMistake as mistake:
             return iter([(line, mistake)])
         if key is not None:

@@ -1,4 +1,4 @@
-"""Which format a file's rows have, and where in a wrapper they are."""
+"""Detects the format of a file's rows and where a wrapper holds them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from glmtune.data.rows import ReadRow, RowMistake, keys_of, name_of, shorten
 
 @dataclass(frozen=True)
 class Shape:
-    """How the rows of one file are read."""
+    """The format and columns of one file's rows."""
 
     format: str
     columns: ColumnMap
 
     def read(self, value: Any) -> ReadRow:
-        """The row of a value; RowMistake says what it lacks, or that it is of another format."""
+        """Convert a value to a row; RowMistake if it is invalid or has another format."""
         try:
             return FORMATS[self.format].read(value, self.columns)
         except RowMistake:
@@ -28,28 +28,28 @@ class Shape:
                 raise
             raise RowMistake(
                 f"a row of format {others[0]}, after rows of format {self.format}; expected one "
-                "format in a file; move these rows to a file of their own"
+                "format per file; move these rows to a separate file"
             ) from None
 
 
 def shapes_of(value: Any, named: Columns, data_format: str | None) -> list[Shape]:
-    """Every way in which a value can be read as a row of the format, or of any."""
+    """Every way to read a value as a row of the given format, or of any."""
     names = [data_format] if data_format else list(FORMATS)
     return [Shape(name, columns) for name in names for columns in FORMATS[name].find(value, named)]
 
 
 def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
-    """The one way to read a value; RowMistake if there is none or several."""
+    """The only way to read a value; RowMistake if there is none or several."""
     if isinstance(value, dict) and _is_by_columns(value):
         raise RowMistake(
-            "a table column by column (pandas' to_json without orient); expected an object a "
-            "row; save it with to_json(path, orient='records', lines=True, force_ascii=False)"
+            "a table stored by columns (pandas' to_json without orient); expected one object "
+            "per row; save it with to_json(path, orient='records', lines=True, force_ascii=False)"
         )
     shapes = shapes_of(value, named, data_format)
     if len(shapes) == 1:
         return shapes[0]
     if not shapes:
-        raise RowMistake(_why_unrecognised(value, named, data_format))
+        raise RowMistake(_why_unrecognized(value, named, data_format))
     ways = "; ".join(
         f"{shape.format} ({', '.join(list(shape.columns.values())[:2])})" for shape in shapes
     )
@@ -59,22 +59,22 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
     )
 
 
-def _why_unrecognised(value: Any, named: Columns, data_format: str | None) -> str:
+def _why_unrecognized(value: Any, named: Columns, data_format: str | None) -> str:
     names = [data_format] if data_format else list(FORMATS)
     examples = ", ".join(f"{name} {FORMATS[name].example}" for name in names)
     if isinstance(value, dict):
         missing = [c for c in (named.prompt, named.response) if c and c not in value]
         if missing:
             return (
-                f"no '{missing[0]}' (keys found: {keys_of(value)}); expected the columns that you "
+                f"no '{missing[0]}' (keys found: {keys_of(value)}); expected the columns you "
                 "named; correct --prompt-column and --response-column"
             )
         if {"role", "content"} <= value.keys():
             return (
-                "a message by itself; expected a conversation a row; put the messages of each "
-                "conversation in an array of its own: [[{role, content}, …], …]"
+                "a single message; expected one conversation per row; put the messages of each "
+                "conversation in a separate array: [[{role, content}, …], …]"
             )
-        found = f"no row of a known format (keys found: {keys_of(value)})"
+        found = f"not a row of a known format (keys found: {keys_of(value)})"
     else:
         found = f"{name_of(value)} instead of a row"
     return (
@@ -84,7 +84,7 @@ def _why_unrecognised(value: Any, named: Columns, data_format: str | None) -> st
 
 
 def _is_by_columns(value: dict[str, Any]) -> bool:
-    """Whether an object is a table of pandas: {column: {index: cell}}, or its orient="split"."""
+    """Whether an object is a pandas table: {column: {index: cell}} or orient="split"."""
     columns = list(value.values())
     if {"columns", "data"} <= value.keys() <= {"columns", "index", "data"}:
         return True
@@ -94,7 +94,7 @@ def _is_by_columns(value: dict[str, Any]) -> bool:
 
 
 def wrapper_key(value: Any, named: Columns, data_format: str | None) -> str | None:
-    """The key below which an object holds rows, if it is no row itself; None if there is none.
+    """The key under which a wrapper holds rows; None if the object is a row or has none.
 
     Raises RowMistake if there are several. Example: {"data": [{"content": …, "summary": …}]}
     """
@@ -107,7 +107,7 @@ def wrapper_key(value: Any, named: Columns, data_format: str | None) -> str | No
     ]
     if len(keys) > 1:
         raise RowMistake(
-            f"several lists of rows ({shorten(', '.join(keys))}); expected one in a file; save "
-            "each as a file of its own"
+            f"several lists of rows ({shorten(', '.join(keys))}); expected one per file; save each "
+            "as a separate file"
         )
     return keys[0] if keys else None

@@ -1,10 +1,10 @@
-"""A row of a data set, the mistakes that keep a value from being one, and words for messages.
+"""Rows of a data set, the mistakes that invalidate them, and wording for messages.
 
-row  {"content": last question, "summary": its answer}, and where they are needed
+row  {"content": last question, "summary": its answer}, and where needed
      "history": the messages before the question (as in `glmtune.families.conversation`)
-     "role": who says `content`, unless it is the user: the last answer of a conversation with tools
-         follows an observation
-     "metadata": the name of the tool, where the answer is a call of one
+     "role": the role that says `content`, unless it is the user: with tools, the last answer may
+         follow an observation
+     "metadata": the name of the tool, if the answer is a tool call
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAMES = {
 
 
 class Rows(Protocol):
-    """Rows that are counted and can be gone through more than once: a list, or a user's file."""
+    """Rows of known number that can be iterated repeatedly: a list or a user's file."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row]: ...
@@ -41,43 +41,43 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class ReadRow:
-    """A row, and what was done to its messages: `glmtune.data.turns` has the notes."""
+    """A row, with notes on changes to its messages (see `glmtune.data.turns`)."""
 
     row: Row
     notes: Collection[str] = ()
 
 
 class Unwanted(Exception):
-    """Why a value that could be a row is left out: it says of itself that it is no example."""
+    """Why a valid row is left out: it is marked as not being an example."""
 
 
 class RowMistake(Exception):
-    """Why one value is no row, "found; expected; how to fix": a file may have more such values."""
+    """Why one value is not a valid row, "found; expected; fix"; a file may have several."""
 
 
 def error_at(path: Path, number: int, what: str, unit: str = "line") -> DataError:
-    """The error for a place in a file: its line, or its row where there are no lines."""
+    """The error for a place in a file: its line, or its row if there are no lines."""
     return DataError(f"{path}: {unit} {number}: {what}")
 
 
 def shorten(text: str) -> str:
-    """A text for a message: its first characters, on one line."""
+    """Shorten text for a message to its first characters, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "…"
 
 
 def name_of(value: Any) -> str:
-    """A value in words, e.g. [] -> "an array"."""
+    """The type of a value in words, e.g. [] -> "an array"."""
     return _NAMES.get(type(value), f"a {type(value).__name__}")
 
 
 def keys_of(value: dict[str, Any]) -> str:
-    """The keys of an object for a message."""
+    """The keys of an object, for a message."""
     return shorten(", ".join(value)) or "none"
 
 
 def text_of(value: Any, name: str) -> str:
-    """A value that has to be text; RowMistake otherwise."""
+    """Return a value that must be text; RowMistake otherwise."""
     if not isinstance(value, str):
         raise RowMistake(f"{name} is {name_of(value)}; expected text; {_way_to_text(value)}")
     try:
@@ -98,7 +98,7 @@ def _way_to_text(value: Any) -> str:
 
 
 def filled_text_of(value: Any, name: str) -> str:
-    """A value that has to be text with something in it; RowMistake otherwise."""
+    """Return a value that must be non-blank text; RowMistake otherwise."""
     text = text_of(value, name)
     if not text.strip():
         raise RowMistake(f"{name} is empty; expected text; fill it in or remove the row")
@@ -106,7 +106,7 @@ def filled_text_of(value: Any, name: str) -> str:
 
 
 def list_of(value: Any, name: str) -> list[Any]:
-    """A value that has to be a list, written as JSON where a table's cell holds it; null is none.
+    """Return a value that must be a list, or JSON text of one in a table cell; null is [].
 
     Raises RowMistake otherwise.
     """

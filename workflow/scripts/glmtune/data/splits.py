@@ -1,11 +1,11 @@
-"""The normalised folder that all later steps read.
+"""Writes the normalized folder that all later steps read.
 
-    train.jsonl, dev.jsonl   the rows, one JSON object a line
-    card.json                what the rows are like (`glmtune.data.card`)
-    left_out.jsonl           rows of the user's files that are not in them, and why
-    manifest.json            what they are and their hashes: decided by their content alone
+    train.jsonl, dev.jsonl   the rows, one JSON object per line
+    card.json                statistics of the rows (`glmtune.data.card`)
+    left_out.jsonl           rows of the user's files that were left out, and why
+    manifest.json            sources and hashes, which depend on the content only
 
-All of it is written, or nothing.
+Either all files are written or none.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from glmtune.data.reading import MOST_LINES_NAMED, UserFile
 from glmtune.data.rows import Row, Rows, error_at
 from glmtune.files import sha256_of, write_json, write_jsonl, write_text
 
-# In the order in which they are put in place: who sees the manifest sees its files.
+# In the order of their replacement: once the manifest is visible, so are its files.
 FILES = ("train.jsonl", "dev.jsonl", "card.json", "left_out.jsonl", "manifest.json")
 
 
 @dataclass(frozen=True)
 class Subset:
-    """How many rows of each split to keep at the most; the seed decides which."""
+    """The maximum number of rows to keep per split; the seed decides which."""
 
     train: int | None = None
     dev: int | None = None
@@ -50,20 +50,20 @@ class Subset:
 
 @dataclass
 class Split:
-    """What was written of one split."""
+    """A written split."""
 
     name: str
     file: Path
-    # What the user's rows are numbered by: line or row.
+    # The unit of the user's row numbers: line or row.
     unit: str = "line"
     facts: SplitFacts = field(default_factory=SplitFacts)
-    # For each row, the number it had there.
+    # The number of each row in the user's file.
     numbers: array[int] = field(default_factory=lambda: array("Q"))
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that was written: the contents of its manifest and of its card."""
+    """A written data set: the contents of its manifest and card."""
 
     manifest: dict[str, Any]
     card: dict[str, Any]
@@ -81,7 +81,7 @@ def write_dataset(
 ) -> DataSet:
     """Write a data set into `folder`, with its manifest and card.
 
-    Raises DataError if more than the share `max_leakage` of dev's rows stands in train too.
+    Raises DataError if more than a share `max_leakage` of the dev rows also appears in train.
     """
     subset, rows = subset or Subset(), {"train": train, "dev": dev}
     with _replaced_when_complete(Path(folder)) as stage:
@@ -98,7 +98,7 @@ def write_dataset(
             "leakage": leakage.counts(),
             "licence": licence,
         }
-        # Not sorted by key: attributes are in the order of their frequency.
+        # Not sorted by key: attributes are ordered by frequency.
         write_text(stage / "card.json", json.dumps(card, ensure_ascii=False, indent=2) + "\n")
         write_json(stage / "manifest.json", manifest)
     return DataSet(manifest, card)
@@ -106,7 +106,7 @@ def write_dataset(
 
 @contextmanager
 def _replaced_when_complete(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder; on success its files replace those of `folder`, on failure it goes."""
+    """Yield an empty folder; on success its files replace those of `folder`, else it is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -119,7 +119,7 @@ def _replaced_when_complete(folder: Path) -> Iterator[Path]:
 
 
 def _write_split(stage: Path, split: str, rows: Rows, subset: Subset, left_out: TextIO) -> Split:
-    """Write the chosen rows in the order of the file, counting them as they pass by."""
+    """Write the chosen rows in file order, collecting their statistics."""
 
     def leave_out(number: int, reason: str) -> None:
         line = {"split": split, written.unit: number, "reason": reason}
@@ -171,9 +171,9 @@ def _refuse_leakage(leakage: Leakage, train: Split, dev: Split, max_leakage: flo
     raise error_at(
         Path(dev.name),
         dev.numbers[leakage.examples[0][0]],
-        f"{leakage.pairs} of {rows} rows ({leakage.pairs / rows:.0%}) stand in {train.name} too "
-        f"({examples}{more}); expected at most {max_leakage:.0%}, since scores on them show memory "
-        "only; remove them from one of the files, or raise --max-leakage (params.yaml: "
+        f"{leakage.pairs} of {rows} rows ({leakage.pairs / rows:.0%}) also appear in {train.name} "
+        f"({examples}{more}); expected at most {max_leakage:.0%}, since scores on them measure "
+        "memorization; remove them from one of the files, or raise --max-leakage (params.yaml: "
         "data.max_leakage)",
         dev.unit,
     )

@@ -1,4 +1,4 @@
-"""Tables: CSV with a header, and Parquet. Each row is an object with the columns as its keys."""
+"""Tables: CSV with a header, and Parquet. Each row is an object keyed by column."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from glmtune.data.text import open_text, refuse_zero_bytes
 from glmtune.errors import DataError, ResourceError
 
 DELIMITERS = (",", ";", "\t")
-# The module's own limit is 131,072 characters: too small for a conversation in one cell.
+# The csv module's default of 131,072 characters is too small for a conversation in one cell.
 LONGEST_CELL = 1 << 27
-# Few: a text that many rows share is stored once and is as long for each of them.
+# Few: a text shared by many rows is stored only once, but takes its full length for each row.
 PARQUET_ROWS_AT_A_TIME = 16
-# A column may unpack to so many bytes, or to so many times its size: text packs to about a fifth.
+# A column may unpack to this many bytes, or times its size; text compresses to about a fifth.
 PARQUET_BYTES, PARQUET_RATIO = 1 << 26, 1000
 
 
 def csv_values(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line, {column: cell}); a RowMistake for a row with more or fewer cells than columns.
 
-    The delimiter is the one of the header: a comma, a semicolon or a tab.
+    The delimiter is taken from the header: comma, semicolon or tab.
     """
     csv.field_size_limit(LONGEST_CELL)
     # newline="": line breaks inside cells stay as they are.
@@ -43,8 +43,8 @@ def csv_values(path: Path) -> Iterator[tuple[int, Any]]:
                     line,
                     RowMistake(
                         f"{len(cells)} cells; expected {len(columns)}, one for each column "
-                        f"({shorten(', '.join(columns))}); put cells with {delimiter!r} or a line "
-                        "break in them in double quotes"
+                        f"({shorten(', '.join(columns))}); put cells that contain {delimiter!r} or "
+                        "a line break in double quotes"
                     ),
                 )
 
@@ -84,20 +84,20 @@ def _checked_header(path: Path, line: int, names: list[str]) -> list[str]:
         raise error_at(
             path,
             line,
-            f"a column name stands twice ({shorten(', '.join(names))}); expected a header with "
-            "different names; rename one",
+            f"duplicate column name ({shorten(', '.join(names))}); expected a header with unique "
+            "names; rename one",
         )
     return names
 
 
 def parquet_values(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (row number, {column: value}) a few at a time; needs the package pyarrow."""
+    """Yield (row number, {column: value}), a few at a time; requires pyarrow."""
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError:
         raise ResourceError(
-            f"{path}: a Parquet file, and pyarrow is not installed; expected it for Parquet only; "
+            f"{path}: a Parquet file, but pyarrow is not installed; expected it for Parquet files; "
             "pip install 'glmtune[parquet]', or save the file as JSON Lines"
         ) from None
     number = 0
@@ -111,16 +111,16 @@ def parquet_values(path: Path) -> Iterator[tuple[int, Any]]:
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path}: row {number + 1}: not readable as Parquet ({shorten(str(error))}); expected "
-            "a whole Parquet file; fetch or save it again"
+            "a complete Parquet file; fetch or save it again"
         ) from None
 
 
 def _refuse_expanding(path: Path, metadata: Any) -> None:
-    """Raise DataError for a file that says of itself that it unpacks to far more than it is."""
+    """Raise DataError if the file, by its metadata, unpacks to far more than its size."""
     size = path.stat().st_size
     if metadata.num_rows > size:
         raise DataError(
-            f"{path}: {metadata.num_rows:,} rows in {size:,} bytes; expected rows that differ; "
+            f"{path}: {metadata.num_rows:,} rows in {size:,} bytes; expected distinct rows; "
             "remove the repeated rows"
         )
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -129,5 +129,5 @@ def _refuse_expanding(path: Path, metadata: Any) -> None:
             if unpacked > max(PARQUET_BYTES, PARQUET_RATIO * packed):
                 raise DataError(
                     f"{path}: column '{shorten(column.path_in_schema)}' unpacks from {packed:,} to "
-                    f"{unpacked:,} bytes; expected texts; remove the column, or its endless text"
+                    f"{unpacked:,} bytes; expected normal text; remove the column or its huge text"
                 )

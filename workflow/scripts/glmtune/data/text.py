@@ -1,4 +1,4 @@
-"""From bytes to text: UTF-8 only, with or without a byte order mark; anything else is explained."""
+"""Decodes text: UTF-8 only, with or without a byte order mark; explains other encodings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TextIO
 from glmtune.data.rows import error_at
 from glmtune.errors import DataError
 
-# So many of the other characters of a Chinese text are among the 6,763 of GB2312, at the least.
+# At least this share of a Chinese text's non-ASCII characters is among the 6,763 of GB2312.
 USUAL_SHARE = 0.8
-# The encoding is guessed from so much.
+# The number of characters from which the encoding is guessed.
 SAMPLE = 1 << 18
 
 
 def check_is_file(path: Path) -> None:
-    """Raise DataError for a folder and for a missing file."""
+    """Raise DataError for a folder or a missing file."""
     if path.is_dir():
         raise DataError(f"{path}: a folder; expected a file; name the file inside it")
     if not path.exists():
@@ -27,9 +27,9 @@ def check_is_file(path: Path) -> None:
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file as text that is decoded as it is read; `newline` as for `open`.
+    """Open a file as text that is decoded while reading; `newline` as for `open`.
 
-    Raises DataError, also while it is read, with the line and what to do about the encoding.
+    Encoding errors raise DataError, also during reading, with the line and a fix.
     """
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as stream:
@@ -39,13 +39,13 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def refuse_zero_bytes(path: Path, text: str) -> None:
-    """Raise DataError for text that only looks like UTF-8: UTF-16, or no text at all."""
+    """Raise DataError for text that only looks like UTF-8: UTF-16 or binary data."""
     if "\0" in text:
         raise _encoding_error(path)
 
 
 def _encoding_error(path: Path) -> DataError:
-    """An error that names the encoding, if it can be told, and the command that converts it."""
+    """Return an error with the detected encoding, if any, and the command to convert it."""
     raw = path.read_bytes()
     try:
         raw.decode("utf-8")
@@ -59,7 +59,7 @@ def _encoding_error(path: Path) -> DataError:
             path,
             line,
             f"byte 0x{raw[position]:02x} is not UTF-8 text; expected text in UTF-8; "
-            "fetch a damaged file again, unpack or convert a packed one (zip, gzip, xlsx)",
+            "fetch a damaged file again; unpack or convert a compressed one (zip, gzip, xlsx)",
         )
     target = f"{path.stem}.utf8{path.suffix}"
     convert = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(target)}"
@@ -68,18 +68,18 @@ def _encoding_error(path: Path) -> DataError:
 
 
 def _guess_encoding(raw: bytes) -> str | None:
-    """UTF-16 or GB18030 (GBK is a part of it) for bytes that are not UTF-8; None if neither."""
+    """Guess UTF-16 or GB18030 (a superset of GBK) for bytes that are not UTF-8, else None."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16" if _decode_or_empty(raw, "UTF-16") else None
-    if b"\0" in raw[:2]:  # JSON and a table's header begin with ASCII characters
+    if b"\0" in raw[:2]:  # JSON and table headers begin with ASCII characters
         encoding = "UTF-16BE" if raw[0] == 0 else "UTF-16LE"
         return encoding if _decode_or_empty(raw, encoding) else None
-    # Damaged UTF-8 often decodes as GB18030, into nonsense: there most characters are still right.
+    # Damaged UTF-8 often decodes as GB18030, into nonsense; as UTF-8, most of it is still valid.
     as_utf8 = raw[:SAMPLE].decode("utf-8", "replace")
     right = sum("\u2e80" <= character < "\ufffd" for character in as_utf8)
     if as_utf8.count("\ufffd") <= right:
         return None
-    # So does Big5, into characters that nobody writes: converting it would destroy the text.
+    # So does Big5, into characters nobody uses: a conversion would destroy the text.
     others = [c for c in _decode_or_empty(raw, "GB18030")[:SAMPLE] if not c.isascii()]
     usual = sum(bool(c.encode("gb2312", "ignore")) for c in others)
     return "GB18030" if others and usual >= USUAL_SHARE * len(others) else None

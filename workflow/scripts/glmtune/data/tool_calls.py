@@ -1,12 +1,12 @@
-"""Calls of tools as users write them, as ChatGLM3 writes them.
+"""Converts tool calls from users' formats to ChatGLM3's.
 
     ChatGLM3       {role: tool, name, parameters: {…}, observation}: the call and its result
     OpenAI         {role: assistant, tool_calls: [{function: {name, arguments: JSON text}}]},
                    formerly {role: assistant, function_call: {name, arguments}}
     LLaMA-Factory  {from: function_call, value: JSON text of {name, arguments}, or a list of such}
 
-Each call becomes one message of the assistant: the tool's name as its metadata, Python below. Calls
-made at once become messages one after another.
+Each call becomes one assistant message: the tool's name as its metadata, Python code as content.
+Parallel calls become consecutive messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXPECTED_CALL = 'expected {"name": text, "arguments": {…}}'
 
 
 def calls_in_text(value: Any, place: str) -> list[Message]:
-    """The calls that a message of LLaMA-Factory holds as JSON text."""
+    """The calls in the JSON text of a LLaMA-Factory message."""
     if isinstance(value, str):
         value = _from_json(value, place)
     calls = value if isinstance(value, list) else [value]
@@ -31,7 +31,7 @@ def calls_in_text(value: Any, place: str) -> list[Message]:
 
 
 def calls_of_message(item: Mapping[str, Any], place: str) -> list[Message]:
-    """The calls beside the text of an assistant's message; [] for none."""
+    """The calls that accompany the text of an assistant message; [] if there are none."""
     found = item.get("tool_calls") or item.get("function_call") or []
     if isinstance(found, dict):
         found = [found]
@@ -39,16 +39,16 @@ def calls_of_message(item: Mapping[str, Any], place: str) -> list[Message]:
         raise RowMistake(
             f"{place}: 'tool_calls' is {name_of(found)}; expected a list; put it in brackets"
         )
-    # Of OpenAI's types of calls there is one, function.
+    # OpenAI has one type of call: function.
     calls = [call.get("function", call) if isinstance(call, dict) else call for call in found]
     return [_call_message(call, place) for call in calls]
 
 
 def call_and_result(item: Mapping[str, Any], place: str) -> list[Message]:
-    """The two messages of a call that holds its own result (ChatGLM3)."""
+    """The two messages of a call that contains its own result (ChatGLM3)."""
     if "observation" not in item:
         raise RowMistake(
-            f"{place}: 'observation' is missing; expected what the tool found, beside its "
+            f"{place}: 'observation' is missing; expected the tool's result next to its "
             "'parameters'; add it"
         )
     result = item["observation"]
@@ -62,9 +62,7 @@ def call_and_result(item: Mapping[str, Any], place: str) -> list[Message]:
 
 def _call_message(call: Any, place: str) -> Message:
     if not isinstance(call, dict):
-        raise RowMistake(
-            f"{place}: a call of a tool is {name_of(call)}; {EXPECTED_CALL}; write it so"
-        )
+        raise RowMistake(f"{place}: a tool call is {name_of(call)}; {EXPECTED_CALL}; use that form")
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         arguments = _from_json(arguments, f"{place}: 'arguments'") if arguments.strip() else {}
@@ -72,7 +70,7 @@ def _call_message(call: Any, place: str) -> Message:
 
 
 def _python_call(name: Any, arguments: Any, key: str, place: str) -> Message:
-    """A call as finetune_demo writes it; its arguments are a JSON object."""
+    """Format a call as in finetune_demo; its arguments are a JSON object."""
     if not isinstance(arguments, dict):
         raise RowMistake(
             f"{place}: '{key}' is {name_of(arguments)}; expected an object; "

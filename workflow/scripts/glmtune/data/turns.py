@@ -1,7 +1,7 @@
-"""The order of a conversation: every model family can be trained on what comes out of here.
+"""Normalizes the order of a conversation so that every model family can be trained on it.
 
-Numbered rounds (ChatGLM-6B, ChatGLM2-6B) have one question and one answer each, so people's chats
-are brought to that order here, where the user's own line is known.
+Numbered rounds (ChatGLM-6B, ChatGLM2-6B) hold one question and one answer each. Chats are reordered
+here because errors can still name the line of the user's file.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from glmtune.data.rows import RowMistake
 
 Message = dict[str, Any]
 
-GREETING = "what the assistant says before the first question is left out"
-JOINED = "questions or answers in a row are made one, with a line break between them"
+GREETING = "assistant messages before the first question are dropped"
+JOINED = "consecutive questions or answers are joined with a line break"
 
 
 def in_turns(messages: Sequence[Message], place: str) -> tuple[list[Message], set[str]]:
-    """A conversation in order, and what was changed; RowMistake where that cannot be told.
+    """Return a conversation in order and notes on changes; RowMistake if it has no order.
 
     Example: user, user, assistant -> user, assistant; and {JOINED}
     """
@@ -49,10 +49,10 @@ def in_turns(messages: Sequence[Message], place: str) -> tuple[list[Message], se
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether a message is text that another one can be appended to."""
+    """Whether a message is plain text, to which another one can be appended."""
     return message["role"] in ("user", "assistant") and not message.get("metadata")
 
 
 def _is_over(message: Message) -> bool:
-    """Whether a question may come next."""
+    """Whether a question may follow the message."""
     return message["role"] == "system" or (message["role"] == "assistant" and _is_plain(message))

@@ -1,8 +1,8 @@
-"""Rows that are no examples of good answers: they say so themselves, in keys that are known.
+"""Detects rows that known keys mark as unsuitable for training.
 
-label: false, kto_tag: false     an answer that people did not want (KTO)
-split: test, deleted: true       not of this split, or withdrawn
-chosen, rejected, images, …      for another kind of training, or another kind of model
+label: false, kto_tag: false     an answer that people rejected (KTO)
+split: test, deleted: true       another split, or withdrawn
+chosen, rejected, images, …      meant for another kind of training or model
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from glmtune.data.rows import RowMistake, Unwanted
 
-# Keys beside which `label` is a judgement of the answer: the forms in which KTO is written.
+# With one of these keys, `label` judges the answer: the formats of KTO data.
 JUDGED = ("messages", "conversations", "completion")
 SPLITS = {
     "train": ("train", "training"),
@@ -23,7 +23,7 @@ MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
 def refuse_unwanted(value: Any, split: str | None) -> None:
-    """Raise Unwanted for a row to leave out of this split, RowMistake for one of another task."""
+    """Raise Unwanted for a row to leave out of this split, RowMistake for another task's row."""
     if not isinstance(value, dict):
         return
     is_judged = any(key in value for key in JUDGED)
@@ -38,12 +38,12 @@ def refuse_unwanted(value: Any, split: str | None) -> None:
     preferences = [key for key in PREFERENCES if value.get(key)]
     if preferences:
         raise RowMistake(
-            f"a pair of preferences ('{preferences[0]}'); expected one answer a row; keep the "
-            "preferred answer under the name of your other answers, and remove the other"
+            f"a preference pair ('{preferences[0]}'); expected one answer per row; keep the "
+            "preferred answer under the key of your other answers, and remove the rejected one"
         )
     media = [key for key in MEDIA if value.get(key)]
     if media:
         raise RowMistake(
-            f"more than text ('{media[0]}'); expected text, which is all that these models read; "
-            "remove the row, or the column where the texts do without it"
+            f"not only text ('{media[0]}'); expected text only, since these models read nothing "
+            "else; remove the row, or the column if the text makes sense without it"
         )

@@ -1,10 +1,10 @@
-"""A base model, with what was tuned on it, written in a form that other tools read.
+"""Exports a base model and its tuned weights in a format that other tools can read.
 
     official       the published layout of its family; LoRA merged
     transformers   transformers' GlmForCausalLM and a fast tokenizer; LoRA merged
-    thudm-prefix   a P-Tuning v2 checkpoint as THUDM's scripts write and read it
+    thudm-prefix   a P-Tuning v2 checkpoint in the format of THUDM's scripts
 
-To add one: a function that writes into an empty folder, and a line in FORMATS.
+To add a format, write a function that fills an empty folder and list it in FORMATS.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from glmtune.files import atomic_path, read_json, write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.chatglm2 import ChatGLM2ForConditionalGeneration
 
-# Of the base model's config.json, beside the architecture: what official code names a model by.
+# The keys of config.json, besides the architecture, by which official code identifies a model.
 NAMING_KEYS = ("_name_or_path", "architectures", "model_type", "torch_dtype")
-# In every export: what it was made of, and its files. Only these may be replaced by another one.
+# The record of an export's sources and files. A later export may replace only these files.
 RECORD = "export.json"
 
 
 def export_model(model: ModelRef, format_name: str, out: Path, *, dtype: str | None = None) -> None:
-    """Write `model` into the folder `out`, whole or not at all; an earlier export is replaced.
+    """Write `model` into the folder `out`, completely or not at all; replaces an earlier export.
 
-    `dtype` is float32, float16 or bfloat16; None: as the model's config.json says.
-    Raises ParamsError for a wrong format or an `out` with other files in it, WeightsError for a
-    model, prefix and adapter that cannot be used or do not go together.
+    `dtype` is float32, float16 or bfloat16; None: as in the model's config.json.
+    Raises ParamsError for an unknown format or an `out` with other files, WeightsError for a model,
+    prefix or adapter that is unusable or does not match the others.
     """
     if format_name not in FORMATS:
         raise ParamsError(f"--format: found {format_name!r}; choose from {', '.join(FORMATS)}")
@@ -68,22 +68,22 @@ def export_model(model: ModelRef, format_name: str, out: Path, *, dtype: str | N
 
 
 def _refuse_foreign_files(out: Path, model: ModelRef) -> None:
-    """ParamsError if replacing `out` would lose what no export wrote, or the model itself."""
+    """Raise ParamsError if replacing `out` would destroy other files or the model itself."""
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     foreign = sorted(found - _exported_files(out))
     if out.is_file() or foreign:
-        what = f"holds {foreign[0]}, which no export wrote" if foreign else "is a file"
+        what = f"contains {foreign[0]}, which no export wrote" if foreign else "is a file"
         raise ParamsError(
-            f"--out {out}: {what}; expected a new folder, an empty one or an earlier export: "
-            "choose another"
+            f"--out {out}: {what}; expected a new or empty folder, or an earlier export; choose "
+            "another"
         )
     read = [*_folders(model), model_folder(model.folder)]
     if out.resolve() in [folder.resolve() for folder in read]:
-        raise ParamsError(f"--out {out}: is what is exported; expected another folder")
+        raise ParamsError(f"--out {out}: is an input of the export; expected another folder")
 
 
 def _refuse_replaced_weights(model: ModelRef) -> None:
-    """WeightsError for weights in results/ that are not those of their steps' manifests."""
+    """Raise WeightsError for weights in results/ that differ from their step's manifest."""
     prepared = model.folder.resolve()
     preparation = _step_manifest(prepared.parent / f"{prepared.name}.json")
     if "files" in preparation:
@@ -97,19 +97,19 @@ def _refuse_replaced_weights(model: ModelRef) -> None:
 
 
 def _folders(model: ModelRef) -> list[Path]:
-    """The folders that are exported together."""
+    """The folders of the model and its tuned weights."""
     folders = (model.folder, model.adapter, model.prefix)
     return [folder for folder in folders if folder is not None]
 
 
 def _step_manifest(file: Path) -> dict[str, Any]:
-    """A step's manifest; nothing where there is none, or another program's file of that name."""
+    """A step's manifest; {} if it is missing or belongs to another program."""
     found = read_json(file) if file.is_file() else None
     return found if isinstance(found, dict) else {}
 
 
 def _exported_files(folder: Path) -> set[str]:
-    """The names of what an earlier export wrote into `folder`."""
+    """The names of the files that an earlier export wrote into `folder`."""
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
     files = record.get("files") if isinstance(record, dict) else None
     return {*files, RECORD} if isinstance(files, list) else set()
@@ -119,7 +119,7 @@ def _write_official(model: ModelRef, folder: Path, dtype: str | None) -> None:
     family = _family_with_vocabulary(model)
     merged = _merged_model(model, dtype)
     save_model(merged, folder)
-    # The vocabulary of two families is the same, and the name of a folder may change.
+    # Two families share a vocabulary, and a folder may be renamed.
     named = {"_name_or_path": family}
     write_json(folder / "config.json", _official_values(model) | config_values(merged) | named)
     copy_vocabulary(model.folder, folder)
@@ -150,10 +150,10 @@ def _write_transformers(model: ModelRef, folder: Path, dtype: str | None) -> Non
 def _write_thudm_prefix(model: ModelRef, folder: Path, _: str | None) -> None:
     if model.adapter is not None:
         raise ParamsError(
-            f"--adapter {model.adapter}: a prefix checkpoint has no place for an adapter; export "
-            "it with --format official"
+            f"--adapter {model.adapter}: a prefix checkpoint cannot contain an adapter; export it "
+            "with --format official"
         )
-    # Without --prefix: a checkpoint that holds the complete model and the prefix.
+    # Without --prefix: a checkpoint that contains the complete model and the prefix.
     source = model.prefix or model_folder(model.folder)
     encoder = read_prefix(_model_without_weights(model).prefix_shape(), source)
     write_prefix(encoder, folder)
@@ -162,7 +162,7 @@ def _write_thudm_prefix(model: ModelRef, folder: Path, _: str | None) -> None:
     write_json(folder / "config.json", values | sizes)
 
 
-# Each writes a model into an empty folder, in the given precision.
+# Each function writes a model into an empty folder in the given precision.
 FORMATS: dict[str, Callable[[ModelRef, Path, str | None], None]] = {
     "official": _write_official,
     "transformers": _write_transformers,
@@ -171,7 +171,7 @@ FORMATS: dict[str, Callable[[ModelRef, Path, str | None], None]] = {
 
 
 def _merged_model(model: ModelRef, dtype: str | None) -> ChatGLMCausalLM:
-    """The model with its adapter merged in; refuses a prefix, given or inside its weights."""
+    """The model with its adapter merged; refuses a prefix, whether separate or in the weights."""
     if model.prefix is not None:
         raise _unmergeable_prefix(f"--prefix {model.prefix}")
     config = _base_config(model)
@@ -186,8 +186,8 @@ def _merged_model(model: ModelRef, dtype: str | None) -> ChatGLMCausalLM:
 
 def _unmergeable_prefix(what: str) -> WeightsError:
     return WeightsError(
-        f"{what}: a prefix is keys and values beside the weights and cannot be merged into them; "
-        "export it with --format thudm-prefix, and give it to the reader beside its base model"
+        f"{what}: a prefix adds keys and values and cannot be merged into the weights; "
+        "export it with --format thudm-prefix and load it together with its base model"
     )
 
 
@@ -195,14 +195,14 @@ def _refuse_quantized_model(model: ModelRef) -> None:
     bits = _base_config(model).get("quantization_bit")
     if bits:
         raise WeightsError(
-            f"{model.folder}: its weights are quantized to {bits} bits, a layout that transformers "
-            "does not read; expected the model in half or full precision"
+            f"{model.folder}: its weights are quantized to {bits} bits in a layout that "
+            "transformers cannot read; expected the model in half or full precision"
         )
 
 
 def _family_with_vocabulary(model: ModelRef) -> str:
-    """The family, of which the folder must have the vocabulary."""
-    _model_without_weights(model)  # says so if the folder is no model, or one of another family
+    """The family of a model whose folder must contain the vocabulary."""
+    _model_without_weights(model)  # fails if the folder is not a model of this family
     folder = model_folder(model.folder)
     if not any(map(is_vocabulary, folder.iterdir())):
         raise WeightsError(
@@ -220,7 +220,7 @@ def _base_config(model: ModelRef) -> dict[str, Any]:
 
 
 def _official_values(model: ModelRef) -> dict[str, Any]:
-    """Those of the base model's config.json that are the architecture's or a published model's."""
+    """The base model's config.json, limited to keys of the architecture or of published models."""
     read = {*known_keys(type(_model_without_weights(model))), *SPEED_KEYS, *NAMING_KEYS}
     return {name: value for name, value in _base_config(model).items() if name in read}
 

@@ -1,7 +1,6 @@
-"""The vocabulary of ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B as transformers' own fast tokenizer.
+"""Converts the vocabulary of ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B to transformers' fast tokenizer.
 
-A tokenizer.json that gives the same ids, and a chat template in tokenizer_config.json. Nothing of
-it needs remote code.
+Writes a tokenizer.json that gives the same ids, and a chat template. No remote code is needed.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer, GL
 from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import write_json
 
-# The commands that are words; in angle brackets no English word contains them.
+# Commands that are plain words; the angle brackets keep them apart from English words.
 BRACKETED = {"sop": "<sop>", "eop": "<eop>"}
-# Jinja, of messages as `chat_prompt_ids` takes them. A text is encoded in one piece there, in
-# several by the official code of ChatGLM3: the blank before a content is the dummy one it gets.
+# Jinja templates for the messages of `chat_prompt_ids`. Transformers encodes the text at once, the
+# official code of ChatGLM3 in parts: the space before a content is the dummy one it gets there.
 ROUNDS = """[gMASK]<sop>
 {%- set said = namespace(before="", rounds=0, last="assistant") %}
 {%- for message in messages %}
@@ -72,7 +71,7 @@ CHAT_TEMPLATES = {
     ChatGLM3Tokenizer: MESSAGES,
     GLM4Tokenizer: GLM4_MESSAGES,
 }
-# Each once in both tokenizers: what is easy to get wrong.
+# Texts that are easy to get wrong; both tokenizers must agree on them.
 PROBES = (
     "",
     " ",
@@ -102,9 +101,9 @@ def write_fast_tokenizer(
     for text in PROBES:
         if fast.encode(text).ids != tokenizer.encode(text):
             raise WeightsError(
-                f"{vocabulary.name}: as a tokenizer.json this vocabulary gives other "
-                f"ids for {text!r}; expected BPE with byte fallback and without normalisation, as "
-                "published; use --format official"
+                f"{vocabulary.name}: as a tokenizer.json this vocabulary gives "
+                f"different ids for {text!r}; expected BPE with byte fallback and no "
+                "normalization, as published; use --format official"
             )
     fast.save(str(folder / "tokenizer.json"))
     settings = {
@@ -121,7 +120,7 @@ def write_fast_tokenizer(
 
 
 def _byte_level(tokenizer: GLM4Tokenizer) -> tuple[FastTokenizer, None, str]:
-    """GLM-4's BPE with its special tokens; no unknown token; the one that ends a text."""
+    """Rebuild GLM-4's BPE, followed by its special tokens; no unknown token, and its end token."""
     fast, end = fast_tokenizer(tokenizer.ranks), "<|endoftext|>"
     fast.decoder = decoders.ByteLevel()
     _add_specials(fast, list(tokenizer.special_ids), tokenizer.special_ids, end)
@@ -131,7 +130,7 @@ def _byte_level(tokenizer: GLM4Tokenizer) -> tuple[FastTokenizer, None, str]:
 def _sentencepiece(
     processor: SentencePieceProcessor, tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer
 ) -> tuple[FastTokenizer, str, str]:
-    """Sentencepiece's BPE and the commands behind it; its unknown token, and that of an end."""
+    """Rebuild sentencepiece's BPE, followed by the commands; also its unknown and end tokens."""
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     marks = [processor.unk_id(), processor.bos_id(), processor.eos_id()]
@@ -173,7 +172,7 @@ def _add_specials(fast: FastTokenizer, names: list[str], ids: dict[str, int], en
 
 
 def _bpe_merges(processor: SentencePieceProcessor, pieces: list[str]) -> list[tuple[str, str]]:
-    """Every pair of pieces that is a piece, best score first: the order sentencepiece joins in."""
+    """Every pair of pieces that forms a piece, best score first, as sentencepiece merges."""
     ordinary = {
         piece: processor.get_score(i)
         for i, piece in enumerate(pieces)

@@ -1,1 +1,1 @@
-"""What a model family is: its texts as token ids and back, its templates, its sizes. No torch."""
+"""Model families: tokenization, templates and configs. Imports no torch."""

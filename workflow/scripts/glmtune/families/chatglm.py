@@ -42,7 +42,7 @@ REAL_CONFIG: dict[str, Any] = {
     "vocab_size": 130528,
 }
 
-# As the published vocabulary has them.
+# As in the published vocabulary.
 CONTROLS = ["[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
 WHITE_SPACE = [
     ChatGLMTokenizer.LINE_BREAK,
@@ -58,7 +58,7 @@ def encode_prompt(
     *,
     max_source_tokens: int,
 ) -> list[int]:
-    """The prompt cut to `max_source_tokens`, its two end tokens kept (main.py, evaluation)."""
+    """The prompt truncated to `max_source_tokens`, keeping its end tokens (main.py, evaluation)."""
     check_limits(max_source_tokens)
     ids = _prompt_ids(tokenizer, query, history)[: max_source_tokens - 2]
     return [*ids, tokenizer.gmask_token_id, tokenizer.bos_token_id]
@@ -75,8 +75,8 @@ def encode_example(
 ) -> Example:
     """A training row of at most `max_source_tokens + max_target_tokens` (main.py, training).
 
-    `<sop>` is the first target. A prompt may be one token longer here than in `encode_prompt`,
-    and the answer is cut to two less than its limit: both as in the official code.
+    `<sop>` is the first target. As in the official code, a prompt may be one token longer here than
+    in `encode_prompt`, and the answer is truncated to two tokens below its limit.
     """
     check_limits(max_source_tokens, max_target_tokens)
     prompt_ids = _prompt_ids(tokenizer, query, history)
@@ -88,7 +88,7 @@ def encode_example(
     return Example(
         prompt + targets,
         [IGNORED_LABEL] * len(prompt) + labels,
-        # As encode_prompt counts: what fits there fits here.
+        # Counted as in encode_prompt: a prompt that fits there fits here.
         prompt_tokens=len(prompt_ids) + 2,
         answer_tokens=len(answer_ids) + 2,
         prompt_is_cut=len(prompt_ids) + 2 > max_source_tokens,
@@ -99,7 +99,7 @@ def encode_example(
 def encode_reference(
     tokenizer: ChatGLMTokenizer, answer: str, *, max_target_tokens: int
 ) -> list[int]:
-    """The label ids of main.py's evaluation: the cut answer and, as encoded, `[gMASK] <sop>`."""
+    """The label ids of main.py's evaluation: the truncated answer, then `[gMASK] <sop>`."""
     check_limits(max_target_tokens=max_target_tokens)
     ids = tokenizer.encode(answer, add_special_tokens=False)[: max_target_tokens - 2]
     return [*ids, tokenizer.gmask_token_id, tokenizer.bos_token_id]
@@ -108,8 +108,8 @@ def encode_reference(
 def _prompt_ids(
     tokenizer: ChatGLMTokenizer, query: str, history: Sequence[Turn | Message]
 ) -> list[int]:
-    # With a history column, main.py writes `[Round 0]` around a first query when it trains but not
-    # when it evaluates, and chat() does not either. Here a first query is bare everywhere.
+    # With a history column, main.py puts `[Round 0]` around a first query in training, but not in
+    # evaluation, and neither does chat(). Here a first query is always bare.
     return tokenizer.encode(tokenizer.chat_prompt(query, history), add_special_tokens=False)
 
 
@@ -119,7 +119,7 @@ TEMPLATES = by_name(
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:
-    """Write a BPE vocabulary of `vocab_size` pieces, besides bytes and special pieces."""
+    """Write a BPE vocabulary of `vocab_size` pieces plus bytes and special pieces."""
     content = train_pieces(
         (mark_white_space(text) for text in texts),
         vocab_size=vocab_size,
@@ -149,7 +149,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int
 def miniature_config(
     tokenizer: ChatGLMTokenizer, *, hidden_size: int, num_layers: int, num_heads: int
 ) -> dict[str, Any]:
-    """The config of a tiny model around a trained vocabulary."""
+    """The config of a tiny model for a trained vocabulary."""
     head_size(hidden_size, num_heads)
     return REAL_CONFIG | {
         "_name_or_path": "glmtune/chatglm-6b-miniature",

@@ -1,7 +1,7 @@
 r"""ChatGLM2-6B: `[gMASK] sop prompt answer </s>`, encoded as THUDM's ptuning/main.py does.
 
 The text of a prompt, `[Round 1]\n\n问：…\n\n答：`, is in `tokenizers.py`. ChatGLM3-6B has the same
-architecture and kind of vocabulary, and takes them from here; GLM-4-9B has the architecture.
+architecture and kind of vocabulary and reuses this module; GLM-4-9B has the architecture.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def encode_prompt(
     *,
     max_source_tokens: int,
 ) -> list[int]:
-    """The prompt cut to `max_source_tokens`, its two first tokens counted in."""
+    """The prompt truncated to `max_source_tokens`, including its first two tokens."""
     check_limits(max_source_tokens)
     return tokenizer.chat_prompt_ids(query, history)[:max_source_tokens]
 
@@ -82,14 +82,14 @@ def encode_example(
 ) -> Example:
     """A training row of at most `max_source_tokens + max_target_tokens + 1` (main.py, training).
 
-    The end token comes on top of `max_target_tokens`, so a cut answer still ends with it.
+    The end token does not count towards `max_target_tokens`: truncated answers keep it.
     """
     check_limits(max_source_tokens, max_target_tokens)
     prompt_ids = tokenizer.chat_prompt_ids(query, history)
     answer_ids = tokenizer.encode(answer, add_special_tokens=False)
     prompt = prompt_ids[:max_source_tokens]
     targets = [*answer_ids[:max_target_tokens], tokenizer.eos_token_id]
-    # Padding shares its id with <unk>, which main.py therefore leaves out of the loss too.
+    # Padding shares its id with <unk>, which main.py therefore also excludes from the loss.
     labels = [IGNORED_LABEL if i == tokenizer.pad_token_id else i for i in targets]
     return Example(
         prompt + targets,
@@ -104,7 +104,7 @@ def encode_example(
 def encode_reference(
     tokenizer: ChatGLM2Tokenizer, answer: str, *, max_target_tokens: int
 ) -> list[int]:
-    """The label ids of main.py's evaluation: as encoded, `[gMASK] sop` and the cut answer."""
+    """The label ids of main.py's evaluation: `[gMASK] sop` and the truncated answer."""
     check_limits(max_target_tokens=max_target_tokens)
     return tokenizer.encode(answer)[:max_target_tokens]
 
@@ -115,12 +115,12 @@ TEMPLATES = by_name(
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:
-    """Write a BPE vocabulary of `vocab_size` pieces, besides bytes and special pieces."""
+    """Write a BPE vocabulary of `vocab_size` pieces plus bytes and special pieces."""
     write_bpe(_with_prompts(texts), folder, name="glmtune/chatglm2-6b-miniature", size=vocab_size)
 
 
 def _with_prompts(texts: Iterable[str]) -> Iterable[str]:
-    """The texts, and as often the words of a prompt, so that a prompt is a few pieces long."""
+    """Yield the texts, each with the words of a prompt, so that prompts take few pieces."""
     for text in texts:
         yield text
         yield "[Round 1]"
@@ -129,7 +129,7 @@ def _with_prompts(texts: Iterable[str]) -> Iterable[str]:
 
 
 def write_bpe(texts: Iterable[str], folder: Path | str, *, name: str, size: int) -> None:
-    """Write a lossless BPE vocabulary whose tokenizer_config.json says `name`."""
+    """Write a lossless BPE vocabulary with `name` in its tokenizer_config.json."""
     content = train_pieces(
         (line for text in texts for line in text.split("\n")),
         vocab_size=size,
@@ -151,7 +151,7 @@ def write_bpe(texts: Iterable[str], folder: Path | str, *, name: str, size: int)
 def miniature_config(
     tokenizer: ChatGLM2Tokenizer, *, hidden_size: int, num_layers: int, num_heads: int
 ) -> dict[str, Any]:
-    """The config of a tiny model around a trained vocabulary."""
+    """The config of a tiny model for a trained vocabulary."""
     shape = shrink(tokenizer, hidden_size, num_layers, num_heads)
     return REAL_CONFIG | shape | {"_name_or_path": "glmtune/chatglm2-6b-miniature"}
 

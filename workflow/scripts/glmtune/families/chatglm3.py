@@ -1,10 +1,10 @@
-"""ChatGLM3-6B-Base: messages with roles, laid out as one of two training scripts does.
+"""ChatGLM3-6B-Base: messages with roles, laid out as in one of two training scripts.
 
     finetune-demo         ChatGLM3's finetune_demo; answers end where the next message begins
     chatglm3-base-tuning  every answer ends with `</s>`
 
-The architecture is ChatGLM2-6B's. Of a conversation all answers are targets. GLM-4 takes the first
-layout from here: its own finetune_demo differs in the token that ends the last answer.
+The architecture is ChatGLM2-6B's. All answers of a conversation are targets. GLM-4 reuses the first
+layout: its own finetune_demo differs in the token that ends the last answer.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/ch
 ANSWERER = "assistant"
 # Those whose prompts are messages.
 MessageTokenizer = ChatGLM3Tokenizer | GLM4Tokenizer
-# Parts of a conversation: ids, and whether the answerer says them.
+# Parts of a conversation: ids, and whether they belong to an answer.
 Layout = Callable[[MessageTokenizer, Sequence[Message]], Iterator[tuple[list[int], bool]]]
 
 
 def finetune_demo(
     tokenizer: MessageTokenizer, messages: Sequence[Message]
 ) -> Iterator[tuple[list[int], bool]]:
-    """The messages one after another, as in chat()."""
+    """Concatenate the messages, as in chat()."""
     for message in messages:
         yield tokenizer.message_ids(message), message["role"] == ANSWERER
 
@@ -42,7 +42,7 @@ def finetune_demo(
 def base_tuning(
     tokenizer: MessageTokenizer, messages: Sequence[Message]
 ) -> Iterator[tuple[list[int], bool]]:
-    """Each answer with an end token; below a system message, a line break before each question."""
+    """End each answer with an end token; after a system message, begin questions with a break."""
     line_break = tokenizer.encode("\n", add_special_tokens=False)[-1:]
     has_system = bool(messages) and messages[0]["role"] == "system"
     for message in messages:
@@ -62,9 +62,9 @@ def encode_prompt(
     max_source_tokens: int,
     role: str = "user",
 ) -> list[int]:
-    """The prompt cut to `max_source_tokens`, then `<|assistant|>`.
+    """The prompt truncated to `max_source_tokens`, then `<|assistant|>`.
 
-    finetune_demo skips rows that would be cut; here every row gets a prediction.
+    finetune_demo skips rows that would be truncated; here every row gets a prediction.
     """
     check_limits(max_source_tokens)
     ids = list(tokenizer.prefix_ids)
@@ -87,9 +87,9 @@ def encode_example(
 ) -> Example:
     """A training row of at most `max_source_tokens + max_target_tokens + 1` (finetune_demo).
 
-    The answers of the history are targets too, and so is the token after each answer. The limits
-    count together: a short prompt leaves more room for the answer, and an answer that is cut has no
-    end token.
+    The answers in the history are targets too, and so is the token after each answer. The limits
+    are added: a short prompt leaves more room for the answer, and a truncated answer has no end
+    token.
     """
     check_limits(max_source_tokens, max_target_tokens)
     max_tokens = max_source_tokens + max_target_tokens + 1
@@ -107,7 +107,7 @@ def encode_example(
     )
     if any(label != IGNORED_LABEL for label in row.labels):
         return row
-    # finetune_demo would train on a row without a target, whose loss is not a number.
+    # finetune_demo would train on a row without a target, whose loss is NaN.
     limit = max_source_tokens
     prompt = encode_prompt(layout, tokenizer, query, history, max_source_tokens=limit, role=role)
     last_answer = [*tokenizer.message_ids(answered)[1:], tokenizer.answer_end_id]
@@ -123,7 +123,7 @@ def encode_example(
 def encode_reference(
     tokenizer: MessageTokenizer, answer: str, *, max_target_tokens: int
 ) -> list[int]:
-    """The label ids of finetune_demo's evaluation: metadata line, answer, end, then cut."""
+    """The label ids of finetune_demo's evaluation: metadata line, answer, end; truncated."""
     check_limits(max_target_tokens=max_target_tokens)
     _, *ids = tokenizer.message_ids(_said_by(ANSWERER, answer))
     return [*ids, tokenizer.answer_end_id][:max_target_tokens]
@@ -136,9 +136,9 @@ def _said_by(role: str, content: str, metadata: str = "") -> Message:
 def _whole_row(
     tokenizer: MessageTokenizer, parts: Iterable[tuple[list[int], bool]]
 ) -> tuple[list[int], list[int]]:
-    """Ids and labels without limits; a token is a target if the answerer said the one before it.
+    """Ids and labels without limits; a token is a target if the previous one is in an answer.
 
-    So `<|assistant|>` is no target, and the token after an answer is: where to stop is learned.
+    So `<|assistant|>` is not a target, but the token after an answer is: the model learns to stop.
     """
     ids = list(tokenizer.prefix_ids)
     spoken = [False] * len(ids)
@@ -171,13 +171,13 @@ TEMPLATES = by_name(
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, *, vocab_size: int) -> None:
-    """Write a BPE vocabulary of `vocab_size` pieces, besides bytes and special pieces."""
+    """Write a BPE vocabulary of `vocab_size` pieces plus bytes and special pieces."""
     chatglm2.write_bpe(texts, folder, name="glmtune/chatglm3-6b-base-miniature", size=vocab_size)
 
 
 def miniature_config(
     tokenizer: ChatGLM3Tokenizer, *, hidden_size: int, num_layers: int, num_heads: int
 ) -> dict[str, Any]:
-    """The config of a tiny model around a trained vocabulary."""
+    """The config of a tiny model for a trained vocabulary."""
     shape = chatglm2.shrink(tokenizer, hidden_size, num_layers, num_heads)
     return REAL_CONFIG | shape | {"_name_or_path": "glmtune/chatglm3-6b-base-miniature"}

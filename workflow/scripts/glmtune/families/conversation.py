@@ -1,7 +1,7 @@
-"""Conversations: what was said before a question, as messages or as rounds.
+"""Conversations: the history before a question, as messages or as rounds.
 
     message  {"role": "system" | "user" | "assistant" | "observation", "content": text},
-             also "metadata" (text) and, of a system message, "tools"
+             optionally "metadata" (text) and, in a system message, "tools"
     turn     (question, answer)
 
 Knows nothing about tokens.
@@ -21,13 +21,13 @@ ROLES = ("system", "user", "assistant", "observation")
 # The official chat() replaces this placeholder of the training data in every answer.
 TRAINING_TIME = ("[[训练时间]]", "2023年")
 NO_TOOLS = (
-    "tools, a call or an observation; expected questions and answers only, ChatGLM-6B and "
-    "ChatGLM2-6B have no place for tools; use chatglm3-6b-base or glm-4-9b, or leave the row out"
+    "tools, a call or an observation; expected only questions and answers, since ChatGLM-6B and "
+    "ChatGLM2-6B do not support tools; use chatglm3-6b-base or glm-4-9b, or leave the row out"
 )
 
 
 def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
-    """A history as messages: a turn becomes a user and an assistant message."""
+    """Convert a history to messages: a turn becomes a user and an assistant message."""
     messages: list[Message] = []
     for item in history:
         if isinstance(item, Mapping):
@@ -40,13 +40,13 @@ def as_messages(history: Sequence[Turn | Message]) -> list[Message]:
 
 
 def uses_tools(row: Row) -> bool:
-    """Whether a row has calls, observations or tools in it."""
+    """Whether a row contains calls, observations or tools."""
     messages = as_messages(row.get("history", ()))
     return bool(row.keys() & {"role", "metadata"}) or any(map(_uses_tools, messages))
 
 
 def shown_answer(row: Row, written_call: Callable[[str], str]) -> str:
-    """A row's answer as a person reads it: a call begins with a line of the tool's name.
+    """A row's answer as displayed: a call begins with a line that names the tool.
 
     `written_call` is that of the template (`glmtune.families.family`).
     """
@@ -64,10 +64,10 @@ def shown_content(text: str) -> str:
 
 
 def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[Turn]]:
-    r"""The query and the earlier (question, answer) turns, for prompts that know no roles.
+    r"""The query and the earlier (question, answer) turns, for prompts without roles.
 
-    A system text comes before the question that follows it, with a line break. DataError for what
-    such a prompt has no place for. Example:
+    A system text is put before the next question, with a line break. DataError for messages that
+    such a prompt cannot represent. Example:
     ("红色？", [{"role": "system", "content": "简短。"}]) -> ("简短。\n红色？", [])
     """
     turns: list[Turn] = []
@@ -88,7 +88,7 @@ def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[
     if question is not None:
         raise DataError(
             "history: ends with a question; expected an answer to it; "
-            "make the two questions one, or put the missing answer between them"
+            "join the two questions, or insert the missing answer"
         )
     return before + query, turns
 
@@ -99,7 +99,7 @@ def _uses_tools(message: Message) -> bool:
 
 
 def _misplaced(number: int, message: Message, is_asked: bool) -> DataError:
-    """Why a message does not fit into rounds of a question and an answer."""
+    """The error for a message that does not fit into rounds of a question and an answer."""
     role = message["role"]
     if role not in ROLES:
         return DataError(
@@ -108,5 +108,5 @@ def _misplaced(number: int, message: Message, is_asked: bool) -> DataError:
     expected = "an answer (assistant)" if is_asked else "a question (user)"
     return DataError(
         f"history: message {number}: role {role!r}; expected {expected}; "
-        "questions and answers take turns: make two in a row one"
+        "questions and answers must alternate: join consecutive ones"
     )

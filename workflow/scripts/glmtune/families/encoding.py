@@ -1,4 +1,4 @@
-"""Rows of text as what a template encodes: the prompts of generation, and training rows."""
+"""Encodes rows of text with a template: prompts for generation, and training rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glmtune.families.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """The token ids that generation starts from, and whether turns of the history are missing."""
+    """The token ids that generation starts from, and whether history turns were dropped."""
 
     ids: list[int]
     is_shortened: bool = False
@@ -29,7 +29,7 @@ def encode_prompts(
     max_source_tokens: int,
     long_history: str,
 ) -> list[Prompt]:
-    """The prompt of each row; `long_history` is one of LONG_HISTORY."""
+    """Encode the prompt of each row; `long_history` is one of LONG_HISTORY."""
     prompts = []
     for row in rows:
         fitted = _drop_old_turns(template, tokenizer, row, max_source_tokens, long_history)
@@ -47,9 +47,9 @@ def encode_example(
     max_target_tokens: int,
     long_history: str,
 ) -> Example:
-    """One training row; DataError for tools where the template has no place for them.
+    """Encode one training row; DataError for tools if the template does not support them.
 
-    A history that is shortened leaves the same prompt as in `encode_prompts`.
+    A shortened history gives the same prompt as in `encode_prompts`.
     """
     limits = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
     whole = _encode_row(template, tokenizer, row, limits)
@@ -69,10 +69,10 @@ def encode_example(
 def _drop_old_turns(
     template: Template, tokenizer: Tokenizer, row: Row, max_source_tokens: int, long_history: str
 ) -> Row:
-    """The row without the turns that its prompt has no room for."""
+    """The row without the oldest turns that do not fit into the prompt."""
 
     def fits(row: Row) -> bool:
-        # What a template counts and adds is its own: a prompt fits if the limit takes nothing away.
+        # Templates differ in what they count and add: a prompt fits if the limit removes nothing.
         limits = (max_source_tokens, sys.maxsize)
         limited, whole = (_prompt_ids(template, tokenizer, row, limit) for limit in limits)
         return limited == whole
@@ -106,7 +106,7 @@ def _encode_row(
 
 
 def _tool_arguments(template: Template, row: Row, *keys: str) -> dict[str, str]:
-    """What only a conversation with tools has, of these keys."""
+    """The values of those of these keys that a conversation with tools has."""
     if not template.takes_tools and uses_tools(row):
         raise DataError(NO_TOOLS)
     return {key: row[key] for key in keys if key in row}

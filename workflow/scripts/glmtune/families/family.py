@@ -1,7 +1,7 @@
-"""What one model family is: its texts, its architecture and its names.
+"""The definition of a model family: its texts, architecture and names.
 
-Everything that differs between families is a field here, so that no other code asks which
-family it works for. Imports neither torch nor transformers.
+Everything that differs between families is a field here, so no other code depends on a particular
+family. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
-    # Without limits, counted as the limits count: the prompt of the last answer, and all targets;
-    # of the whole history too where it is shortened.
+    # Lengths before truncation, counted like the limits: the prompt of the last answer, and all
+    # targets; with the whole history even if it is shortened.
     prompt_tokens: int = 0
     answer_tokens: int = 0
-    # Whether generation would get a part of that prompt only, and whether targets are missing here.
+    # Whether generation would get only part of that prompt, and whether targets are missing.
     prompt_is_cut: bool = False
     answer_is_cut: bool = False
-    # Whether the oldest turns were left out, so that the question fits (`long_history`).
+    # Whether the oldest turns were dropped so that the question fits (`long_history`).
     history_is_shortened: bool = False
 
 
@@ -40,19 +40,19 @@ class Example:
 class Template:
     """How one official training script lays out prompts and answers as tokens."""
 
-    # What params.yaml calls it, e.g. "thudm-ptuning".
+    # The name in params.yaml, e.g. "thudm-ptuning".
     name: str
-    # "every answer" or "last answer" of a conversation of several turns.
+    # "every answer" or "last answer" of a multi-turn conversation.
     trains_on: str
-    # (tokenizer, query, history=(), *, max_source_tokens) -> what generate() gets, special tokens
-    # included. `history` is a sequence of messages or (query, answer) turns.
+    # (tokenizer, query, history=(), *, max_source_tokens) -> the ids for generate(), including
+    # special tokens. `history` is a sequence of messages or (query, answer) turns.
     encode_prompt: Callable[..., list[int]]
     # (tokenizer, query, answer, history=(), *, max_source_tokens, max_target_tokens)
     encode_example: Callable[..., Example]
-    # (tokenizer, answer, *, max_target_tokens) -> what the official evaluation compares with.
+    # (tokenizer, answer, *, max_target_tokens) -> the reference ids of the official evaluation.
     encode_reference: Callable[..., list[int]]
-    # Whether prompts can hold calls and observations; then encode_prompt and encode_example also
-    # take `role`, who says the query, and encode_example `metadata`, the tool that is called.
+    # Whether prompts support calls and observations; then encode_prompt and encode_example also
+    # accept `role`, the role of the query, and encode_example `metadata`, the called tool.
     takes_tools: bool = False
     # (content of a call as data sets have it, ChatGLM3's form) -> as this family writes it.
     written_call: Callable[[str], str] = str
@@ -64,21 +64,21 @@ class Family:
 
     # The key in FAMILIES and params.yaml, e.g. "chatglm2-6b".
     name: str
-    # The name as reports show it, e.g. "ChatGLM2-6B".
+    # The name shown in reports, e.g. "ChatGLM2-6B".
     title: str
-    # Its `file_name` is the vocabulary's name in a model folder.
+    # Its `file_name` is the name of the vocabulary file in a model folder.
     tokenizer_class: type[Tokenizer]
-    # By name; the first is used unless params.yaml names another.
+    # By name; the first is the default.
     templates: dict[str, Template]
-    # (texts, folder, *, vocab_size) -> None: writes a small vocabulary of the family's own form
-    # that load_tokenizer recognises.
+    # (texts, folder, *, vocab_size) -> None: writes a small vocabulary in the family's format,
+    # which load_tokenizer recognizes.
     train_tokenizer: Callable[..., None]
-    # The published config.json of the 6B model, without the keys of its remote code.
+    # The published config.json of the 6B model, without the keys for remote code.
     real_config: dict[str, Any]
     # (tokenizer, *, hidden_size, num_layers, num_heads) -> a tiny config with the same keys.
     miniature_config: Callable[..., dict[str, Any]]
-    # What `rope_ratio` in config.json means: positions are divided by it (ChatGLM2-6B-32K), or
-    # the rotary base is multiplied by it (ChatGLM3-6B-32K and -128K, GLM-4-9B-Chat).
+    # The meaning of `rope_ratio` in config.json: it divides positions (True; ChatGLM2-6B-32K) or
+    # multiplies the rotary base (False; ChatGLM3-6B-32K and -128K, GLM-4-9B-Chat).
     interpolates_positions: bool = False
     # The vocabulary's name in folders of transformers' own layout, which lack the official one.
     other_vocabulary: str | None = None
@@ -86,7 +86,7 @@ class Family:
     tools_introduction: str = ""
 
     def template(self, name: str | None = None) -> Template:
-        """The template of that name, None for the first; ParamsError with the choices."""
+        """The template of that name, by default the first; ParamsError lists the choices."""
         if name is None:
             return next(iter(self.templates.values()))
         if name not in self.templates:
@@ -97,14 +97,14 @@ class Family:
 
 
 def by_name(*templates: Template) -> dict[str, Template]:
-    """Templates as `Family.templates` has them."""
+    """Index templates by name, for `Family.templates`."""
     return {template.name: template for template in templates}
 
 
 def check_limits(
     max_source_tokens: int = SHORTEST_LIMIT, max_target_tokens: int = SHORTEST_LIMIT
 ) -> None:
-    """Refuse limits that leave no room for a token of text beside the special tokens."""
+    """Refuse limits that leave no room for a text token besides the special tokens."""
     limits = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
     for name, limit in limits.items():
         if limit < SHORTEST_LIMIT:

@@ -1,4 +1,4 @@
-"""Which tokenizer a model folder has.
+"""Loads the tokenizer of a model folder.
 
     load_tokenizer(folder)    -> the tokenizer of the folder's family
     detect_family(folder)     -> the name of its family, a key of FAMILIES
@@ -18,14 +18,14 @@ from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import ChatGLMTokenizer, GLM4Tokenizer, Tokenizer
 from glmtune.families.vocabulary import read_optional_config
 
-# A folder with this model size is the first release of ChatGLM-6B: 20000 image tokens come first.
+# The vocabulary size of ChatGLM-6B's first release, whose ids begin with 20000 image tokens.
 IMAGE_TOKEN_VOCABULARY = 150528
 # The digit in a model's name -> its family.
 FAMILY_OF = {"2": "chatglm2-6b", "3": "chatglm3-6b-base", "4": "glm-4-9b"}
 
 
 def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
-    """The tokenizer in a model folder of the official layout; WeightsError if it is unusable.
+    """Load the tokenizer of an official model folder; WeightsError if it is unusable.
 
     `path` may also be the vocabulary file itself. `family` is a key of FAMILIES; None detects it
     from the folder.
@@ -59,10 +59,10 @@ def vocabulary_file(folder: Path, family: str) -> Path:
 
 
 def detect_family(folder: Path | str) -> str:
-    """The key of FAMILIES that a model folder belongs to; WeightsError if it does not say.
+    """Detect the family of a model folder, a key of FAMILIES; WeightsError if it is ambiguous.
 
-    Looks at the vocabulary's file name and form, then at tokenizer_config.json, config.json and the
-    folder's own name. Chat and Base variants are one family.
+    Checks the vocabulary's file name and form, then tokenizer_config.json, config.json and the
+    folder's name. Chat and Base variants are one family.
     """
     folder = Path(folder)
     if (folder / ChatGLMTokenizer.file_name).is_file():
@@ -81,7 +81,7 @@ def detect_family(folder: Path | str) -> str:
     names = (
         tokenizer_config.get("name_or_path"),
         tokenizer_config.get("tokenizer_class"),  # ChatGLM4Tokenizer; the others' has no number
-        # Saved again by transformers: the name may be gone, the role tokens are listed.
+        # After re-saving with transformers the name may be missing, but role tokens are listed.
         "chatglm3" if "<|user|>" in json.dumps(tokenizer_config) else None,
         read_optional_config(folder / "config.json").get("_name_or_path"),
         folder.resolve().name,
@@ -90,14 +90,14 @@ def detect_family(folder: Path | str) -> str:
         if found := re.findall(r"chatglm[23]|glm-?4", str(name), re.IGNORECASE):
             return FAMILY_OF[found[-1][-1]]
     raise WeightsError(
-        f"{folder}: ChatGLM2-6B or ChatGLM3-6B? tokenizer.model is the same for both and no name "
-        "in tokenizer_config.json or config.json tells; "
+        f"{folder}: ChatGLM2-6B or ChatGLM3-6B? tokenizer.model is the same for both, and neither "
+        "tokenizer_config.json nor config.json names the model; "
         'write "name_or_path": "chatglm2-6b" or "chatglm3-6b" into tokenizer_config.json'
     )
 
 
 def refuse_first_release(folder: Path) -> None:
-    """WeightsError for the first release of ChatGLM-6B, whose ids are shifted by 20000."""
+    """Raise WeightsError for ChatGLM-6B's first release, whose ids are shifted by 20000."""
     image_tokens = read_optional_config(folder / "tokenizer_config.json").get("num_image_tokens", 0)
     vocab_size = read_optional_config(folder / "config.json").get("vocab_size")
     if image_tokens or vocab_size == IMAGE_TOKEN_VOCABULARY:

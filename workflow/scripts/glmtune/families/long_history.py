@@ -1,8 +1,7 @@
-"""Conversations that are longer than a prompt may be: their oldest turns go, never the question.
+"""Shortens conversations that exceed the prompt limit: drops the oldest turns, not the question.
 
-A turn is a question with all that follows it up to the next one. System messages, in which tools
-are described, stay wherever they stand; so does the turn that an observation belongs to.
-Knows nothing about tokens.
+A turn is a question with everything up to the next question. System messages, which describe
+tools, are always kept; so is the turn that an observation belongs to. Knows nothing about tokens.
 """
 
 from __future__ import annotations
@@ -12,27 +11,27 @@ from collections.abc import Callable, Sequence
 
 from glmtune.families.conversation import Message, Row, as_messages
 
-# shorten: drop the oldest turns. official: cut the prompt at the limit, as THUDM's scripts do.
+# shorten: drop the oldest turns. official: truncate the prompt, like THUDM's scripts.
 LONG_HISTORY = ("shorten", "official")
 
 
 def shorten_history(row: Row, fits: Callable[[Row], bool]) -> Row:
-    """The row with as many of its latest turns as fit; none if it does not fit without any.
+    """Keep as many of the latest turns as fit; drop all if the row does not fit anyway.
 
-    The same object comes back if it fits as it is, or has no turn that could go.
+    Returns the same object if it fits or has no turn to drop.
     """
     turns = _split_into_turns(as_messages(row.get("history", ())))
-    # Who answers an observation was asked in the last turn of the history.
+    # An observation belongs to the last turn of the history, which must be kept.
     droppable = len(turns) - ("role" in row)
     if droppable < 1 or fits(row):
         return row
     shortened = [_without_oldest(row, turns, dropped) for dropped in range(1, droppable + 1)]
-    # More turns are more tokens, so it fits from some number of dropped turns on.
+    # Dropping turns removes tokens: once the row fits, it fits with fewer turns too.
     return shortened[min(bisect_left(shortened, True, key=fits), droppable - 1)]
 
 
 def _split_into_turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """The messages by turn; a system message before the first question is in the first turn."""
+    """Group messages by turn; the first turn includes any system message before it."""
     turns: list[list[Message]] = []
     for message in messages:
         has_begun = bool(turns) and any(said["role"] != "system" for said in turns[-1])

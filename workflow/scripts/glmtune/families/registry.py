@@ -1,4 +1,4 @@
-"""The families of ChatGLM and GLM-4 that this project fine-tunes, as a registry."""
+"""The registry of ChatGLM and GLM-4 families that this project fine-tunes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def get_family(name: str) -> Family:
-    """The family of that name; ParamsError with the choices for any other."""
+    """The family of that name; ParamsError lists the choices."""
     if name not in FAMILIES:
         raise ParamsError(f"unknown family {name!r}; choose from {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

@@ -1,10 +1,10 @@
-"""Tokenised rows on disk: one safetensors file a split, written row by row and mapped into memory.
+"""Tokenized rows on disk: one safetensors file per split, written row by row and memory-mapped.
 
 offsets    (rows + 1,) int64   row i is input_ids[offsets[i]:offsets[i + 1]]
-input_ids  (tokens,)   int32   the rows one after another
-labels     (tokens,)   int32   the same, -100 where the model is not trained
+input_ids  (tokens,)   int32   the concatenated rows
+labels     (tokens,)   int32   the same, with -100 for tokens excluded from the loss
 
-Neither writing nor reading holds more than a few rows in memory. Needs no torch.
+Writing and reading keep only a few rows in memory. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from glmtune.families.family import Example
 from glmtune.files import atomic_path
 from glmtune.labels import IGNORED_LABEL
 
-# In the order of the file: the widest first, so that every column is aligned.
+# In file order: the widest first, so that every column is aligned.
 COLUMNS: dict[str, np.dtype[Any]] = {
     "offsets": np.dtype("<i8"),
     "input_ids": np.dtype("<i4"),
@@ -35,7 +35,7 @@ COLUMNS: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class TokenizedRows:
-    """Rows one after another; `rows[i]` is (input_ids, labels), int32 arrays of equal length."""
+    """Concatenated rows; `rows[i]` is (input_ids, labels), int32 arrays of equal length."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -51,13 +51,13 @@ class TokenizedRows:
         return self.input_ids[row], self.labels[row]
 
     def targets_of_rows(self) -> np.ndarray:
-        """How many tokens of each row are trained on: (rows,)."""
+        """The number of target tokens in each row: (rows,)."""
         so_far = np.concatenate(([0], np.cumsum(self.labels != IGNORED_LABEL)))
         return np.diff(so_far[self.offsets])
 
 
 def from_examples(examples: Iterable[Example]) -> TokenizedRows:
-    """Lay examples out as flat arrays."""
+    """Convert examples to flat arrays."""
     pairs = [(np.array(e.input_ids, np.int32), np.array(e.labels, np.int32)) for e in examples]
     offsets = np.cumsum([0, *(len(ids) for ids, _ in pairs)], dtype=np.int64)
     empty = np.zeros(0, np.int32)
@@ -70,7 +70,7 @@ def from_examples(examples: Iterable[Example]) -> TokenizedRows:
 
 @contextmanager
 def tokenized_file(path: Path) -> Iterator[Callable[[TokenizedRows], None]]:
-    """Yield a function that appends rows to a new file, which is there, whole, at the end."""
+    """Yield a function that appends rows to a file, which appears only once complete."""
     with atomic_path(path) as temporary:
         parts = {name: temporary.with_suffix(f".{name}") for name in COLUMNS}
         with ExitStack() as stack:
@@ -90,10 +90,10 @@ def tokenized_file(path: Path) -> Iterator[Callable[[TokenizedRows], None]]:
 
 
 def read_tokenized(path: Path) -> TokenizedRows:
-    """Map a split written by `tokenized_file` into memory: rows are read as they are used."""
+    """Memory-map a split written by `tokenized_file`: rows are read on demand."""
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file although its manifest is there; "
+            f"{path}: no such file although its manifest exists; "
             f"`snakemake --forcerun tokenize_dataset` writes it again"
         )
     try:
@@ -104,7 +104,7 @@ def read_tokenized(path: Path) -> TokenizedRows:
         columns = {name: _map_column(content, start, name, header[name]) for name in COLUMNS}
     except (ValueError, KeyError):
         raise DataError(
-            f"{path}: not a whole file of tokenised rows; "
+            f"{path}: not a complete file of tokenized rows; "
             f"`snakemake --forcerun tokenize_dataset` writes it again"
         ) from None
     return TokenizedRows(**columns)
@@ -122,7 +122,7 @@ def _map_column(content: mmap.mmap, start: int, name: str, entry: dict[str, Any]
 
 
 def _concatenate(parts: dict[str, Path], target: Path) -> None:
-    """The columns as one file in the layout of safetensors: header size, header, columns."""
+    """Join the columns in the safetensors layout: header size, header, columns."""
     header, end = {}, 0
     for name, part in parts.items():
         size, kind = part.stat().st_size, COLUMNS[name]

@@ -3,8 +3,8 @@
 All, GLM-4's in `glm4_tokenizer.py` too, have `from_file`, `encode`, `decode`, `chat_prompt_ids`,
 `process_response`, `special_ids`, `pad_token_id`, `eos_token_id`, `stop_token_ids`, `spelled_ids`
 and `vocab_size`. They know nothing about models, lengths, labels or padding, and import neither
-torch nor transformers. Every id comes from the vocabulary file. `glmtune.families.loading` opens
-the one of a model folder.
+torch nor transformers. Every id comes from the vocabulary file. `glmtune.families.loading` loads
+the tokenizer of a model folder.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from glmtune.families.vocabulary import has_piece, read_vocabulary, spelled_ids
 
 
 class ChatGLMTokenizer:
-    """ChatGLM-6B: NFKC normalisation, own pieces for line breaks, tabs and runs of blanks.
+    """ChatGLM-6B: NFKC normalization, special pieces for line breaks, tabs and runs of spaces.
 
     Prompts end with `[gMASK] <sop>`. As in the official tokenizer, the five TEXT_SPECIALS are
-    recognised inside a text (a `[MASK]` to fill in is typed by the user) and swallow the white
-    space around them; every other special token in a text stays plain text.
+    recognized inside a text (users type a `[MASK]` to fill in) and absorb the whitespace around
+    them; other special tokens in a text stay plain text.
     """
 
     file_name = "ice_text.model"
@@ -66,18 +66,19 @@ class ChatGLMTokenizer:
         if missing := [name for name in cls.SPECIALS if not has_piece(processor, name)]:
             raise WeightsError(
                 f"{file}: no token {', '.join(missing)}; expected the vocabulary of the current "
-                "ChatGLM-6B revision; the file is incomplete or another model's: download it again"
+                "ChatGLM-6B revision; the file is incomplete or belongs to another model: download "
+                "it again"
             )
         return cls(processor)
 
     def encode(
         self, text: str, add_special_tokens: bool = True, *, add_dummy_prefix: bool = True
     ) -> list[int]:
-        """The ids of `text`, then `[gMASK] <sop>`; without the dummy prefix: no leading blank."""
+        """The ids of `text`, then `[gMASK] <sop>`; without the dummy prefix, no leading space."""
         ids: list[int] = []
         parts = self._specials_in_text.split(text)
         for position, part in enumerate(parts):
-            if position % 2:  # re.split puts what it split at in the odd places
+            if position % 2:  # re.split puts the separators at odd positions
                 ids.append(self.special_ids[part])
                 continue
             part = part.lstrip() if position > 0 else part
@@ -94,7 +95,7 @@ class ChatGLMTokenizer:
         return _restore_white_space(self._processor.decode(known))
 
     def chat_prompt(self, query: str, history: Sequence[Turn | Message] = ()) -> str:
-        """The official chat prompt: the bare query, or numbered rounds from 0 after others."""
+        """The official chat prompt: the bare query or, with history, rounds numbered from 0."""
         query, turns = as_rounds(query, history)
         if not turns:
             return query
@@ -109,7 +110,7 @@ class ChatGLMTokenizer:
         return self.encode(self.chat_prompt(query, history))
 
     def process_response(self, text: str) -> str:
-        """The answer as the official chat() shows it: full-width marks beside Chinese again.
+        """The answer as displayed by the official chat(), with full-width marks next to Chinese.
 
         Example: "好,好" -> "好，好" and "a,b" -> "a,b"
         """
@@ -124,7 +125,7 @@ class ChatGLMTokenizer:
         text = mark_white_space(text)
         if add_dummy_prefix:
             return self._processor.encode(text)
-        # Sentencepiece's dummy blank attaches to a line break, and both are cut off again.
+        # Sentencepiece's dummy space attaches to a line break; both are removed again.
         return self._processor.encode(self.LINE_BREAK + text)[2:]
 
 
@@ -159,7 +160,7 @@ class ChatGLM2Tokenizer:
         return self._vocabulary.decode(ids, skip_special_tokens)
 
     def chat_prompt(self, query: str, history: Sequence[Turn | Message] = ()) -> str:
-        """The official chat prompt: rounds numbered from 1, the first one too."""
+        """The official chat prompt: rounds numbered from 1, including the first."""
         query, turns = as_rounds(query, history)
         rounds = "".join(
             f"[Round {number}]\n\n问：{old_query}\n\n答：{answer}\n\n"
@@ -172,7 +173,7 @@ class ChatGLM2Tokenizer:
         return self.encode(self.chat_prompt(query, history))
 
     def process_response(self, text: str) -> str:
-        """The answer as the official chat() shows it."""
+        """The answer as displayed by the official chat()."""
         return text.strip().replace(*TRAINING_TIME)
 
 
@@ -189,7 +190,7 @@ class ChatGLM3Tokenizer:
         self.pad_token_id = processor.unk_id()  # 0, as in the official tokenizer
         self.eos_token_id = processor.eos_id()
         self.answer_end_id = self.eos_token_id
-        # The official chat() also stops where another role would begin to speak.
+        # The official chat() also stops where another role begins.
         others = (self.special_ids["<|user|>"], self.special_ids["<|observation|>"])
         self.stop_token_ids = (self.eos_token_id, *others)
         self.vocab_size = self._vocabulary.size
@@ -216,14 +217,14 @@ class ChatGLM3Tokenizer:
             raise DataError(f"unknown role {role!r}; choose from {', '.join(ROLES)}")
         if role == "system" and "tools" in message:
             content += "\n" + json.dumps(message["tools"], indent=4, ensure_ascii=False)
-        # Encoded apart, as in the official code: the content has a dummy blank of its own.
+        # Encoded separately, as in the official code: the content has its own dummy space.
         header = self._vocabulary.encode(message.get("metadata", "") + "\n")
         return [self.special_ids[f"<|{role}|>"], *header, *self._vocabulary.encode(content)]
 
     def chat_prompt_ids(
         self, query: str, history: Sequence[Turn | Message] = (), role: str = "user"
     ) -> list[int]:
-        """The ids that the official chat() generates from; `role` is who says the query."""
+        """The ids that the official chat() generates from; `role` is the role of the query."""
         ids = list(self.prefix_ids)
         for message in [*as_messages(history), {"role": role, "content": query}]:
             ids += self.message_ids(message)
@@ -243,7 +244,7 @@ class CommandVocabulary:
         self.command_ids = {name: self._text_size + i for i, name in enumerate(commands)}
         self._names = {i: name for name, i in self.command_ids.items()}
         self.size = self._text_size + len(commands)
-        # <unk> doubles as padding, so it never has a text.
+        # <unk> doubles as padding, so it has no text.
         self._silent = {processor.unk_id(), processor.bos_id(), processor.eos_id()}
 
     def encode(self, text: str) -> list[int]:
@@ -251,7 +252,7 @@ class CommandVocabulary:
         return self._processor.encode(text)
 
     def decode(self, ids: Iterable[int], skip_commands: bool) -> str:
-        """The text of `ids`, with the names of the commands in it unless they are skipped."""
+        """The text of `ids`, including the names of commands unless they are skipped."""
         pieces = []
         for i in map(int, ids):
             if 0 <= i < self._text_size and i not in self._silent:
@@ -265,7 +266,7 @@ Tokenizer = ChatGLMTokenizer | ChatGLM2Tokenizer | ChatGLM3Tokenizer | GLM4Token
 
 
 def mark_white_space(text: str) -> str:
-    r"""White space as the pieces that ChatGLM-6B has for it, longest runs of blanks first.
+    r"""Replace whitespace with ChatGLM-6B's special pieces, longest runs of spaces first.
 
     Example: "a\n  b" -> "a<n><|blank_2|>b"
     """

@@ -1,4 +1,4 @@
-"""Vocabulary files: reading a sentencepiece model, training a small one.
+"""Vocabulary files: reads sentencepiece models and trains small ones.
 
 Knows nothing about families, prompts or special tokens.
 """
@@ -17,11 +17,11 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from glmtune.errors import DataError, WeightsError
 from glmtune.files import is_lfs_pointer, sha256_of
 
-# In a text to train on: no piece joins what stands on its two sides, and it is no piece itself.
-# "␟红色" makes a piece "红色" that is used within sentences; "红色" alone makes "▁红色", which
-# is only used where a text begins.
+# A separator in training texts: no piece spans it, and it is not a piece itself. "␟红色" makes a
+# piece "红色" that is used within sentences; "红色" alone makes "▁红色", which is used only at the
+# beginning of a text.
 WORD_BREAK = "␟"
-# SHA-256 of the published files; ChatGLM2 and ChatGLM3 have the same one, and all of GLM-4-9B.
+# SHA-256 of the published files; ChatGLM2 and ChatGLM3 share one, and so do all GLM-4-9B.
 PUBLISHED = {
     "5e974d9a69c242ce014c88c2b26089270f6198f3c0b700a887666cd3e816f17e": "ChatGLM-6B",
     "e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2": "ChatGLM2-6B, ChatGLM3-6B",
@@ -54,7 +54,7 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
             _check_pieces(processor)
             return processor
     except (RuntimeError, ValueError):
-        pass  # the reason is an internal line number of sentencepiece, or a byte
+        pass  # the message is an internal line number of sentencepiece, or a byte
     raise WeightsError(
         f"{path}: not a sentencepiece vocabulary ({len(content)} bytes); the download was cut off "
         "or the file is something else; download it again"
@@ -62,19 +62,19 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
 
 
 def _check_pieces(processor: SentencePieceProcessor) -> None:
-    """Raise ValueError for pieces that are no text, or a vocabulary without its marks."""
+    """Raise ValueError for invalid pieces, or a vocabulary without unknown or end pieces."""
     for i in range(processor.get_piece_size()):
         piece = processor.id_to_piece(i)  # UnicodeDecodeError is a ValueError
         if processor.is_byte(i) and not re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
-            raise ValueError(f"{piece!r} is no byte")
+            raise ValueError(f"{piece!r} is not a byte")
     if min(processor.unk_id(), processor.eos_id()) < 0:
-        raise ValueError("no unknown piece, or none that ends a text")
+        raise ValueError("no unknown piece or no end piece")
 
 
 def spelled_ids(processor: SentencePieceProcessor) -> frozenset[int]:
-    """The ids that spell a character without a piece of its own: its bytes, or unknown.
+    """The ids that spell characters without their own piece: bytes, or unknown.
 
-    ASCII has a byte a character: ChatGLM3 writes a line break that way before every answer.
+    ASCII bytes are excluded: ChatGLM3 writes the line break before every answer as a byte.
     """
     ids = range(processor.get_piece_size())
     bytes_ = [i for i in ids if processor.is_byte(i)]
@@ -83,12 +83,12 @@ def spelled_ids(processor: SentencePieceProcessor) -> frozenset[int]:
 
 
 def published_vocabulary(path: Path) -> str | None:
-    """The models whose published vocabulary this file is, byte for byte; None for any other."""
+    """The models whose published vocabulary equals this file, byte for byte, or None."""
     return PUBLISHED.get(sha256_of(path))
 
 
 def read_optional_config(path: Path) -> dict[str, Any]:
-    """A JSON object of a model folder, {} if the file is absent; WeightsError if it is broken."""
+    """Read a JSON object of a model folder; {} if it is missing, WeightsError if broken."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,10 +106,10 @@ def has_piece(processor: SentencePieceProcessor, piece: str) -> bool:
 
 
 def train_pieces(sentences: Iterable[str], **options: Any) -> bytes:
-    """A new sentencepiece model with byte fallback, as file content; equal input, equal bytes.
+    """Train a sentencepiece model with byte fallback; equal input gives identical bytes.
 
-    `options` are sentencepiece's; `vocab_size` counts the ordinary pieces, so bytes and special
-    pieces come on top. DataError when it is below the number of different characters.
+    `options` are sentencepiece's; `vocab_size` counts ordinary pieces, excluding bytes and special
+    pieces. DataError if it is below the number of distinct characters.
     """
     pieces = options.pop("vocab_size")
     special = 3 + (options.get("pad_id", -1) >= 0)  # <unk> <s> </s> and <pad>
@@ -122,7 +122,7 @@ def train_pieces(sentences: Iterable[str], **options: Any) -> bytes:
             sentence_iterator=iter(sentences),
             model_writer=content,
             vocab_size=special + 256 + pieces,
-            hard_vocab_limit=False,  # a short text may not have that many pieces
+            hard_vocab_limit=False,  # a short text may have fewer pieces
             byte_fallback=True,
             character_coverage=1.0,
             num_threads=1,  # the result depends on it
@@ -138,7 +138,7 @@ def train_pieces(sentences: Iterable[str], **options: Any) -> bytes:
             raise
         characters = int(sizes[2]) - special - 256
         raise DataError(
-            f"vocab_size: {pieces} pieces for a text with {characters} different characters; "
+            f"vocab_size: {pieces} pieces for a text with {characters} distinct characters; "
             f"expected at least {characters}; raise vocab_size or train on less varied text"
         ) from None
     return content.getvalue()

@@ -1,14 +1,14 @@
-"""Scores of generated texts against their references, by every public definition at once.
+"""Scores generated texts against their references under every public definition at once.
 
     predictions   a predictions file, checked line by line
-    normal_form   one form for texts that a reader would call the same
-    pairs         a prediction beside its reference; segmentation, once a text
-    bleu, rouge   what the definitions count
-    scorings      one entry a definition of BLEU-4 and ROUGE
-    statistics    what the texts are like
-    summary       all of it for one file
-    table         how a terminal shows it
+    normal_form   normalizes texts that readers consider the same
+    pairs         a prediction with its reference; segmentation, once per text
+    bleu, rouge   the underlying counts and scores
+    scorings      one entry per definition of BLEU-4 and ROUGE
+    statistics    properties of the texts
+    summary       all scores and statistics of one file
+    table         terminal output
 
-docs/metrics.md says what each number means. Nothing here knows about models or tuning methods, and
-jieba, nltk and rouge_chinese are imported when first needed.
+docs/metrics.md explains each number. Knows nothing about models or tuning methods; jieba, nltk and
+rouge_chinese are imported on first use.
 """

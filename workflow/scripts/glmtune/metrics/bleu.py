@@ -1,4 +1,4 @@
-"""BLEU-4: of sentences by nltk, and from counted n-grams as sacrebleu and PaddleNLP do it."""
+"""BLEU-4: per sentence with nltk, and from n-gram counts as in sacrebleu and PaddleNLP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LONGEST_NGRAM = 4
 def sentence_bleu(
     references: tuple[Sequence[str], ...], response: Sequence[str], smoothing: str = "method3"
 ) -> float:
-    """Sentence BLEU-4 of nltk, 0..1; a text is a sequence of tokens, a str one of characters.
+    """Sentence BLEU-4 by nltk, 0..1; a text is a sequence of tokens, or a str of characters.
 
-    好的 against 好的: precisions 1, 1, then method3 puts 1/2 and 1/4: (1/8)^(1/4) = 0.594604.
+    好的 against 好的: precisions 1, 1, then 1/2 and 1/4 by method3: (1/8)^(1/4) = 0.594604.
     """
     from nltk.translate import bleu_score
 
@@ -28,7 +28,7 @@ def sentence_bleu(
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """How many n-grams (n: 1 to 4) a response has, and how many of them its reference has."""
+    """The number of n-grams (n = 1 to 4) in a response, and of those shared with its reference."""
 
     predicted_tokens: int = 0
     reference_tokens: int = 0
@@ -37,9 +37,9 @@ class NgramCounts:
 
 
 def count_ngrams(response: Sequence[str], reference: Sequence[str]) -> NgramCounts:
-    """Count one row.
+    """Count the n-grams of one row.
 
-    Example: "aab" against "ab": 3 and 2 of the n-grams "a", "a", "b", "aa", "ab".
+    Example: "aab" has 3 unigrams and 2 bigrams, of which "ab" shares 2 and 1.
     """
     predicted, shared = [], []
     for length in range(1, LONGEST_NGRAM + 1):
@@ -50,7 +50,7 @@ def count_ngrams(response: Sequence[str], reference: Sequence[str]) -> NgramCoun
 
 
 def add_counts(rows: Iterable[NgramCounts]) -> NgramCounts:
-    """The counts of all rows together."""
+    """The sum of the counts of all rows."""
     total = NgramCounts()
     for row in rows:
         total = NgramCounts(
@@ -63,10 +63,10 @@ def add_counts(rows: Iterable[NgramCounts]) -> NgramCounts:
 
 
 def sacrebleu(counts: NgramCounts) -> float:
-    """BLEU of sacrebleu, 0..100, smoothed exponentially: where no n-gram is shared, 1/2, then 1/4.
+    """BLEU as in sacrebleu, 0..100, with exponential smoothing: 1/2, then 1/4 for unshared n-grams.
 
-    A response of fewer than four tokens, or without any shared token, has 0. Computed in percent
-    and added by sum(), as there: other orders of operation differ in the last digit.
+    A response with fewer than four tokens or no shared token scores 0. Computed in percent and
+    added with sum(), as in sacrebleu: other orders of operations differ in the last digit.
     """
     if not all(counts.predicted) or not any(counts.shared):
         return 0.0
@@ -80,7 +80,7 @@ def sacrebleu(counts: NgramCounts) -> float:
 
 
 def paddle_bleu(counts: NgramCounts) -> float:
-    """PaddleNLP's BLEU, 0..1: not smoothed, a precision of 0 is replaced by the smallest float."""
+    """PaddleNLP's BLEU, 0..1, unsmoothed; a precision of 0 becomes the smallest float."""
     if not counts.predicted_tokens:
         return 0.0
     precisions = [

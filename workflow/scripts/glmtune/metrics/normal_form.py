@@ -1,8 +1,8 @@
-"""One form for two texts that a reader would call the same, whichever vocabulary wrote them.
+"""Normalizes texts so that those a reader considers the same are equal in any vocabulary.
 
-ChatGLM-6B's vocabulary cannot write full-width punctuation (it normalizes by NFKC) and has tokens
-of its own for line breaks, tabs and runs of blanks; those of ChatGLM2 and ChatGLM3 keep every
-character. Without one form a difference of vocabularies would count as a difference of answers.
+ChatGLM-6B's vocabulary cannot produce full-width punctuation (it normalizes by NFKC) and has
+special tokens for line breaks, tabs and runs of spaces; those of ChatGLM2 and ChatGLM3 keep every
+character. Without normalization, differences of vocabularies would count as differences of answers.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# 10² is not 102, nor is 2½ 21⁄2: behind a digit these stay what they are.
+# 10² is not 102, and 2½ is not 21⁄2: these characters stay unchanged after a digit.
 _NUMBER_BEHIND_DIGIT = re.compile(r"((?<=\d)[¹²³¼-¾⁰⁴-⁹₀-₉⅐-⅟↉①-⒛]+)")
-# Controls without a glyph; tab, line feed, form feed and carriage return are white space.
+# Control characters; tab, line feed, form feed and carriage return are whitespace.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]")
-# ChatGLM-6B's names of white space, zero-width characters, and sentencepiece's mark of a blank.
+# ChatGLM-6B's whitespace tokens, zero-width characters, and sentencepiece's mark for a space.
 _WHITE_SPACE = re.compile(r"<n>|<\|tab\|>|<\|blank_\d+\|>|[\u200b-\u200f\ufeff\u2581]")
 
 
 def normal_form(text: str) -> str:
-    """The text in compatibility characters (NFKC), with each run of white space as one blank.
+    """The text in NFKC, with each run of whitespace as one space.
 
-    Letter case, wording and the choice of marks (“ or ", 。 or .) stay: a reader sees those.
+    Case, wording and the choice of marks (“ or ", 。 or .) stay, since readers see them.
     Example: "Ｔ恤，好！<n>（纯棉）" -> "T恤,好! (纯棉)" and "10²" -> "10²"
     """
     parts = _NUMBER_BEHIND_DIGIT.split(text)

@@ -1,7 +1,7 @@
-"""A response beside its reference, and the tokens of a text: jieba's words, or BERT's.
+"""Pairs of response and reference, and tokenization of texts by jieba or BERT.
 
-A row of this project's own predictions files has each text in several forms, and a protocol scores
-those that its public code scores. A row of any other file has one form, which is never altered.
+This project's predictions files contain each text in several forms; a protocol scores the form that
+its public code scores. Other files have one form, which is never altered.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
 from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, ScoringProtocol
 
-# Enough for the texts of the rows that are scored at about the same time.
+# Enough for the texts of the rows scored at about the same time.
 REMEMBERED_TEXTS = 4096
-# Chinese characters, as BERT's basic tokenizer has them.
+# Chinese characters as defined by BERT's basic tokenizer.
 _CHINESE = (
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF)),
     *((0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
@@ -31,31 +31,31 @@ _CHINESE = (
 
 @dataclass(frozen=True)
 class TextPair:
-    """A response, its reference, and what else the predictions file says of the row."""
+    """A response, its reference, and other facts about the row in the predictions file."""
 
     response: str
     reference: str
     requested: tuple[str, ...] | None = None  # attribute values; None: the prompt lists none
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
-    references: tuple[str, ...] | None = None  # of all rows that ask the same; None: no prompt
+    references: tuple[str, ...] | None = None  # of all rows with this prompt; None: no prompt
 
     @property
     def blank(self) -> bool:
-        """Whether either text is empty or white space; THUDM's own code stops at such a row."""
+        """Whether either text is empty or whitespace; THUDM's code fails on such a row."""
         return is_blank(self.response) or is_blank(self.reference)
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty or white space only."""
+    """Whether a text is empty or whitespace only."""
     return not text.strip()
 
 
 def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, TextPair]]:
-    """By protocol, what it scores of each row of a predictions file, in order.
+    """For each row of a predictions file, in order, the texts scored by each protocol.
 
-    What the statistics need beside the texts is in the pair of the default protocol. Rows with the
-    same prompt, and history if there is one, have each other's references: of ADGEN's 1,070 dev
-    rows only 1,000 prompts differ.
+    The pair of the default protocol also holds the inputs of the statistics. Rows with the same
+    prompt and history share their references: ADGEN's 1,070 dev rows have only 1,000 distinct
+    prompts.
     """
     is_ours = all("decoded" in row for row in rows)
     pairs = [_texts_by_protocol(row, is_ours=is_ours) for row in rows]
@@ -74,9 +74,9 @@ def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, TextPair]]:
 
 
 def requested_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
-    """The distinct attribute values that each prompt asks for; None for any other prompt.
+    """The distinct attribute values that each prompt requests; None for any other prompt.
 
-    Every prompt has None unless the file as a whole asks for attributes (glmtune/attributes.py).
+    All are None unless the file as a whole has attribute prompts (glmtune/attributes.py).
     Example: ["类型#裙*颜色#白色*图案#白色"] -> [("裙", "白色")] and ["C#是什么"] -> [None]
     """
     found = [attributes_in(prompt) for prompt in prompts]
@@ -107,17 +107,17 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=REMEMBERED_TEXTS)
 def segment(text: str) -> tuple[str, ...]:
-    """Words of a text by jieba, white space included. Example: 我很好 -> ("我", "很", "好")."""
+    """Words of a text by jieba, including whitespace. Example: 我很好 -> ("我", "很", "好")."""
     return tuple(_jieba_cut()(text))
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a text by jieba, without white space."""
+    """Words of a text by jieba, without whitespace."""
     return [word for word in segment(text) if word.strip()]
 
 
 def basic_tokens(text: str) -> list[str]:
-    """BERT's basic tokens: Chinese characters and punctuation alone, other words whole, lower case.
+    """BERT's basic tokens: single Chinese characters and punctuation, lower-case words.
 
     Example: 白色T恤，iPhone7! -> 白 色 t 恤 ， iphone7 !
     """
@@ -129,7 +129,7 @@ def basic_tokens(text: str) -> list[str]:
 def _set_apart(sign: str) -> str:
     category = unicodedata.category(sign)
     if category == "Mn" or (category.startswith("C") and not sign.isspace()) or sign == "\ufffd":
-        return ""  # accents, control characters, and what stands for bytes that are no text
+        return ""  # accents, control characters, and the replacement for invalid bytes
     ascii_sign = "!" <= sign <= "~" and not sign.isalnum()
     chinese = any(first <= ord(sign) <= last for first, last in _CHINESE)
     return f" {sign} " if chinese or ascii_sign or category.startswith("P") else sign
@@ -141,5 +141,5 @@ def _jieba_cut() -> Callable[[str], list[str]]:
         warnings.simplefilter("ignore")  # invalid escapes in its source, from Python 3.12 on
         import jieba
 
-    jieba.setLogLevel(logging.CRITICAL)  # it tells stderr that it loads its dictionary
+    jieba.setLogLevel(logging.CRITICAL)  # it logs to stderr that it loads its dictionary
     return jieba.lcut

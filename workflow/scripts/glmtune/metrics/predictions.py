@@ -1,6 +1,6 @@
-"""Predictions files as this project and others write them: JSON Lines, checked line by line.
+"""Reads predictions files of this and other projects: JSON Lines, checked line by line.
 
-Known are the files of this project (docs/formats.md), THUDM's generated_predictions.txt ({"labels",
+Supports the files of this project (docs/formats.md), THUDM's generated_predictions.txt ({"labels",
 "predict"}) and LLaMA-Factory's generated_predictions.jsonl ({"prompt", "predict", "label"}).
 """
 
@@ -19,24 +19,24 @@ OPTIONAL_TEXTS = ("prompt", "decoded", "decoded_labels")
 def read_predictions(path: Path | str) -> list[PredictionRow]:
     """Rows {"labels", "predict"} of a file, in order, with OPTIONAL_TEXTS, finished and history.
 
-    Those only where the file has them; any other key is left out. The reference may be called
-    `label`. DataError names the file and the first wrong line.
+    Optional keys are present only if the file has them; other keys are dropped. The reference may
+    be called `label`. DataError names the file and the first invalid line.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSON Lines with 'labels' and 'predict'")
-    # Not splitlines(): a text may hold other line separators, such as U+2028.
+    # Not splitlines(): texts may contain other line separators, such as U+2028.
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise DataError(f"{path}: no rows; expected one JSON object a line")
+        raise DataError(f"{path}: no rows; expected one JSON object per line")
     rows = [_read_row(line, f"{path}: line {number}") for number, line in numbered]
     has_decoded = ["decoded" in row for row in rows]
     if any(has_decoded) and not all(has_decoded):
         with_, without = (numbered[has_decoded.index(found)][0] for found in (True, False))
         raise DataError(
-            f"{path}: line {without}: no 'decoded', which line {with_} has; expected it in every "
-            "row, as this project writes it, or in none"
+            f"{path}: line {without}: no 'decoded', unlike line {with_}; expected it in every row, "
+            "as this project writes it, or in none"
         )
     return rows
 
@@ -62,9 +62,9 @@ def _parse_object(line: bytes, where: str) -> PredictionRow:
             f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8"
         ) from None
     except (ValueError, RecursionError):
-        raise DataError(f"{where}: not JSON; expected one JSON object a line") from None
+        raise DataError(f"{where}: not JSON; expected one JSON object per line") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: found {type(row).__name__}; expected one JSON object a line")
+        raise DataError(f"{where}: found {type(row).__name__}; expected one JSON object per line")
     return row
 
 

@@ -1,8 +1,8 @@
-"""Whose scores: each protocol is one group's way to decode answers together with its way to score.
+"""Scoring protocols: each describes how one group decodes answers and scores them.
 
 Public code computes several different numbers under the names BLEU-4 and ROUGE; docs/metrics.md
-holds them side by side. Every way to score is computed from the same predictions; only another way
-to decode needs new ones. Plain data: how each score is computed is `glmtune.metrics.scorings`.
+compares them. All scores are computed from the same predictions; only different decoding requires
+new ones. Plain data; the scores are computed in `glmtune.metrics.scorings`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from glmtune.errors import ParamsError
 class ScoringProtocol:
     """How one group decodes, which rows it scores, and by which definition."""
 
-    title: str  # as a table calls it
+    title: str  # shown in tables
     source: str  # the public code that defines it
     scoring: str  # a key of SCORINGS in glmtune/metrics/scorings.py
-    differs: str  # in a few words: what is unlike the default
-    decoding: Mapping[str, Any] | None = (
-        None  # overrides of `generation`; None: as params.yaml says
-    )
-    # Which texts of our own predictions files it scores (docs/formats.md): what its code gets.
+    differs: str  # brief differences from the default
+    decoding: Mapping[str, Any] | None = None  # overrides of `generation`; None: as in params.yaml
+    # The texts of our own predictions files (docs/formats.md) that its code would score.
     response_key: str = "decoded"
     reference_key: str = "decoded_labels"
-    normal_form: bool = False  # both are brought to the form of glmtune/metrics/normal_form.py
-    long_history: str | None = None  # how it cuts prompts; None: as params.yaml says
-    reference_tokens: int | None = None  # `decoded_labels` are cut to so many tokens; None: whole
-    first_rows: int | None = None  # only so many rows are scored; None: all
+    normal_form: bool = False  # whether both texts are normalized (glmtune/metrics/normal_form.py)
+    long_history: str | None = None  # how it truncates prompts; None: as in params.yaml
+    reference_tokens: int | None = None  # limit of `decoded_labels` in tokens; None: no limit
+    first_rows: int | None = None  # the number of rows it scores; None: all
 
 
 PROTOCOLS: dict[str, ScoringProtocol] = {
@@ -39,7 +37,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="glmtune",
         source="this project",
         scoring="thudm",
-        differs="answers as a person reads them, in one form with the whole references",
+        differs="answers as displayed and full references, both normalized",
         response_key="predict",
         reference_key="labels",
         normal_form=True,
@@ -48,8 +46,8 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="THUDM ptuning",
         source="ChatGLM-6B and ChatGLM2-6B, ptuning/main.py",
         scoring="thudm",
-        differs="sampled; answers and references as the model's tokenizer decodes them, "
-        "references cut at 64 tokens",
+        differs="sampled; answers and references as decoded by the model's tokenizer, references "
+        "truncated to 64 tokens",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
         long_history="official",
         reference_tokens=64,
@@ -58,14 +56,14 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="LLaMA-Factory",
         source="LLaMA-Factory, train/sft/metric.py; ChatGLM-Efficient-Tuning, metric.py",
         scoring="llamafactory",
-        differs="sampled; both texts as the model's tokenizer decodes them",
+        differs="sampled; both texts as decoded by the model's tokenizer",
         decoding={"do_sample": True, "top_p": 0.7, "temperature": 0.95},
     ),
     "finetune_demo": ScoringProtocol(
         title="ChatGLM3 finetune_demo",
         source="ChatGLM3, finetune_demo/finetune_hf.py",
         scoring="finetune_demo",
-        differs="BLEU-4 over words, 0 to 1; the first 50 rows only",
+        differs="BLEU-4 over words, 0 to 1; only the first 50 rows",
         decoding={"do_sample": False},
         first_rows=50,
     ),
@@ -73,20 +71,20 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="MindFormers",
         source="MindFormers, core/metric/metric.py, ADGENMetric",
         scoring="mindformers",
-        differs="rows with a blank answer are left out",
+        differs="rows with a blank answer are skipped",
     ),
     "ms_swift": ScoringProtocol(
         title="ms-swift",
         source="ms-swift, metrics/nlg.py, compute_rouge_bleu",
         scoring="ms_swift",
-        differs="BLEU-4 over words; ROUGE by the package rouge; blank rows are left out",
+        differs="BLEU-4 over words; ROUGE by the package rouge; blank rows are skipped",
         reference_key="labels",
     ),
     "ssbuild": ScoringProtocol(
         title="ssbuild",
         source="ssbuild/chatglm_finetuning, evaluate.py",
         scoring="ssbuild",
-        differs="sacrebleu; ROUGE-L by the package rouge, 0 to 1; no ROUGE-1, ROUGE-2",
+        differs="sacrebleu; ROUGE-L by the package rouge, 0 to 1; no ROUGE-1 or ROUGE-2",
         response_key="predict",
         reference_key="labels",
     ),
@@ -94,7 +92,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="yongzhuo",
         source="yongzhuo/ChatGLM2-SFT, ft_chatglm2/evaluation.py",
         scoring="yongzhuo",
-        differs="over characters, 0 to 1; BLEU-4 counts a blank between any two as well",
+        differs="over characters, 0 to 1; BLEU-4 also counts a space between any two",
         reference_key="labels",
         decoding={"do_sample": True, "top_p": 0.8, "temperature": 0.8},
     ),
@@ -102,7 +100,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
         title="PaddleNLP",
         source="PaddleNLP, metrics/bleu.py, as examples/text_generation/unimo-text uses it",
         scoring="paddle",
-        differs="BLEU-4 of the whole file, 0 to 1, not smoothed; no ROUGE",
+        differs="BLEU-4 of the whole file, 0 to 1, unsmoothed; no ROUGE",
         reference_key="labels",
     ),
 }

@@ -1,10 +1,10 @@
-"""ROUGE F1, 0..1, as the packages rouge_chinese and rouge count it, but fast and for any length.
+"""ROUGE F1, 0..1, as computed by the packages rouge_chinese and rouge, but fast for any length.
 
-Both are given words joined by blanks, cut that text into sentences, and count distinct n-grams over
-the whole text. They differ in ROUGE-L: rouge_chinese takes the longest common subsequence of all
+Both receive words joined by spaces, split that text into sentences, and count distinct n-grams over
+the whole text. They differ in ROUGE-L: rouge_chinese uses the longest common subsequence of all
 words, rouge the distinct words of those between any two sentences. The packages fill a table with
-a cell for each two words, and rouge recurses through it; the numbers here are theirs to the last
-digit, found with bit operations on whole rows of that table.
+one cell per pair of words, through which rouge recurses. The numbers here are the same to the last
+digit, computed with bit operations on whole rows of that table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ROUGES = ("rouge-1", "rouge-2", "rouge-l")
 
 @functools.lru_cache(maxsize=1024)
 def rouge_chinese(response: str, reference: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L as rouge_chinese 1.0.3 counts two texts of blank-separated words.
+    """ROUGE-1, -2 and -L of two texts of space-separated words, as in rouge_chinese 1.0.3.
 
-    我 很 好 against 我 好: precision 2/3 and recall 1, so ROUGE-1 and -L are 0.8; no two in a row
-    are shared. ValueError for a text without words, as there.
+    我 很 好 against 我 好: precision 2/3 and recall 1, so ROUGE-1 and -L are 0.8; no bigram is
+    shared. ValueError for a text without words, as in the package.
     """
     cut = _sentence_cutter()
     return _f1_scores(
@@ -35,11 +35,11 @@ def rouge_chinese(response: str, reference: str) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=1024)
 def rouge_package(response: str, reference: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L as rouge 1.0.1 counts two texts of blank-separated words.
+    """ROUGE-1, -2 and -L of two texts of space-separated words, as in rouge 1.0.1.
 
-    好 很 好 against 好 好: distinct words 好, 很 and 好; so precision is 1/2, recall 1, and ROUGE-1
-    and -L are 2/3. A sentence ends at the full stop of ASCII only. ValueError for a text without
-    sentences, as there.
+    好 很 好 against 好 好: the distinct words are 好, 很 and 好, so precision is 1/2, recall 1, and
+    ROUGE-1 and -L are 2/3. Only an ASCII full stop ends a sentence. ValueError for a text without
+    sentences, as in the package.
     """
     return _f1_scores(
         _words_of_sentences(response.split(".")),
@@ -49,7 +49,7 @@ def rouge_package(response: str, reference: str) -> dict[str, float]:
 
 
 def _words_of_sentences(sentences: Sequence[str]) -> Sentences:
-    # A sentence of white space counts as one empty word, in both packages.
+    # In both packages, a whitespace-only sentence counts as one empty word.
     return [sentence.split() or [""] for sentence in sentences if sentence]
 
 
@@ -71,7 +71,7 @@ def _f1_scores(
 def _f1(in_response: int, in_reference: int, shared: int) -> float:
     precision = shared / in_response if in_response else 0.0
     recall = shared / in_reference if in_reference else 0.0
-    # Both packages avoid a division by zero like this; it shows in the ninth digit.
+    # Both packages avoid division by zero like this; it affects the ninth digit.
     return 2 * (precision * recall) / (precision + recall + 1e-8)
 
 
@@ -82,7 +82,7 @@ def _all_words(sentences: Sentences) -> list[str]:
 def _overlap_of_ngrams(
     response: Sentences, reference: Sentences, length: int
 ) -> tuple[int, int, int]:
-    """How many distinct n-grams of that length are in the response, in the reference, in both."""
+    """The number of distinct n-grams in the response, in the reference, and in both."""
     ours, theirs = (
         {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
         for words in (_all_words(response), _all_words(reference))
@@ -105,7 +105,7 @@ def _overlap_of_sets(response: Sentences, reference: Sentences) -> tuple[int, in
 
 
 def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
-    """The words of that longest common subsequence which the package rouge finds."""
+    """The words of the longest common subsequence that the package rouge finds."""
     table = _subsequence_rows(first, second)
 
     def length(i: int, j: int) -> int:
@@ -125,11 +125,10 @@ def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
 
 
 def _subsequence_rows(first: Sequence[str], second: Sequence[str]) -> list[int]:
-    """Rows of bits: the low j of row i have as many zeros as first[:i] and second[:j] share words.
+    """Bit rows: the zeros in the low j bits of row i count the LCS of first[:i] and second[:j].
 
-    In order, that is: the length of their longest common subsequence.
-
-    Hyyrö, Bit-parallel LCS-length computation revisited (2004): a row takes three operations.
+    LCS is the length of the longest common subsequence. Each row takes three operations (Hyyrö,
+    Bit-parallel LCS-length computation revisited, 2004).
     """
     places: dict[str, int] = {}
     for place, word in enumerate(second):

@@ -1,7 +1,7 @@
-"""How far a mean over rows can be trusted: bootstrap intervals, and tests for many comparisons.
+"""Uncertainty of means over rows: bootstrap intervals and tests for multiple comparisons.
 
-The rows are drawn again, with replacement, many times; the interval holds the middle of the means.
-It says what other rows of the same kind would change, not what training again would change.
+Rows are resampled with replacement many times; the interval covers the central means. It reflects
+the choice of rows, not the variation between trainings.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 RESAMPLES = 10_000  # 50 of them lie beyond each end of a 99 % interval
 CONFIDENCE = 0.99
 POWER = 0.8
-MIN_ROWS = 20  # the bootstrap is too sure of itself on fewer
-_DRAWS_AT_ONCE = 1_000_000  # bounds memory: some 24 bytes a draw
+MIN_ROWS = 20  # the bootstrap is overconfident on fewer
+_DRAWS_AT_ONCE = 1_000_000  # bounds memory: about 24 bytes per draw
 
 Key = TypeVar("Key")
 Values = Sequence[float | None]  # a score of each row; None: the row has none
@@ -28,7 +28,7 @@ Values = Sequence[float | None]  # a score of each row; None: the row has none
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `rows` values with the ends of its interval and its standard error."""
+    """A mean of `rows` values with its interval and standard error."""
 
     value: float
     low: float
@@ -38,9 +38,9 @@ class Interval:
 
     @property
     def p_value(self) -> float:
-        """How often chance alone gives a mean this far from zero, by the normal law; 1 if few rows.
+        """The two-sided p-value of the mean by the normal distribution; 1 for too few rows.
 
-        Not from the resamples: their smallest p is too coarse for many comparisons at a time.
+        Not from the resamples: their smallest p is too coarse for many comparisons at once.
         """
         if self.rows < MIN_ROWS or self.value == 0:
             return 1.0
@@ -78,10 +78,10 @@ def paired_differences(
     runs: Mapping[Key, Values],
     pairs: Iterable[tuple[Key, Key]] | None = None,
 ) -> dict[tuple[Key, Key], Interval]:
-    """Mean of run minus mean of baseline, for each such pair, by default for any two runs.
+    """Mean of run minus mean of baseline for each pair, by default for all pairs of runs.
 
-    A resample draws rows, not values: both runs keep the same rows, so hard rows cancel. A row that
-    either has no value for counts for neither.
+    A resample draws the same rows for both runs, so hard rows cancel out. Rows without a value in
+    either run are ignored.
     Example: {"lora": …, "full": …, "none": …} -> {("lora", "full"): lora minus full, …}
     """
     chosen = itertools.combinations(runs, 2) if pairs is None else pairs
@@ -90,9 +90,9 @@ def paired_differences(
 
 
 def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
-    """Each p-value after Holm's correction: what is below 0.01 here is significant among them.
+    """The p-values after Holm's correction; those below 0.01 are significant among all.
 
-    The chance that even one of the differences called significant is none stays below that bound.
+    The probability that any difference is wrongly called significant stays below that bound.
     Example: 0.01, 0.04 and 0.03 -> 0.03 (three times), 0.06 (the larger before it), 0.06 (twice)
     """
     ascending = sorted(intervals, key=lambda key: intervals[key].p_value)
@@ -105,9 +105,9 @@ def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
 
 
 def detectable_difference(difference: Interval, *, confidence: float = CONFIDENCE) -> float:
-    """How large a true difference must be to be found significant in so many tries (POWER).
+    """The smallest true difference that is found significant with a probability of POWER.
 
-    Example: differences of rows that spread by 10 on 1,070 rows, 99 % sure, found in 80 % -> 1.05
+    Example: row differences with deviation 10, 1,070 rows, confidence 99 %, power 80 % -> 1.05
     """
     law = NormalDist()
     return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(POWER)) * difference.error
@@ -115,7 +115,7 @@ def detectable_difference(difference: Interval, *, confidence: float = CONFIDENC
 
 def _row_differences(values: Values, baseline: Values) -> list[float | None]:
     if len(values) != len(baseline):
-        raise ValueError(f"not the same rows: {len(values)} against {len(baseline)}")
+        raise ValueError(f"different rows: {len(values)} and {len(baseline)}")
     return [
         None if ours is None or theirs is None else ours - theirs
         for ours, theirs in zip(values, baseline, strict=True)
@@ -136,7 +136,7 @@ def _bootstrap_draws(rows: int, seed: int) -> Iterator[np.ndarray]:
     for start in range(0, RESAMPLES, at_once):
         batch = min(at_once, RESAMPLES - start)
         drawn = generator.integers(rows, size=(batch, rows), dtype=np.int32)
-        # Each resample counts in a stretch of its own.
+        # Each resample counts in its own range.
         drawn = drawn + np.arange(batch)[:, None] * rows
         counts = np.bincount(drawn.ravel(), minlength=batch * rows)
         yield counts.reshape(batch, rows).astype(np.float64)

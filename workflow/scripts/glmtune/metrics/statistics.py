@@ -1,7 +1,7 @@
-"""What generated texts are like, beside the four scores: mostly without a reference.
+"""Statistics of generated texts besides the four scores, mostly without a reference.
 
-They describe the texts that the default protocol scores, and a BLEU-4 or ROUGE-L among them is by
-its definition, whatever protocol is in the headline.
+They describe the texts that the default protocol scores. Any BLEU-4 or ROUGE-L among them follows
+its definition, whichever protocol the headline uses.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 from glmtune.metrics.pairs import TextPair, is_blank, words_of
 from glmtune.metrics.scorings import bleu_of_characters, mean, thudm
 
-UNKNOWN = "<UNK>"  # ADGEN's word for a word that was taken out: 300 of its 1,070 dev references
+UNKNOWN = "<UNK>"  # ADGEN's placeholder for removed words: in 300 of its 1,070 dev references
 NGRAM = 4  # words, as in Distinct-4 and Repetition-4
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is taken from each row, and how the rows become one number."""
+    """A value for each row, and how to aggregate them to one number."""
 
     of_row: Callable[[TextPair], Any]
     of_file: Callable[[Sequence[Any]], float | None] = mean
-    has_row_value: bool = True  # False: a row alone has no number
+    has_row_value: bool = True  # False: defined only for the whole file
 
 
 # --- content and form -----------------------------------------------------------------------------
 
 
 def attribute_recall(pair: TextPair) -> float | None:
-    """Percent of the requested attribute values that stand literally in the response, or None.
+    """Percentage of requested attribute values that appear verbatim in the response, or None.
 
-    The Coverage of the ADGEN paper, except that a value asked for twice counts once. None wherever
-    the file as a whole is not in ADGEN's form.
+    The Coverage of the ADGEN paper, except that a value requested twice counts once. None if the
+    file as a whole is not in ADGEN's format.
     """
     if pair.requested is None:
         return None
@@ -41,28 +41,28 @@ def attribute_recall(pair: TextPair) -> float | None:
 
 
 def length(pair: TextPair) -> float:
-    """Characters of the response."""
+    """The number of characters in the response."""
     return float(len(pair.response))
 
 
 def lengths(pair: TextPair) -> tuple[int, int]:
-    """Characters of the response and of the reference."""
+    """The numbers of characters in the response and in the reference."""
     return len(pair.response), len(pair.reference)
 
 
 def length_ratio(rows: Sequence[tuple[int, int]]) -> float | None:
-    """Percent: characters of all responses by those of all references."""
+    """The length of all responses as a percentage of that of all references."""
     responses, references = map(sum, zip(*rows, strict=True))
     return 100 * responses / references if references else None
 
 
 def empty(pair: TextPair) -> float:
-    """100 if the response is empty or white space, else 0."""
+    """100 if the response is empty or whitespace, else 0."""
     return 100.0 if is_blank(pair.response) else 0.0
 
 
 def cut_off(pair: TextPair) -> float | None:
-    """100 if the response ran into the length limit, else 0; None if the file does not say."""
+    """100 if the response reached the length limit, else 0; None if unknown."""
     return None if pair.finished is None else 100.0 * (not pair.finished)
 
 
@@ -70,28 +70,28 @@ def cut_off(pair: TextPair) -> float | None:
 
 
 def ngrams_of_words(pair: TextPair) -> list[tuple[str, ...]]:
-    """The 4-grams of words of the response, white space left out."""
+    """The word 4-grams of the response, ignoring whitespace."""
     words = words_of(pair.response)
     return [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
 
 
 def repetition(pair: TextPair) -> float:
-    """100 if some 4-gram of words comes twice in the response, else 0.
+    """100 if the response repeats a word 4-gram, else 0.
 
-    Its mean is the Repetition-4 of the ADGEN paper: a model that never stops shows here.
+    The mean is the Repetition-4 of the ADGEN paper; it is high for a model that never stops.
     """
     ngrams = ngrams_of_words(pair)
     return 100.0 if len(set(ngrams)) < len(ngrams) else 0.0
 
 
 def distinct_ngrams(rows: Sequence[list[tuple[str, ...]]]) -> float | None:
-    """Percent of different ones among all 4-grams of words of the file: Distinct-4."""
+    """The percentage of distinct word 4-grams in the file: Distinct-4."""
     ngrams = [ngram for row in rows for ngram in row]
     return 100 * len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
 def distinct_texts(texts: Sequence[str]) -> float:
-    """Percent of different predictions."""
+    """The percentage of distinct predictions."""
     return 100 * len(set(texts)) / len(texts)
 
 
@@ -99,9 +99,9 @@ def distinct_texts(texts: Sequence[str]) -> float:
 
 
 def without_unknown(pair: TextPair) -> TextPair:
-    """The pair without <UNK> in both texts if the reference has one, else the pair itself.
+    """Remove <UNK> from both texts if the reference has one, else return the pair itself.
 
-    Nobody can be asked to guess a removed word.
+    No model can guess a removed word.
     Example: 白<UNK>裙 against 白色<UNK>裙 -> 白裙 against 白色裙.
     """
     if UNKNOWN not in pair.reference:
@@ -110,9 +110,9 @@ def without_unknown(pair: TextPair) -> TextPair:
 
 
 def bleu_of_any_reference(pair: TextPair) -> float | None:
-    """BLEU-4 against the references of all rows that ask the same, together; None without prompts.
+    """BLEU-4 against the references of all rows with the same prompt; None without prompts.
 
-    An n-gram counts if any of them has it: 长裤美了 against 长裤 and 美了.
+    An n-gram counts if any reference has it: 长裤美了 against 长裤 and 美了.
     """
     references = _known_references(pair)
     if references is None:
@@ -123,7 +123,7 @@ def bleu_of_any_reference(pair: TextPair) -> float | None:
 
 
 def rouge_of_best_reference(pair: TextPair) -> float | None:
-    """The best ROUGE-L against a reference of the rows that ask the same; None without prompts."""
+    """The best ROUGE-L against references of rows with the same prompt; None without prompts."""
     references = _known_references(pair)
     if references is None:
         return None

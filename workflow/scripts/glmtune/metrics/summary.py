@@ -1,4 +1,4 @@
-"""All scores and statistics of one predictions file, worked out row by row in any order."""
+"""All scores and statistics of one predictions file, computed row by row in any order."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from glmtune.metrics.scorings import METRICS, SCORINGS
 from glmtune.metrics.statistics import STATISTICS
 
-ROWS_AT_ONCE = 16  # given to a process at a time
-SILENT_SECONDS = 2  # a progress bar appears after so long
+ROWS_AT_ONCE = 16  # sent to a process at a time
+SILENT_SECONDS = 2  # delay before a progress bar appears
 
 
 @dataclass(frozen=True)
 class FileScores:
-    """What score_predictions.py writes."""
+    """The output of score_predictions.py."""
 
     summary: dict[str, Any]  # headline, statistics, "rows", and under "protocols" all definitions
     rows: list[dict[str, float | None]]  # headline and statistics of each row
@@ -30,11 +30,11 @@ class FileScores:
 def score_predictions(
     rows: Sequence[Mapping[str, Any]], protocol: str = DEFAULT_PROTOCOL, *, workers: int = 1
 ) -> FileScores:
-    """Score rows, as `read_predictions` gives them, by every protocol.
+    """Score rows from `read_predictions` by every protocol.
 
-    `protocol` decides which scores stand in the headline. The numbers do not depend on `workers`.
+    `protocol` selects the headline scores. The numbers do not depend on `workers`.
     """
-    get_protocol(protocol)  # an unknown one is one message
+    get_protocol(protocol)  # fails early if unknown
     pairs = pair_rows(rows)
     parts = _parts_of_all(pairs, workers)
     protocols = {name: _score_file(name, parts) for name in PROTOCOLS}
@@ -68,7 +68,7 @@ def _score_row(index: int, name: str, part: Mapping[str, Any]) -> dict[str, floa
 
 
 def _parts_of(pairs: Mapping[str, TextPair]) -> dict[str, dict[str, Any]]:
-    """What one row adds to every score and statistic; this is where the time goes."""
+    """The contribution of one row to every score and statistic; the slow part."""
     read = pairs[DEFAULT_PROTOCOL]
     return {
         "protocols": {
@@ -80,7 +80,7 @@ def _parts_of(pairs: Mapping[str, TextPair]) -> dict[str, dict[str, Any]]:
 
 
 def _parts_of_all(pairs: Sequence[dict[str, TextPair]], workers: int) -> list[dict[str, Any]]:
-    """In the order of the rows, whoever worked them out."""
+    """Compute the parts of all rows, in order."""
     with (
         _parts_by_workers(pairs, min(workers, -(-len(pairs) // ROWS_AT_ONCE))) as parts,
         tqdm(parts, total=len(pairs), unit="rows", desc="scoring", delay=SILENT_SECONDS) as shown,
@@ -95,6 +95,6 @@ def _parts_by_workers(
     if workers <= 1:
         yield map(_parts_of, pairs)
         return
-    # Spawned, not forked: the same on every system, and safe beside threads.
+    # Spawned, not forked: works on every system and is safe with threads.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield pool.imap(_parts_of, pairs, chunksize=ROWS_AT_ONCE)

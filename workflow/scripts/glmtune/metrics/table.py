@@ -1,4 +1,4 @@
-"""Scores of a file as a terminal shows them."""
+"""Formats the scores of a file for the terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.statistics import STATISTICS
 
-NOTE = (
-    "* its published figures are of answers that were also decoded in its own way (docs/metrics.md)"
-)
+NOTE = "* its published scores are for answers that were also decoded differently (docs/metrics.md)"
 
 
 def describe_scores(summary: Mapping[str, Any]) -> str:
-    """A line a protocol, then a line a statistic: what `FileScores.summary` holds."""
+    """Format `FileScores.summary`: one line per protocol, then one per statistic."""
     protocols = [
         [name + "*" * (PROTOCOLS[name].decoding is not None), str(scores["rows"])]
         + [_format_score(scores[metric]) for metric in METRICS]

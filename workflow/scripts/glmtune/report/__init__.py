@@ -1,11 +1,11 @@
-"""The comparison report: a results tree read once, then written as Markdown, HTML, CSV and SVG.
+"""The comparison report: reads a results tree once and writes Markdown, HTML, CSV and SVG.
 
-    contents → reading                       what a report holds; how it is read from files
+    contents → reading                       the report's data; reading it from files
              → tables                        tables with a row per model and method
              → comparison, forgetting, definitions, data_card, seeds, training_notes, what_was_run
-                                             the longer sections, and parts of them
-             → sections                      SECTIONS: the order in which they stand
-             → figures, page, writing        the picture, the HTML page, all files
+                                             the longer sections and their parts
+             → sections                      SECTIONS: all sections in order
+             → figures, page, writing        the loss plot, the HTML page, all files
 
-Knows nothing about how a score or a checkpoint came to be.
+Knows nothing about how scores or checkpoints are made.
 """

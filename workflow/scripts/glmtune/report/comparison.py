@@ -1,6 +1,6 @@
-"""The section that says which runs differ beyond chance: methods of a model, models with a method.
+"""The section on significant differences between methods of a model and between models.
 
-Knows how sure one may be; which differences there are is the Report's.
+Phrases the verdicts; the differences themselves come from the Report.
 """
 
 from __future__ import annotations
@@ -19,59 +19,60 @@ METRICS_PAGE = "[docs/metrics.md](../docs/metrics.md)"  # as seen from results/
 
 
 def differences(report: Report) -> str:
-    """In tables and words: which differences are significant."""
+    """Show in tables and words which differences are significant."""
     if len(report.entries) < 2:
-        text = "There is one run only: nothing to compare it with."
+        text = "There is only one run, so there is nothing to compare."
     elif not report.differences:
         text = (
-            f"The protocol {report.protocol} scores the whole file: rows have no scores of their "
-            "own, so what chance does cannot be told."
+            f"The protocol {report.protocol} scores the file as a whole. Without scores of single "
+            "rows, significance cannot be tested."
         )
     else:
         text = _compare_all(report)
-    return f"## What really changed\n\n{text}"
+    return f"## Significant differences\n\n{text}"
 
 
 def _compare_all(report: Report) -> str:
-    parts = [_how_sure(report), *(_of_model(report, model) for model in report.models)]
+    parts = [_explain_test(report), *(_of_model(report, model) for model in report.models)]
     return "\n\n".join([*parts, *_between_models(report)])
 
 
-def _how_sure(report: Report) -> str:
+def _explain_test(report: Report) -> str:
     count = len(report.differences)
-    # A protocol may leave rows out: finetune_demo all after the first 50.
+    # A protocol may skip rows: finetune_demo scores only the first 50.
     rows = max(difference.rows for difference in report.differences.values())
     if rows < MIN_ROWS:
         return (
             f"{rows} dev rows are too few to call any difference significant; "
-            f"at least {MIN_ROWS} are needed."
+            f"at least {MIN_ROWS} are required."
         )
-    text = f"""Each number is a difference of means over the same {rows:,} dev rows,
-{" / ".join(COMPARED.values())}. **Bold: significant.** The chance that even one of the {count}
-differences is wrongly called significant is below {percent_of(CHANCE)} (pairs of rows, Holm's
+    text = f"""Each cell shows the difference of the means over the same {rows:,} dev rows:
+{" / ".join(COMPARED.values())}. **Bold: significant.** The probability that any of the {count}
+differences is wrongly called significant is below {percent_of(CHANCE)} (paired test, Holm's
 correction; see {METRICS_PAGE}). {_smallest_detectable(report)}"""
     if report.has_seeds:
         return f"""{text}
-Where a method has several seeds, the score of a row is its mean over them; what another seed
-changes is shown by ± in the table of scores."""
+For a method with several seeds, the score of a row is its mean over the seeds; ± in the table of
+scores shows how much they vary."""
     return f"""{text}
-This says what other dev rows would change, not what training again with another seed would."""
+The test covers the choice of dev rows, not the variation between training seeds."""
 
 
 def _smallest_detectable(report: Report) -> str:
     shown = [
         f"{shown_score(report, score)(least)} {title}"
         for score, title in COMPARED.items()
-        if (least := _least_found(report, score)) is not None
+        if (least := _detectable(report, score)) is not None
     ]
     if not shown:
         return ""
-    return f"""Between any two methods of a model a true
-difference of {" or ".join(shown)} would be found in 8 of 10 tries, a smaller one more rarely."""
+    return f"""Between any two methods of a model, a true
+difference of {" or ".join(shown)} would be detected in 8 of 10 evaluations; a smaller one, less
+often."""
 
 
-def _least_found(report: Report, score: str) -> float | None:
-    """What must lie between any two methods of a model to be found, the correction included."""
+def _detectable(report: Report, score: str) -> float | None:
+    """The difference detectable between any two methods of a model, after the correction."""
     confidence = 1 - CHANCE / len(report.differences)
     found = [
         detectable_difference(difference, confidence=confidence)
@@ -97,7 +98,7 @@ def _of_model(report: Report, model: str) -> str:
 
 
 def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> str:
-    """Differences of any two, row minus column, each two once."""
+    """Pairwise differences, row minus column; each pair appears once."""
     rows = [
         [
             entry.label,
@@ -123,7 +124,7 @@ def _difference_cell(report: Report, ours: tuple[str, str], theirs: tuple[str, s
 
 
 def _verdicts_by_score(report: Report, entries: Sequence[MethodEntry], name: NameOf) -> list[str]:
-    """A sentence a score, or one for all scores that say the same."""
+    """One sentence per score; scores with the same verdict share a sentence."""
     sentences: dict[str, list[str]] = {}
     for score, title in COMPARED.items():
         if sentence := _verdict_sentence(report, score, entries, name):
@@ -134,7 +135,7 @@ def _verdicts_by_score(report: Report, entries: Sequence[MethodEntry], name: Nam
 def _verdict_sentence(
     report: Report, score: str, entries: Sequence[MethodEntry], name: NameOf
 ) -> str:
-    """Example: "full and lora are higher than none; not told apart: lora from full."."""
+    """Example: "full and lora are higher than none; no significant difference: lora and full."."""
     higher: dict[str, list[str]] = {}
     equal: dict[str, list[str]] = {}
     for theirs, ours in itertools.combinations(entries, 2):
@@ -156,8 +157,8 @@ def _verdict_sentence(
         for worse, better in by_worse.items()
     ]
     if equal:
-        apart = [f"{one} from {_join_names(others)}" for one, others in equal.items()]
-        parts.append(f"not told apart: {', '.join(apart)}")
+        pairs = [f"{one} vs. {_join_names(others)}" for one, others in equal.items()]
+        parts.append(f"no significant difference: {', '.join(pairs)}")
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -171,7 +172,7 @@ def _join_names(names: Sequence[str]) -> str:
 
 
 def _between_models(report: Report) -> list[str]:
-    """The differences of any two models with the same method; nothing if there is one model."""
+    """Pairwise differences of models with the same method; nothing for a single model."""
     by_method: dict[str, list[MethodEntry]] = {}
     for entry in report.entries:
         by_method.setdefault(entry.first.entry, []).append(entry)

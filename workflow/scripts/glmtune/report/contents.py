@@ -1,6 +1,6 @@
-"""What a report holds: runs, their models, their data, and how they differ from each other.
+"""The content of a report: runs, their models, their data, and the differences between them.
 
-Knows nothing about files or about how anything is shown.
+Knows nothing about files or presentation.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Run:
-    """One model with one method and one seed: everything of the results tree that belongs to it."""
+    """One model with one method and one seed: all its results."""
 
     model: str
-    method: str  # names its files: the entry, and for a further seed a suffix, as in lora.seed-43
+    method: str  # as in file names: the entry; further seeds have a suffix, e.g. lora.seed-43
     entry: str  # an entry of `methods:` in params.yaml
     seed: int | None
     tuning: str  # the tuning method of that entry, e.g. lora
-    is_trained: bool  # False: the model as it came
+    is_trained: bool  # False: the untuned model
     scores: dict[str, Any]  # means, as score_predictions.py writes them
     row_scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
@@ -45,22 +45,20 @@ class Run:
     probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained
-    dev_curve: list[
-        tuple[int, float]
-    ]  # the same of dev losses, where they were measured on the way
-    runtimes: dict[str, dict[str, Any]]  # step of the workflow -> seconds, memory, versions
+    dev_curve: list[tuple[int, float]]  # (step, dev loss), where measured during training
+    runtimes: dict[str, dict[str, Any]]  # workflow step -> seconds, memory, versions
 
     @property
     def name(self) -> str:
-        """How prose and lists call it."""
+        """The name used in prose and lists."""
         return f"{self.model} / {self.method}"
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """One model with one entry of `methods:`, whatever its seeds: a row of the tables."""
+    """One model with one entry of `methods:` and all its seeds: a row of the tables."""
 
-    runs: tuple[Run, ...]  # one a seed
+    runs: tuple[Run, ...]  # one per seed
 
     @property
     def first(self) -> Run:
@@ -74,7 +72,7 @@ class MethodEntry:
 
     @property
     def label(self) -> str:
-        """How a table of methods calls it.
+        """The label used in the tables.
 
         Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
         three seeds of lora -> "lora, 3 seeds".
@@ -87,11 +85,11 @@ class MethodEntry:
         return name if len(self.runs) == 1 else f"{name}, {len(self.runs)} seeds"
 
     def numbers(self, value: Callable[[Run], float | None]) -> list[float]:
-        """A value of each run that has it."""
+        """The values of the runs that have one."""
         return [number for number in map(value, self.runs) if number is not None]
 
     def column(self, score: str) -> list[float | None]:
-        """One score of every row, in the order of the dev rows: the mean over seeds."""
+        """One score for each dev row, in order: the mean over seeds."""
         return row_means([[row[score] for row in run.row_scores] for run in self.runs])
 
 
@@ -105,13 +103,13 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """All runs in display order, with what they were made from."""
+    """All runs in display order, with their models, data and settings."""
 
     runs: list[Run]
     models: dict[str, dict[str, Any]]  # manifests
     dataset: dict[str, Any]  # manifest
-    card: dict[str, Any]  # what the rows are like
-    tokenized: dict[str, dict[str, Any]]  # manifests of the tokens, by model
+    card: dict[str, Any]  # statistics of the rows
+    tokenized: dict[str, dict[str, Any]]  # manifests of the tokenized data, by model
     style: Style  # of the training answers
     params: ReportParams
 
@@ -122,17 +120,17 @@ class Report:
 
     @property
     def protocol(self) -> str:
-        """Whose definition of BLEU-4 and ROUGE the scores have."""
+        """The protocol that defines BLEU-4 and ROUGE for the headline scores."""
         return self.params.protocol
 
     @property
     def rows(self) -> int:
-        """How many dev rows each run answered."""
+        """The number of dev rows each run answered."""
         return self.runs[0].scores["rows"]
 
     @functools.cached_property
     def entries(self) -> list[MethodEntry]:
-        """All rows of the tables: by model, the untrained first."""
+        """All rows of the tables, by model, untuned first."""
         found: dict[tuple[str, str], list[Run]] = {}
         for model in self.models:
             runs = [run for run in self.runs if run.model == model]
@@ -141,11 +139,11 @@ class Report:
         return [MethodEntry(tuple(runs)) for runs in found.values()]
 
     def entries_of(self, model: str) -> list[MethodEntry]:
-        """The entries of one model, the untrained first."""
+        """The entries of one model, untuned first."""
         return [entry for entry in self.entries if entry.first.model == model]
 
     def baseline_of(self, model: str) -> MethodEntry | None:
-        """The entry that the others of a model are compared with: its first untrained one."""
+        """The model's first untuned entry, with which its others are compared."""
         first = self.entries_of(model)[0]
         return None if first.first.is_trained else first
 
@@ -155,19 +153,19 @@ class Report:
         return any(len(entry.runs) > 1 for entry in self.entries)
 
     def parameters_of(self, model: str) -> int | None:
-        """How many parameters a model has, if any file says so."""
+        """The number of parameters of a model, or None if no file states it."""
         totals = [
             run.training.get("total_parameters", 0) for run in self.runs if run.model == model
         ]
-        # The smallest total: a method may add weights of its own.
+        # The smallest total: some methods add weights.
         return self.models[model].get("parameters") or min(filter(None, totals), default=None)
 
     @functools.cached_property
     def differences(self) -> dict[Comparison, Interval]:
-        """Ours minus theirs for any two methods of a model, and any two models with a method.
+        """Ours minus theirs for each pair of methods of a model and of models with a method.
 
-        Raises DataError for a run that answered other rows than the first. A protocol without
-        scores of rows has no differences.
+        Raises DataError if a run answered different rows than the first. Protocols without row
+        scores have no differences.
         """
         for run in self.runs:
             _check_same_rows(run, self.runs[0])
@@ -192,16 +190,16 @@ class Report:
         return adjusted_p_values(self.differences)
 
     def is_significant(self, comparison: Comparison) -> bool:
-        """Whether a difference is significant among all of the report's."""
+        """Whether a difference is significant after correction over the whole report."""
         return self.adjusted[comparison] < 1 - CONFIDENCE
 
     def stands_out(self, score: str, entry: MethodEntry) -> bool:
-        """Whether a mean is significantly above those of all other entries of its model."""
+        """Whether a mean is significantly above that of every other entry of its model."""
         others = [other for other in self.entries_of(entry.first.model) if other is not entry]
         return bool(others) and all(self._is_above(score, entry.key, o.key) for o in others)
 
     def _is_above(self, score: str, ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
-        # Each two are compared once, in the order of the tables.
+        # Each pair is compared only once, in table order.
         for comparison, sign in (
             (Comparison(score, ours, theirs), 1),
             (Comparison(score, theirs, ours), -1),
@@ -215,21 +213,21 @@ class Report:
 
     @functools.cached_property
     def means(self) -> dict[tuple[str, tuple[str, str]], Interval]:
-        """By score and entry; without entries whose rows have no scores."""
+        """Means by score and entry; entries without row scores are left out."""
         columns = {
             (score, entry.key): entry.column(score) for score in COMPARED for entry in self.entries
         }
         return bootstrap_means({key: values for key, values in columns.items() if _has_any(values)})
 
     def comparison_with_untuned(self, score: str, entry: MethodEntry) -> Comparison | None:
-        """An entry and the model as it came; None for that model itself, or without scores."""
+        """Compare an entry with its untuned model; None for that model or without scores."""
         baseline = self.baseline_of(entry.first.model)
         comparison = Comparison(score, entry.key, baseline.key) if baseline else None
         return comparison if comparison in self.differences else None
 
     @functools.cached_property
     def verdicts(self) -> dict[tuple[str, str], list[Verdict]]:
-        """What is said of each run's answers to the general questions, by model and method."""
+        """The verdicts on each run's answers to the general questions, by model and method."""
         found = {}
         for run in self.runs:
             baseline = self.baseline_of(run.model)
@@ -240,20 +238,20 @@ class Report:
             ]
         return found
 
-    def right_answers(self, entry: MethodEntry) -> list[float | None]:
-        """Of each general question: percent of the seeds that answer it rightly."""
+    def correct_answers(self, entry: MethodEntry) -> list[float | None]:
+        """For each general question, the percentage of seeds that answer it correctly."""
         each = [self.verdicts[run.model, run.method] for run in entry.runs]
-        return row_means([[100.0 * verdict.is_right for verdict in run] for run in each])
+        return row_means([[100.0 * verdict.is_correct for verdict in run] for run in each])
 
 
 def row_means(columns: Sequence[Values]) -> list[float | None]:
-    """The mean of each row over columns that have it; None where none has."""
+    """The mean of each row over the columns with a value; None if no column has one."""
     known = ([value for value in row if value is not None] for row in zip(*columns, strict=True))
     return [statistics.fmean(row) if row else None for row in known]
 
 
 def finite(value: Any) -> float | None:
-    """A number that can be shown and written, else None: a loss may be missing or NaN."""
+    """Return a finite number unchanged, else None: a loss may be missing or NaN."""
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -276,6 +274,6 @@ def _check_same_rows(run: Run, first: Run) -> None:
     )
     if rows != expected:
         raise DataError(
-            f"predictions of {run.name}: not the dev rows that {first.name} answered "
-            f"({len(rows)} against {len(expected)} rows); generate and score both again"
+            f"predictions of {run.name}: different dev rows than those of {first.name} "
+            f"({len(rows)} and {len(expected)} rows); generate and score both again"
         )

@@ -1,4 +1,4 @@
-"""The section that shows the same answers by every public definition of BLEU-4 and ROUGE."""
+"""The section that scores the same answers under every public definition of BLEU-4 and ROUGE."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glmtune.report.tables import NO_BREAK, NOTHING, digits
 
 
 def definitions(report: Report) -> str:
-    """A column a definition; one that gives the same numbers as another has none of its own."""
+    """One column per definition; definitions that give the same numbers share a column."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for name in PROTOCOLS:
         columns.setdefault(tuple(_protocol_column(report, name)), []).append(name)
@@ -24,34 +24,31 @@ def definitions(report: Report) -> str:
     ]
     differ = [
         f"- {_protocol_title(name)}: {plain(each.differs)}"
-        + (
-            f" (here the same numbers as {_protocol_title(same_as[name])})"
-            if name in same_as
-            else ""
-        )
+        + (f" (same numbers here as {_protocol_title(same_as[name])})" if name in same_as else "")
         for name, each in PROTOCOLS.items()
     ]
     headline = PROTOCOLS[report.protocol]
-    return f"""## The same answers by other definitions
+    return f"""## The same answers under other definitions
 
-Public code computes different numbers and calls them all BLEU-4 and ROUGE. The scores above are
-those of **{plain(headline.title)}** (`protocol: {report.protocol}`){_how_decoded(report)}.
-Here each cell is
-{" / ".join(COMPARED.values())} of the same answers by another definition: compare within a column,
-never between two. [docs/metrics.md](../docs/metrics.md) holds the definitions side by side.
+Public code computes different numbers under the names BLEU-4 and ROUGE. The scores above follow
+**{plain(headline.title)}** (`protocol: {report.protocol}`){_how_decoded(report)}.
+Each cell below is
+{" / ".join(COMPARED.values())} of the same answers under another definition: compare scores within
+a column, never across columns. [docs/metrics.md](../docs/metrics.md) compares the definitions in
+detail.
 
 {table(header, rows, text_columns=2)}
 
-In a few words:
+In brief:
 
 {chr(10).join(differ)}
 
-\\* Its published numbers are of answers decoded in its own way: set `protocol:` to compare with
-those."""
+\\* Its published scores are for answers decoded differently: set `protocol:` to compare with
+them."""
 
 
 def _how_decoded(report: Report) -> str:
-    """Example: ": answers decoded greedily, references whole"; "" if the parameters do not say."""
+    """Example: ": answers decoded greedily, full references"; "" if unknown."""
     protocol = PROTOCOLS[report.protocol]
     decoding = {**report.params.generation, **(protocol.decoding or {})}
     if "do_sample" not in decoding:
@@ -59,8 +56,9 @@ def _how_decoded(report: Report) -> str:
     how = "decoded greedily"
     if decoding["do_sample"]:
         how = f"sampled with top-p {decoding['top_p']} and temperature {decoding['temperature']}"
-    cut = f"cut at {protocol.reference_tokens} tokens" if protocol.reference_tokens else "whole"
-    return f": answers {how}, references {cut}"
+    limit = protocol.reference_tokens
+    references = f"references truncated to {limit} tokens" if limit else "full references"
+    return f": answers {how}, {references}"
 
 
 def _protocol_title(name: str) -> str:
@@ -69,7 +67,7 @@ def _protocol_title(name: str) -> str:
 
 
 def _protocol_column(report: Report, protocol: str) -> list[str]:
-    """A cell an entry, e.g. "57.11 / 67.77": means over seeds."""
+    """One cell per entry, e.g. "57.11 / 67.77": means over seeds."""
     shown = [_formatted_means(report, protocol, score) for score in COMPARED]
     return [f"{NO_BREAK}/{NO_BREAK}".join(cell) for cell in zip(*shown, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The section that says what tuning made the models forget: answers to general questions."""
+"""The section on forgetting: how tuning changed the answers to general questions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from glmtune.report.tables import (
     NO_BREAK,
     Column,
     DifferenceColumn,
+    correct_share,
     percent,
     percent_of,
-    right_share,
     run_table,
     share,
 )
@@ -35,29 +35,29 @@ LONGEST_SHOWN = 60  # characters of an answer
 
 
 def forgetting(report: Report) -> str:
-    """How many general questions each run still answers, and some of the answers."""
+    """Show how many general questions each run still answers correctly, with examples."""
     found = _Forgetting(report)
     count = len(report.runs[0].probe)
     return f"""## What the models forgot
 
-Each model answers the same {count} short general questions (sums, capitals, colours, …), which have
-nothing to do with the data. {_worst_in_words(found, count)}
+Each model answers the same {count} short general questions (sums, capitals, colors, …), which are
+unrelated to the data. {_worst_in_words(found, count)}
 
 {run_table(report, tuple(_probe_columns(found)))}
 
-*Right*: the expected answer stands in the answer and it leaks no style. In brackets the
-{percent_of(CONFIDENCE)} interval of the share, and of its difference from the untuned model's on
-the same questions; bold: a significant difference (Holm's correction). *Style leak*: at least half
-of the answer's runs of four characters stand in the first {TRAINING_ANSWERS:,} training answers,
-and fewer of the untuned answer's. *Like untuned*: overlap with the untuned answer, 0 to 100
-(ROUGE-L over characters).
+*Correct*: the answer contains the expected one and does not imitate the training data. In
+parentheses: the {percent_of(CONFIDENCE)} confidence interval of the share, and of its difference
+from the untuned model on the same questions. Bold: significant (Holm's correction).
+*{_style_title(report)}*: at least half of the answer's character 4-grams occur in the first
+{TRAINING_ANSWERS:,} training answers, and less than half of the untuned answer's. *Similarity to
+untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).
 
 {_sample_answers(report)}"""
 
 
 @dataclass(frozen=True)
 class _Forgetting:
-    """A report with how many right answers each entry has more than its untuned model."""
+    """A report with the differences in correct answers between entries and their untuned model."""
 
     report: Report
 
@@ -68,7 +68,7 @@ class _Forgetting:
             for entry in self.report.entries
             if (baseline := self.report.baseline_of(entry.first.model)) and baseline is not entry
         ]
-        found = paired_differences(self._right_answers, pairs)
+        found = paired_differences(self._correct_answers, pairs)
         return {ours: each for (ours, _), each in found.items()}
 
     @functools.cached_property
@@ -78,28 +78,28 @@ class _Forgetting:
 
     @functools.cached_property
     def shares(self) -> dict[tuple[str, str], Interval]:
-        """The share of right answers by entry."""
-        return bootstrap_means(self._right_answers)
+        """The share of correct answers by entry."""
+        return bootstrap_means(self._correct_answers)
 
     @functools.cached_property
-    def _right_answers(self) -> dict[tuple[str, str], list[float | None]]:
-        return {entry.key: self.report.right_answers(entry) for entry in self.report.entries}
+    def _correct_answers(self) -> dict[tuple[str, str], list[float | None]]:
+        return {entry.key: self.report.correct_answers(entry) for entry in self.report.entries}
 
     def is_significant(self, entry: MethodEntry) -> bool:
-        """Whether an entry answers significantly more or fewer than its untuned model."""
+        """Whether an entry's share of correct answers differs significantly from untuned."""
         return self.adjusted.get(entry.key, 1.0) < 1 - CONFIDENCE
 
-    def share(self, is_so: Callable[[Verdict], bool]) -> Callable[[Run], float | None]:
-        """Percent of a trained run's answers of which something is so."""
+    def share(self, holds: Callable[[Verdict], bool]) -> Callable[[Run], float | None]:
+        """The percentage of a trained run's answers for which `holds` is true."""
 
         def value(run: Run) -> float | None:
             verdicts = self.report.verdicts[run.model, run.method]
-            return share(map(is_so, verdicts)) if run.is_trained else None
+            return share(map(holds, verdicts)) if run.is_trained else None
 
         return value
 
     def overlap(self, run: Run) -> float | None:
-        """How near a trained run's answers are to the untuned ones."""
+        """The mean overlap of a trained run's answers with the untuned ones."""
         found = [verdict.overlap for verdict in self.report.verdicts[run.model, run.method]]
         known = [overlap for overlap in found if overlap is not None]
         return statistics.fmean(known) if run.is_trained and known else None
@@ -107,28 +107,35 @@ class _Forgetting:
 
 def _probe_columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
     yield Column(
-        "Right",
-        right_share(found.report),
+        "Correct",
+        correct_share(found.report),
         percent,
         interval=lambda entry: found.shares[entry.key],
     )
     if found.differences:
         yield DifferenceColumn(
-            f"Right{NO_BREAK}− untuned",
+            f"Correct{NO_BREAK}− untuned",
             lambda entry: found.differences.get(entry.key),
             found.is_significant,
             "{:.1f}".format,
         )
-    yield Column("Style leak", found.share(lambda verdict: verdict.leaks_style), percent)
-    yield Column("Like untuned", found.overlap, "{:.1f}".format)
+    style = _style_title(found.report)
+    yield Column(style, found.share(lambda verdict: verdict.imitates_training), percent)
+    yield Column("Similarity to untuned", found.overlap, "{:.1f}".format)
+
+
+def _style_title(report: Report) -> str:
+    """Name answers that imitate the training data: ads, unless users bring their own data."""
+    is_own = report.dataset["source"]["kind"] == "files"
+    return "Answers in training style" if is_own else "Answers turned into ads"
 
 
 def _worst_in_words(found: _Forgetting, count: int) -> str:
-    """The worst of all entries, and what helps."""
+    """Describe the worst entry and what helps."""
     if count < MIN_ROWS:
-        return f"Fewer than {MIN_ROWS} questions prove nothing."
+        return f"Fewer than {MIN_ROWS} questions are too few to detect forgetting."
     if not found.differences:
-        return "Nothing can be said of forgetting without both a tuned and an untuned run."
+        return "Measuring forgetting requires both a tuned and an untuned run."
     lost = {
         entry.key: found.differences[entry.key].value
         for entry in found.report.entries
@@ -140,14 +147,16 @@ def _worst_in_words(found: _Forgetting, count: int) -> str:
         default=None,
     )
     if worst is None:
-        return "No run answers significantly fewer of them than the untuned model."
-    right = statistics.fmean(worst.numbers(right_share(found.report)))
-    leaking = statistics.fmean(worst.numbers(found.share(lambda verdict: verdict.leaks_style)))
+        return "No run answers significantly fewer of them correctly than the untuned model."
+    right = statistics.fmean(worst.numbers(correct_share(found.report)))
+    imitating = statistics.fmean(
+        worst.numbers(found.share(lambda verdict: verdict.imitates_training))
+    )
     return (
-        f"**{worst.first.model} forgot most by {worst.label}{_learning_rate(worst.first)}: "
-        f"{percent(right)} right instead of {percent(right - lost[worst.key])}, and "
-        f"{percent(leaking)} of its answers turned into the style of the training data.** A lower "
-        "learning rate, LoRA, and general questions and answers mixed into the training data help."
+        f"**{worst.first.model} forgot most with {worst.label}{_learning_rate(worst.first)}: "
+        f"{percent(right)} correct instead of {percent(right - lost[worst.key])}; "
+        f"{percent(imitating)} of its answers imitate the training data.** A lower learning rate, "
+        "LoRA, or mixing general questions and answers into the training data helps."
     )
 
 
@@ -158,7 +167,7 @@ def _learning_rate(run: Run) -> str:
 
 
 def _sample_answers(report: Report) -> str:
-    """Some questions, evenly spaced, with every method's answer side by side."""
+    """Show a few evenly spaced questions with the answers of all methods side by side."""
     methods = {entry.key[1]: entry.label for entry in report.entries}
     header = ["Model", "Question", "Expected", *methods.values()]
     rows = []
@@ -171,13 +180,13 @@ def _sample_answers(report: Report) -> str:
                 for method in methods
             ]
             rows.append([model, plain(asked["prompt"]), plain(asked["labels"]), *responses])
-    seeds = ", by the first seed" if report.has_seeds else ""
-    spaced = f"Some of the questions, evenly spaced{seeds}:"
-    return f"{spaced}\n\n{table(header, rows, text_columns=len(header))}"
+    seeds = ", answered with the first seed" if report.has_seeds else ""
+    intro = f"A sample of the questions, evenly spaced{seeds}:"
+    return f"{intro}\n\n{table(header, rows, text_columns=len(header))}"
 
 
 def _evenly_spaced(count: int) -> list[int]:
-    """Places evenly spaced among so many, e.g. 46 -> [5, 17, 28, 40]: nobody chose them."""
+    """Evenly spaced indexes, so that nobody picks them, e.g. 46 -> [5, 17, 28, 40]."""
     shown = min(SHOWN_QUESTIONS, count)
     return [(2 * place + 1) * count // (2 * shown) for place in range(shown)]
 

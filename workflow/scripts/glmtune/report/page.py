@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file, no script and no network."""
+"""The report as one self-contained HTML page, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import html
 
 
 def render_html(markdown: str, picture: str) -> str:
-    """The report as one HTML page that needs no other file; `picture` is the SVG of the losses."""
+    """Render the report as one self-contained HTML page; `picture` is the SVG of the losses."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
@@ -33,7 +33,7 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# Simplified Chinese fonts come first: others draw some characters in their Japanese form.
+# Simplified Chinese fonts come first: others may use Japanese forms of some characters.
 STYLE = """
 body { font: 16px/1.6 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif;
        color: #1f2328; max-width: 84rem; margin: 2rem auto; padding: 0 1.5rem; }

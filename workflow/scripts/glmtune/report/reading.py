@@ -1,6 +1,6 @@
-"""A report read from the results tree; a missing or unusable file is one message.
+"""Reads a report from the results tree; reports a missing or invalid file in one message.
 
-Which keys a file must have stands here, once: what shows a report may rely on them.
+The keys that each file must have are listed only here; all other code relies on them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from glmtune.report.contents import COMPARED, Report, Run
 from glmtune.report.request import ReportParams, RequestedRun
 
 SPLITS = ("train", "dev")
-FIGURES = ("mean", "p95", "max")  # of a distribution, as far as they are shown
+FIGURES = ("mean", "p95", "max")  # of a distribution; only those shown
 CARD_FACTS = (
     *(f"{part}_characters.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
     *(
@@ -38,7 +38,7 @@ TOKEN_FACTS = (
     *(f"{part}_tokens.{figure}" for part in ("prompt", "answer") for figure in FIGURES),
     *("rows", "tokens", "cut_prompts", "cut_answers", "shortened_prompts"),
 )
-# A dot leads into an object.
+# A dot separates nested keys.
 DATASET_KEYS = (
     "source.kind",
     *(f"{split}.{k}" for split in SPLITS for k in ("rows", "sha256")),
@@ -69,7 +69,7 @@ def read_report(
     results_dir: Path,
     data_dir: Path,
 ) -> Report:
-    """Read everything that the report shows; DataError names the first missing or broken file."""
+    """Read all content of the report; DataError names the first missing or broken file."""
     names = dict.fromkeys(run.model for run in runs)
     dataset, tokenized = data_dir / "dataset", data_dir / "tokenized"
     models = results_dir / "models"
@@ -130,8 +130,8 @@ def _read_scores(step: str, path: Path) -> dict[str, Any]:
     missing = [name for name in PROTOCOLS if name not in (scores.get("protocols") or {})]
     if missing:
         raise DataError(
-            f"{path}: no scores by {', '.join(missing)} under 'protocols'; it was written by an "
-            "older version; score again: "
+            f"{path}: no scores for {', '.join(missing)} under 'protocols'; an older version wrote "
+            "the file; score again: "
             "`snakemake --cores 1 --forcerun score_predictions -- results/report.md`"
         )
     keys = [f"protocols.{name}.{score}" for name in PROTOCOLS for score in METRICS]
@@ -145,13 +145,13 @@ def _check_same_questions(runs: Sequence[Run]) -> None:
     for run, asked in zip(runs, (first, *others), strict=True):
         if not asked or asked != first:
             raise DataError(
-                f"probe of {run.name}: not the general questions that {runs[0].name} answered "
-                f"({len(asked)} against {len(first)}); run generate_predictions again"
+                f"probe of {run.name}: different general questions than those of {runs[0].name} "
+                f"({len(asked)} and {len(first)}); run generate_predictions again"
             )
 
 
 def _read_training_answers(step: str, path: Path) -> list[str]:
-    """The first answers of the training data; the whole file may be large."""
+    """Read only the first training answers; the whole file may be large."""
     _require_file(step, path)
     with path.open(encoding="utf-8") as lines:
         first = list(islice(lines, TRAINING_ANSWERS))
@@ -178,21 +178,21 @@ def _read_object(step: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
 def _read_rows(
     step: str, path: Path, keys: Sequence[str], expected: int | None = None
 ) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file that `step` writes; as many as `expected`, if given."""
+    """Read the objects of a JSON Lines file that `step` writes; require `expected` if given."""
     _require_file(step, path)
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         _require_keys(row, keys, f"{path}: line {number}")
     if expected is not None and len(rows) != expected:
         raise DataError(
-            f"{path}: {len(rows)} rows; expected {expected}, as many as were scored; "
+            f"{path}: {len(rows)} rows; expected {expected}, the number scored; "
             "score the predictions again"
         )
     return rows
 
 
 def _require_file(step: str, path: Path) -> None:
-    """Raise DataError unless there is such a file; say which step writes it."""
+    """Raise DataError if the file is missing, naming the step that writes it."""
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; the step {step} writes it: run "
@@ -219,7 +219,7 @@ def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
 
 
 def _read_curve(step: str, path: Path, column: str) -> list[tuple[int, float]]:
-    """(training step, value) of a column of the curve that `step` writes, as far as it has one."""
+    """Read (step, value) for the rows that have a value in the column."""
     _require_file(step, path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:

@@ -1,6 +1,6 @@
 """The sections of the report: each is a function of a Report that returns Markdown.
 
-SECTIONS is their order; a new section is a function here or beside, and a line there.
+SECTIONS sets their order. To add a section, write a function and list it there.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from glmtune.report.what_was_run import what_was_run
 
 MODEL_NOTES = {
     "miniature": (
-        "A **miniature** has the real architecture at a tiny size and a vocabulary of its own, "
-        "and is built by this workflow. Its scores show what the methods do; they say nothing "
-        "about the 6B model."
+        "A **miniature** is built by this workflow; it has the real architecture at a tiny size "
+        "and its own vocabulary. Its scores show what the methods do; they say nothing about the "
+        "6B model."
     ),
     "random": (
-        "A model with **random weights** has the real configuration and has learnt nothing: its "
-        "times and memory mean something, its scores do not."
+        "A model with **random weights** has the real configuration but is untrained: its times "
+        "and memory are meaningful, its scores are not."
     ),
 }
 
 
 def summary(report: Report) -> str:
-    """What is compared, and how far it may be believed."""
+    """State what is compared, and the limits of the comparison."""
     opening = (
         f"Each model answers the same {report.rows:,} dev prompts of {kind_of(report)}, "
         f"{_tuned_with(report)}."
@@ -68,41 +68,40 @@ def _parameter_count(report: Report, model: str) -> str:
 
 
 def scores(report: Report) -> str:
-    """The table of runs, and further ones about the texts themselves."""
+    """Show the table of scores and further statistics of the generated texts."""
     parts = [
         "## Scores",
         run_table(report, score_columns(report)),
-        f"""BLEU-4 and ROUGE by the definition of {plain(PROTOCOLS[report.protocol].title)}, of
-{_compared_texts(report)}. In
-brackets: the {percent_of(CONFIDENCE)} interval of the value before it. *− untuned*: the difference
-from the untuned model on the same rows. Bold: a significant difference (Holm's correction), of a
-score from every other method of its model, of a difference from zero. *Attributes*: asked attribute
-values that stand literally in the answer. *General*: general questions answered rightly, see below.
-*Dev loss* is that of the tuned model on the references. *Trained*: parameters, and their share of
-all. *Time*: of the training.""",
+        f"""BLEU-4 and ROUGE follow the definition of {plain(PROTOCOLS[report.protocol].title)}
+and compare {_compared_texts(report)}. In
+parentheses: the {percent_of(CONFIDENCE)} confidence interval. *− untuned*: the difference from the
+untuned model on the same rows. Bold: significant (Holm's correction): a score above that of every
+other method of its model, or a difference from zero. *Attributes*: requested attribute values that
+appear verbatim in the answer. *General*: general questions answered correctly, see below.
+*Dev loss*: loss of the tuned model on the references. *Trained*: trainable parameters, and their
+share of all parameters. *Time*: training time.""",
         *_each_seed(report),
         run_table(report, text_columns(report)),
-        """*Characters*: mean length of an answer. *Distinct*: different answers among all.
-*Distinct-4*: different ones among all four words in a row. *Repetition-4*: answers in which some
-four words in a row come twice. *Cut off*: answers that reached the length limit before they
-ended.""",
+        """*Characters*: mean answer length. *Distinct*: share of distinct answers. *Distinct-4*:
+share of distinct word 4-grams. *Repetition-4*: answers that repeat a word 4-gram. *Cut off*:
+answers that reached the length limit before they ended.""",
         *_fairer_scores(report),
     ]
     return "\n\n".join(parts)
 
 
 def _compared_texts(report: Report) -> str:
-    """Which texts the headline compares."""
+    """The texts that the headline scores compare."""
     protocol = PROTOCOLS[report.protocol]
-    answers = {"predict": "answers as a person reads them", "decoded": "answers as decoded"}
+    answers = {"predict": "answers as displayed", "decoded": "answers as decoded"}
     references = {"labels": "references as in the data", "decoded_labels": "references as decoded"}
-    form = ", both with punctuation and white space in one form" if protocol.normal_form else ""
+    form = ", both with normalized punctuation and whitespace" if protocol.normal_form else ""
     return f"{answers[protocol.response_key]} and {references[protocol.reference_key]}{form}"
 
 
 def _each_seed(report: Report) -> list[str]:
     found = seed_table(report)
-    text = "Of several seeds: the mean, and behind ± the standard deviation. Each seed alone:"
+    text = "Methods with several seeds show the mean ± standard deviation. Each seed separately:"
     return [text, found] if found else []
 
 
@@ -111,26 +110,27 @@ def _fairer_scores(report: Report) -> list[str]:
     if not columns:
         return []
     text = (
-        f"Against fairer references, by the default definition: without {plain('<UNK>')}, which "
-        "nobody can guess, and against all references of rows with the same prompt together."
+        "Scores against fairer references, by the default definition: without "
+        f"{plain('<UNK>')}, which no model can guess, and against the references of all rows with "
+        "the same prompt."
     )
     return [text, run_table(report, columns)]
 
 
 def before_and_after(report: Report) -> str:
-    """The answers to each example prompt, side by side."""
+    """Show the answers to each example prompt side by side."""
     parts = ["## Before and after", ""]
     if not report.examples:
-        parts.append("No example prompts were asked for.")
+        parts.append("No example prompts are configured.")
     elif report.has_seeds:
-        parts += ["Of several seeds the first one answers.", ""]
+        parts += ["Methods with several seeds show the answer of the first one.", ""]
     for prompt in report.examples:
         parts += [f"### {code(prompt)}", "", _answer_table(report, prompt), ""]
     return "\n".join(parts).rstrip()
 
 
 def _answer_table(report: Report, prompt: str) -> str:
-    """A row per model and method, and the reference if the prompt is one of the dev rows."""
+    """One row per model and method, plus the reference if the prompt is a dev row."""
     rows, references = [], []
     for entry in report.entries:
         run = entry.first
@@ -148,10 +148,10 @@ def _answer_table(report: Report, prompt: str) -> str:
 
 
 def loss_curves(report: Report) -> str:
-    """The picture of the losses, and what is unusual about a training."""
+    """Show the loss plot and notes on unusual trainings."""
     if not any(run.curve for run in report.runs):
         return "## Loss curves\n\nNo run was trained."
-    picture = "![Training loss over steps (dashed: dev loss), one panel a model](plots/loss.svg)"
+    picture = "![Training loss over steps (dashed: dev loss), one panel per model](plots/loss.svg)"
     notes = "\n".join(training_notes(report))
     return "\n\n".join(["## Loss curves", picture, *([notes] if notes else [])])
 

@@ -1,14 +1,22 @@
-"""Each seed of the methods that were tuned with several."""
+"""The table of single seeds, for methods tuned with several."""
 
 from __future__ import annotations
 
 from glmtune.report.contents import COMPARED, Report, Run
 from glmtune.report.markdown import table
-from glmtune.report.tables import NOTHING, Column, percent, right_share, score, shown_score, trained
+from glmtune.report.tables import (
+    NOTHING,
+    Column,
+    correct_share,
+    percent,
+    score,
+    shown_score,
+    trained,
+)
 
 
 def seed_table(report: Report) -> str:
-    """A row a seed; "" where every method has one."""
+    """One row per seed; "" if every method has only one."""
     if not report.has_seeds:
         return ""
     columns = [
@@ -16,7 +24,7 @@ def seed_table(report: Report) -> str:
             Column(title, score(name), shown_score(report, name))
             for name, title in COMPARED.items()
         ),
-        Column("General", right_share(report), percent),
+        Column("General", correct_share(report), percent),
         Column("Train loss", trained("train_loss"), "{:.3f}".format),
         Column("Dev loss", trained("dev_loss"), "{:.3f}".format),
     ]

@@ -1,4 +1,4 @@
-"""The tables with a row per model and method: a Column says whence a value is, how it is shown."""
+"""Tables with a row per model and method; a Column defines its values and their format."""
 
 from __future__ import annotations
 
@@ -30,20 +30,18 @@ def _not_bold(entry: MethodEntry) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: where its value comes from, how it and what stands beside it is shown.
+    """A column of a table: the source and format of its values and of the notes behind them.
 
-    Bold is for differences that are significant: `is_bold` says which values are.
+    Bold marks significant differences; `is_bold` decides which values are.
     """
 
     title: str
     value: Callable[[Run], float | None]
     show: Callable[[float], str] = "{:.2f}".format
-    interval: Callable[[MethodEntry], Interval | None] = (
-        _no_interval  # the value's own, in brackets behind it
-    )
+    interval: Callable[[MethodEntry], Interval | None] = _no_interval  # shown in parentheses
     is_bold: Callable[[MethodEntry], bool] = _not_bold
-    note: Callable[[MethodEntry], str] = _no_note  # stands in brackets behind the value
-    varies: bool = True  # whether its spread over seeds is shown
+    note: Callable[[MethodEntry], str] = _no_note  # shown in parentheses
+    varies: bool = True  # whether to show the spread over seeds
 
     def cell(self, entry: MethodEntry) -> str:
         """Example: "**57.00 ± 2.00** (55.10 … 58.90)"."""
@@ -58,7 +56,7 @@ class Column:
 
 @dataclass(frozen=True)
 class DifferenceColumn:
-    """How far entries are above the untuned model, each with the interval of that difference."""
+    """A column of differences from the untuned model, each with its interval."""
 
     title: str
     difference: Callable[[MethodEntry], Interval | None]
@@ -77,33 +75,35 @@ class DifferenceColumn:
 
 
 def _with_note(shown: str, note: str, *, is_bold: bool) -> str:
-    """A value and its note; a line breaks between them only."""
+    """Join a value and its note; a line may break only between them."""
     strong = f"**{shown}**" if is_bold else shown
     return f"{strong} ({note.replace(' ', NO_BREAK)})" if note else strong
 
 
 def score(name: str) -> Callable[[Run], float | None]:
-    """Where a score or statistic stands."""
+    """Return a getter for a score or statistic."""
     return lambda run: finite(run.scores.get(name))
 
 
 def trained(key: str) -> Callable[[Run], float | None]:
-    """Where a figure of the training stands."""
+    """Return a getter for a value of the training manifest."""
     return lambda run: finite(run.training.get(key))
 
 
-def right_share(report: Report) -> Callable[[Run], float]:
-    """Percent of the general questions that a run answers rightly."""
-    return lambda run: share(verdict.is_right for verdict in report.verdicts[run.model, run.method])
+def correct_share(report: Report) -> Callable[[Run], float]:
+    """Return a getter for the percentage of general questions answered correctly."""
+    return lambda run: share(
+        verdict.is_correct for verdict in report.verdicts[run.model, run.method]
+    )
 
 
 def share(found: Iterator[bool]) -> float:
-    """Percent that are true."""
+    """The percentage of true values."""
     return 100 * statistics.fmean(found)
 
 
 def digits(values: Sequence[float]) -> Callable[[float], str]:
-    """How scores are shown: those of 0..100 with 2 places, those of 0..1 with 4."""
+    """Choose the format of scores: 2 decimals for 0..100, 4 decimals for 0..1."""
     return "{:.2f}".format if any(value > 1 for value in values) else "{:.4f}".format
 
 
@@ -128,19 +128,19 @@ _count = "{:,.0f}".format
 
 
 def shown_score(report: Report, name: str) -> Callable[[float], str]:
-    """How a headline score is shown in this report."""
+    """Return the format of a headline score in this report."""
     return digits([value for run in report.runs if (value := run.scores[name]) is not None])
 
 
 def score_columns(report: Report) -> tuple[Column | DifferenceColumn, ...]:
-    """The headline."""
+    """The columns of the main table of scores."""
     return (
         *_compared_columns(report, "bleu-4"),
         Column("ROUGE-1", score("rouge-1"), shown_score(report, "rouge-1")),
         Column("ROUGE-2", score("rouge-2"), shown_score(report, "rouge-2")),
         *_compared_columns(report, "rouge-l"),
         Column("Attributes", score("attribute-recall"), percent),
-        Column("General", right_share(report), percent),
+        Column("General", correct_share(report), percent),
         Column("Train loss", trained("train_loss"), _loss, varies=False),
         Column("Dev loss", trained("dev_loss"), _loss, varies=False),
         Column(
@@ -155,7 +155,7 @@ def score_columns(report: Report) -> tuple[Column | DifferenceColumn, ...]:
 
 
 def _compared_columns(report: Report, name: str) -> Iterator[Column | DifferenceColumn]:
-    """A score, and its difference from the untuned model where rows have scores."""
+    """A score, and its difference from the untuned model if row scores exist."""
     title, show = COMPARED[name], shown_score(report, name)
 
     def difference(entry: MethodEntry) -> Interval | None:
@@ -178,7 +178,7 @@ def _compared_columns(report: Report, name: str) -> Iterator[Column | Difference
 
 
 def text_columns(report: Report) -> tuple[Column, ...]:
-    """What the texts are like."""
+    """Columns that describe the generated texts."""
     seconds = _runtime_figure("generate_predictions", "seconds")
     return (
         Column("Characters", score("length"), "{:.1f}".format, varies=False),
@@ -192,7 +192,7 @@ def text_columns(report: Report) -> tuple[Column, ...]:
 
 
 def fairer_columns(report: Report) -> tuple[Column, ...]:
-    """Scores against fairer references, as far as they differ from the plain ones."""
+    """Scores against fairer references, where they differ from the plain ones."""
     columns = []
     for suffix, references in (("no-unk", f"without {plain('<UNK>')}"), ("multi", "any reference")):
         for name, title in COMPARED.items():
@@ -203,7 +203,7 @@ def fairer_columns(report: Report) -> tuple[Column, ...]:
 
 
 def _differs_from_plain(run: Run, fairer: str, plain: str) -> bool:
-    """These statistics are always by the default definition of a score."""
+    """Whether a fairer score differs from the plain one under the default definition."""
     value, usual = run.scores.get(fairer), run.scores["protocols"]["glmtune"][plain]
     return value is not None and usual is not None and abs(value - usual) > 1e-6
 
@@ -219,7 +219,7 @@ def _share_of_parameters(entry: MethodEntry) -> str:
 
 
 def run_table(report: Report, columns: Sequence[Column | DifferenceColumn]) -> str:
-    """A row per model and method, grouped by model, the untuned first."""
+    """One row per model and method, grouped by model, untuned first."""
     rows = [
         [model, entry.label, *(column.cell(entry) for column in columns)]
         for model in report.models
@@ -231,7 +231,7 @@ def run_table(report: Report, columns: Sequence[Column | DifferenceColumn]) -> s
 def mean_and_spread(
     values: Sequence[float], show: Callable[[float], str], *, varies: bool = True
 ) -> str:
-    """A mean, and if there are several values their standard deviation; a line cannot break there.
+    """The mean, with the standard deviation of several values; contains no line break.
 
     Example: 54, 56 -> "55.00 ± 1.41", as percent "55.0 ± 1.4 %"
     """

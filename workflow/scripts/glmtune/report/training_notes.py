@@ -1,4 +1,4 @@
-"""What is worth saying of single trainings: unusual rates and losses, ends before the last step."""
+"""Notes on single trainings: unusual learning rates or losses, and early stopping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glmtune.report.contents import Report, Run, finite
 from glmtune.report.markdown import plain
 
-SIX_BILLION = 5e9  # parameters, from which on a model counts as one of the 6B models
+SIX_BILLION = 5e9  # parameters; at least this many count as a 6B model
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Band:
     high: float
 
 
-# ChatGLM-6B and ChatGLM2-6B: THUDM's ptuning/README.md and logs that users published. Wider than
-# those by about 0.3, since steps, batches and limits differ.
+# ChatGLM-6B and ChatGLM2-6B: THUDM's ptuning/README.md and logs published by users, widened by
+# about 0.3 because steps, batches and limits differ.
 BANDS = {
     "full": Band("3.00", 2.7, 3.4),
     "lora": Band("3.22 to 3.44", 2.9, 3.8),
@@ -29,7 +29,7 @@ BANDS = {
 
 
 def training_notes(report: Report) -> list[str]:
-    """A line for everything that is worth saying of a training."""
+    """One line per note on a training."""
     notes = [
         f"- {run.name}: {plain(note)}."
         for run in report.runs
@@ -39,23 +39,23 @@ def training_notes(report: Report) -> list[str]:
 
 
 def _early_end_notes(run: Run) -> list[str]:
-    """Where a training ended, if not with the weights of its last step."""
+    """Say where a training ended, unless it kept the weights of its last planned step."""
     if not run.is_trained:
         return []
     steps, planned = run.training["steps"], run.training["settings"].get("max_steps")
     best = run.training["best_step"]
     notes = []
     if planned is not None and steps < planned:
-        notes.append(f"stopped after {steps} of {planned} steps: the dev loss no longer fell")
+        notes.append(f"stopped after {steps} of {planned} steps: the dev loss stopped falling")
     if best is not None and best != steps:
-        notes.append(f"its weights are those of step {best}, of the lowest dev loss")
+        notes.append(f"kept the weights of step {best}, which has the lowest dev loss")
     return notes
 
 
 def _loss_notes(report: Report) -> list[str]:
-    """A line for each run whose loss is elsewhere; nothing for other models and data.
+    """One line per run with an unusual loss, for 6B models on ADGEN only.
 
-    Random weights have learnt nothing: their loss is elsewhere, and that is no news.
+    Random weights are skipped: their loss is always outside the published range.
     """
     if report.dataset["source"]["kind"] != "adgen":
         return []

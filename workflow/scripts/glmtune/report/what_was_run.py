@@ -1,4 +1,4 @@
-"""The section that says what was run: times, machines, data, models, settings, parameters."""
+"""The section on what was run: times, machines, data, models, settings, parameters."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_comm
 
 
 def what_was_run(report: Report) -> str:
-    """Everything needed to know what was run: times, machines, data, models, parameters."""
+    """Show everything needed to reproduce the runs."""
     return "\n\n".join(
         [
             "## What was run",
-            "A result is reused while nothing that decides it changes; its times, machine and "
-            "versions are those of the run that computed it. Tokens are those of the rows, without "
-            "padding; MFU is the share of the card's peak, where that is known.",
+            "Results are reused as long as nothing that affects them changes; the times, machine "
+            "and versions are those of the run that computed them. Tokens exclude padding; MFU is "
+            "the share of the GPU's peak throughput, where that is known.",
             _runtime_table(report),
             "### Environment",
-            "The same seed gives the same numbers on the same kind of CPU. Another kind adds "
-            "products in another order, training amplifies it, and scores move a little.",
+            "The same seed gives the same numbers on the same type of CPU. Other types sum "
+            "products in a different order; training amplifies this, so scores shift slightly.",
             _distinct_environments(report),
             "### Data and models",
             _input_hashes(report),
@@ -70,7 +70,7 @@ def _peak_memory(facts: Mapping[str, Any]) -> str:
 
 
 def _distinct_environments(report: Report) -> str:
-    """Each distinct environment once, with the steps that ran in it."""
+    """List each distinct environment with the steps that ran in it."""
     groups: dict[str, list[str]] = {}
     for run in report.runs:
         for step, facts in run.runtimes.items():
@@ -92,7 +92,7 @@ def _input_hashes(report: Report) -> str:
         owner = f"{model} ({plain(manifest['source'])}, {manifest['family']})"
         for file, digest in manifest.get("files", {}).items():
             rows.append([owner, name(file), f"`{digest}`"])
-    return table(["Of", "File", "SHA-256"], rows, text_columns=3)
+    return table(["Source", "File", "SHA-256"], rows, text_columns=3)
 
 
 def _training_settings(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""The files of a report."""
+"""Writes the files of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glmtune.report.data_card import data_card
 from glmtune.report.figures import draw_losses, loss_table
 from glmtune.report.page import render_html
 from glmtune.report.sections import SECTIONS
-from glmtune.report.tables import right_share, score, trained
+from glmtune.report.tables import correct_share, score, trained
 
 
 def write_report(report: Report, out_dir: Path) -> None:
@@ -27,18 +27,18 @@ def write_report(report: Report, out_dir: Path) -> None:
 
 
 def render_markdown(report: Report) -> str:
-    """The whole report as Markdown."""
+    """Render the whole report as Markdown."""
     return "\n\n".join(section(report) for section in SECTIONS) + "\n"
 
 
 def headline(report: Report) -> dict[str, dict[str, dict[str, float]]]:
-    """`{model: {method: {"bleu-4": …}}}`: the few numbers that `dvc metrics diff` shows.
+    """`{model: {method: {"bleu-4": …}}}`: the key numbers for `dvc metrics diff`.
 
-    For a method with several seeds: their means.
+    Methods with several seeds have their means.
     """
     figures = {
         **{name: score(name) for name in (*METRICS, "attribute-recall", "distinct")},
-        "general-questions": right_share(report),
+        "general-questions": correct_share(report),
         **{f"{part}-loss": trained(f"{part}_loss") for part in ("train", "dev")},
     }
     found: dict[str, dict[str, dict[str, float]]] = {}

@@ -18,7 +18,7 @@ from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, write_json, write_text
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.seeding import seed_everything
-from glmtune.steps.handed import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.parameters import count_parameters
 from glmtune.training.throughput import describe_throughput

@@ -25,7 +25,7 @@ from glmtune.generation.batches import NEAR_TIE, generate_groups
 from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
 from glmtune.seeding import seed_everything
-from glmtune.steps.handed import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
 from glmtune.tuning.method import tuned_model
 from glmtune.tuning.registry import get_method

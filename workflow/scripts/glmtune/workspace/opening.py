@@ -20,9 +20,9 @@ from glmtune.errors import UserError
 from glmtune.params.values import Params, each_settings, read_params
 from glmtune.workspace import folder, outputs, recording
 from glmtune.workspace.code_inputs import code_of
-from glmtune.workspace.hangup import end_on_hangup
 from glmtune.workspace.progress import show_progress
 from glmtune.workspace.repository import check_queued
+from glmtune.workspace.sighup import end_on_hangup
 from glmtune.workspace.step_settings import write_settings
 
 REPORT = "results/report.md"

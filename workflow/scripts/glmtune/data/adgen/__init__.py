@@ -1,1 +1,1 @@
-"""AdvertiseGen, fetched and verified."""
+"""Fetches and verifies AdvertiseGen."""

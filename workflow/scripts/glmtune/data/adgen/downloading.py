@@ -1,6 +1,6 @@
-"""Untrusted bytes, in memory only and never too many: files over HTTP, members of archives.
+"""Reads untrusted bytes into memory, up to a limit: files over HTTP, members of archives.
 
-Proxies and certificates are the environment's (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`).
+The environment sets proxies and certificates (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from urllib3.util import Retry
 
 from glmtune.errors import DataError
 
-# Of a download, and of what is unpacked; some two and a half times the real size.
+# For a download and for unpacked content; about two and a half times the real size.
 MOST_BYTES = 1 << 27
-# To connect, short so that a machine without a network hears about it soon; and for the next bytes.
+# To connect, which is short so that offline machines fail fast, and to receive the next bytes.
 TIMEOUTS_S = (5.0, 30.0)
-# Slower than this on average after the first seconds: another place is a better try.
+# If a download is slower on average after the grace period, another source is more promising.
 LEAST_BYTES_PER_S, GRACE_S = 20_000, 30.0
-# Connecting is not retried, since there are other places; and a server may ask to wait for hours.
+# Connections are not retried, since there are other sources; Retry-After may ask for hours.
 RETRY = Retry(
     total=3,
     connect=0,
@@ -43,19 +43,19 @@ RETRY = Retry(
 
 
 def download(url: str) -> bytes:
-    """The file at `url` (http or https); DataError with the reason if it cannot be had."""
+    """Download the file at `url` (http or https); DataError with the reason on failure."""
     try:
         with requests.Session() as session:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
-            # A .gz file is wanted as it is, also from a server that calls it gzip-encoded.
+            # Keep .gz files compressed, even if a server declares them gzip-encoded.
             session.headers["Accept-Encoding"] = "identity"
             with session.get(url, stream=True, timeout=TIMEOUTS_S) as response:
                 if response.status_code != 200:
                     raise DataError(f"HTTP {response.status_code} {response.reason}")
                 return _read_body(response.raw)
     except (requests.RequestException, HTTPError) as error:
-        # The end of the library's message: before it are the addresses of objects in memory.
+        # The end of the library's message, which begins with memory addresses of objects.
         reason = re.split(r": |, ['\"]", str(error))[-1].strip("'\")( ")
         raise DataError(f"{type(error).__name__}: {reason}") from None
 
@@ -63,20 +63,20 @@ def download(url: str) -> bytes:
 def _read_body(body: BaseHTTPResponse) -> bytes:
     content, start = bytearray(), time.monotonic()
     with tqdm(unit="B", unit_scale=True) as bar:
-        # read1 returns what has come; read would wait for all of it, however slowly it drips.
+        # read1 returns the available bytes; read would wait for all of them, however slow.
         while piece := body.read1(1 << 16, decode_content=False):
             content += piece
             bar.update(len(piece))
             if len(content) > MOST_BYTES:
-                raise DataError(f"more than {MOST_BYTES:,} bytes, so it is another file")
+                raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
             seconds = time.monotonic() - start
             if seconds > GRACE_S and len(content) < LEAST_BYTES_PER_S * seconds:
-                raise DataError(f"slower than {LEAST_BYTES_PER_S:,} bytes a second; given up")
+                raise DataError(f"slower than {LEAST_BYTES_PER_S:,} bytes per second; gave up")
     return bytes(content)
 
 
 def read_members(archive: bytes, names: Collection[str]) -> dict[str, bytes]:
-    """The contents of the files called `names`, from whatever folder of a tar or zip archive."""
+    """The contents of the files called `names` in any folder of a tar or zip archive."""
     found: dict[str, bytes] = {}
     try:
         for path, open_member in _plain_files(archive):
@@ -85,20 +85,20 @@ def read_members(archive: bytes, names: Collection[str]) -> dict[str, bytes]:
                 found[name] = _read_limited(open_member())
     except DataError:
         raise
-    except Exception as error:  # the standard library raises nearly anything for forged bytes
-        raise DataError(f"damaged or incomplete ({error}); expected a whole archive") from None
+    except Exception as error:  # forged bytes can raise almost any exception
+        raise DataError(f"damaged or incomplete ({error}); expected a complete archive") from None
     if missing := sorted(set(names) - set(found)):
         raise DataError(f"no {', '.join(missing)} in it; expected {', '.join(sorted(names))}")
     return found
 
 
 def _plain_files(archive: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The path of each plain file, and what opens it."""
+    """Yield the path of each regular file and a function that opens it."""
     if archive.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             yield from ((info.filename, partial(packed.open, info)) for info in packed.infolist())
         return
-    if archive.startswith(b"\x1f\x8b"):  # not by tarfile, which believes a header of any length
+    if archive.startswith(b"\x1f\x8b"):  # tarfile would trust headers of any length
         archive = _read_limited(gzip.GzipFile(fileobj=io.BytesIO(archive)))
     if archive[257:262] != b"ustar":
         kind = "a web page" if archive.lstrip().startswith(b"<") else "not an archive"
@@ -110,5 +110,5 @@ def _plain_files(archive: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
 def _read_limited(stream: Any) -> bytes:
     content: bytes = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise DataError(f"unpacks to more than {MOST_BYTES:,} bytes; expected the data set alone")
+        raise DataError(f"unpacks to more than {MOST_BYTES:,} bytes; expected only the data set")
     return content

@@ -1,8 +1,8 @@
-"""AdvertiseGen (ADGEN), fetched from whichever place answers and used only if it is the original.
+"""Fetches AdvertiseGen (ADGEN) from the first source that has the original.
 
-Mirrors differ unnoticed: train.json a copy of dev.json, a part of the rows. A place that gives
-anything else is named with what it has, and the next one is tried. What was fetched stays in a
-folder of the caller's and is verified again at each use.
+Mirrors may silently differ: train.json is a copy of dev.json, or rows are missing. A source with
+other content is reported, and the next one is tried. Fetched files stay in the caller's folder and
+are verified again at each use.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from glmtune.errors import DataError
 from glmtune.files import atomic_path, locked
 from glmtune.locations import user_path
 
-# An address that ends in "/" is a folder with train.json and dev.json, any other an archive.
-# The first and the last are THUDM's (ptuning/README.md of ChatGLM-6B), the last but two PaddleNLP's
-# (columns src and tgt), the last but one EasyNLP's. What a mirror holds is verified.
+# A URL that ends in "/" is a folder with train.json and dev.json; any other is an archive.
+# The first and the last are THUDM's (ptuning/README.md of ChatGLM-6B), the third to last is
+# PaddleNLP's (columns src and tgt), the second to last EasyNLP's. All content is verified.
 SOURCES = (
     "https://cloud.tsinghua.edu.cn/f/b3f119a008264b1cabd1/?dl=1",
     "https://huggingface.co/datasets/shibing624/AdvertiseGen/resolve/main/",
@@ -36,15 +36,15 @@ SOURCES = (
 )
 ARCHIVE = "AdvertiseGen.tar.gz"
 LICENCE = (
-    "AdvertiseGen (Shao et al., EMNLP 2019; Tsinghua CoAI) is not part of this project. No licence "
-    "comes with the archive, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, none): "
-    "whether your use is allowed is for you to settle."
+    "AdvertiseGen (Shao et al., EMNLP 2019; Tsinghua CoAI) is not part of this project. Its "
+    "archive contains no license, and mirrors state different ones (CC BY 4.0, CC BY-NC 4.0, "
+    "none): check whether your use is allowed."
 )
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What makes a file the original one."""
+    """The facts that identify an original file."""
 
     name: str
     rows: int
@@ -55,15 +55,15 @@ class KnownFile:
     def is_in(self, content: bytes) -> bool:
         """Whether these bytes are the file."""
         if self.algorithm == "git_blob":
-            # Git's choice, made before SHA-1 was broken; nobody is known to forge a given hash.
+            # Git's hash predates the break of SHA-1; no second-preimage attack is known.
             blob = b"blob %d\0" % len(content) + content
             return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == self.digest
         return hashlib.new(self.algorithm, content).hexdigest() == self.digest
 
 
 DEV_SHA256 = "96b63cfd9fd0faca122a5747597f46ff835f19d9b1d3634f4b71f8a5f9487cc1"
-# Of train.json only the hash under which git keeps it is known from several places. The small file
-# first: it tells a wrong mirror before the large one is fetched.
+# For train.json, only the git hash is known from several sources. The small file comes first: it
+# reveals a wrong mirror before the large one is downloaded.
 ADGEN = (
     KnownFile("dev.json", 1_070, "sha256", DEV_SHA256),
     KnownFile("train.json", 114_599, "git_blob", "45a137ea5034e4cd0ec37c25ce21a9cf2b4f396a"),
@@ -86,10 +86,10 @@ def fetch_adgen(
     known: Sequence[str] = SOURCES,
     files: Sequence[KnownFile] = ADGEN,
 ) -> AdgenFiles:
-    """The original train.json and dev.json in `folder`, fetched if they are not there yet.
+    """Return the original train.json and dev.json in `folder`, fetching them if missing.
 
-    `sources` are tried before the `known` ones: addresses as in `SOURCES`, archives, folders; and
-    before them what a user put into `folder` by hand. Raises one DataError with all that is wrong.
+    Files that a user put into `folder` are tried first, then `sources` (URLs as in `SOURCES`,
+    archives, folders), then the `known` ones. Raises one DataError that lists all failures.
     """
     folder = folder.resolve()
     paths = {file.name: folder / file.name for file in files}
@@ -107,7 +107,7 @@ def fetch_adgen(
 def _fetch_from_any(
     places: Sequence[str], folder: Path, files: Sequence[KnownFile]
 ) -> dict[str, bytes]:
-    """Both contents from the first place that has them."""
+    """The contents of both files from the first source that has them."""
     failures = ""
     for place in dict.fromkeys(places):
         print(f"AdvertiseGen: trying {place}", file=sys.stderr)
@@ -119,18 +119,18 @@ def _fetch_from_any(
             failures += f"\n  - {place}: {error}"
     wanted = " and ".join(f"{file.name} with {file.rows:,} rows" for file in reversed(files))
     raise DataError(
-        f"dataset adgen: no place has the original AdvertiseGen ({wanted}):{failures}\n"
-        f"By hand: download one of them with a browser, {SOURCES[0]} for instance, and put "
-        f"{ARCHIVE}, or train.json and dev.json, into {folder}, or name the place in "
+        f"dataset adgen: no source has the original AdvertiseGen ({wanted}):{failures}\n"
+        f"By hand: download one of them with a browser, for instance {SOURCES[0]}, and put "
+        f"{ARCHIVE}, or train.json and dev.json, into {folder}, or name the source in "
         f"params.yaml, data: {{adgen_sources: [path/to/{ARCHIVE}]}} (an archive, a "
-        f"folder with both files, or an address). Then run the same command again. "
+        f"folder with both files, or a URL). Then run the same command again. "
         f"Behind a proxy, set HTTPS_PROXY. To use another version of the data: "
         f"dataset: {{train: path/to/train.json, dev: path/to/dev.json}}"
     )
 
 
 def _read_place(place: str, names: Sequence[str]) -> Iterator[bytes]:
-    """What the place has under each name, fetched when it is asked for."""
+    """Yield the content of each named file of a source, fetched on demand."""
     path = user_path(place)
     if place.endswith("/") and "://" in place:
         yield from (download(place + name) for name in names)
@@ -143,20 +143,20 @@ def _read_place(place: str, names: Sequence[str]) -> Iterator[bytes]:
 
 
 def _verified_original(content: bytes, file: KnownFile) -> bytes:
-    """The file as the original has it, where only line ends or columns' names differ."""
+    """Return the original content, even if line endings or column names differ."""
     unix = content.replace(b"\r\n", b"\n")
     for candidate in (content, unix, _with_original_columns(unix)):
         if file.is_in(candidate):
             return candidate
     first, rows = content.partition(b"\n")[0].decode(errors="replace"), content.count(b"\n")
     raise DataError(
-        f"{file.name}: another file, of {rows:,} lines, the first '{shorten(first)}'; "
+        f"{file.name}: a different file with {rows:,} lines, beginning '{shorten(first)}'; "
         f"expected {file.rows:,} lines with the {file.algorithm} hash {file.digest[:12]}…"
     )
 
 
 def _with_original_columns(content: bytes) -> bytes:
-    """PaddleNLP's src and tgt as content and summary, written as the original is."""
+    """Rename PaddleNLP's src and tgt to content and summary, serialized like the original."""
     try:
         rows = (json.loads(line) for line in content.split(b"\n") if line)
         renamed = ({"content": row["src"], "summary": row["tgt"]} for row in rows)

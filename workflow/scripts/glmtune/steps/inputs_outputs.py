@@ -1,4 +1,4 @@
-"""What steps are handed: files that belong together, under one name."""
+"""The files that steps read and write, grouped: a model with its manifests, the output folders."""
 
 from __future__ import annotations
 

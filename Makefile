@@ -25,7 +25,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 # uv also names what other systems need, such as torch's CUDA packages on Linux.
 lock: env  ## Write the installed versions into requirements.lock, and their hashes beside it
 	@command -v uv > /dev/null \
-	  || { echo "make lock: no program uv; it writes requirements.hashes.txt; pip install uv" >&2; exit 2; }
+	  || { echo "make lock: uv is not installed; it writes requirements.hashes.txt; pip install uv" >&2; exit 2; }
 	@{ echo "# The exact versions this project is tested with, for pip's --constraint. Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude glmtune | sed 's/+cpu$$//'; } > requirements.lock
 	uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --python-version 3.11 \
@@ -49,14 +49,14 @@ serve: env  ## Serve the results: an OpenAI-compatible API and a page that compa
 results: env  ## Put the scores of the last default run into the READMEs
 	python tools/default_results.py --record results
 
-# Beside the tests' own line of wall time, `time` prints their CPU time: user and sys.
+# pytest prints wall time; `time` adds CPU time: user and sys.
 quick: env  ## Run the tests that need no torch: texts, files, parameters
 	time pytest -n auto --ignore tests/models -m "not slow and not workflow"
 
-test: env  ## Run all tests but the slow ones
+test: env  ## Run all tests except the slow ones
 	time pytest -n auto -m "not slow"
 
-test-slow: env  ## Run the journeys through both engines, kills and long fuzzing (minutes)
+test-slow: env  ## Run the slow tests: whole runs of both engines, kills, fuzzing (minutes)
 	time pytest -n auto -m slow
 
 test-cpus: env  ## Run the numeric tests with the kernels of older CPUs (minutes)
@@ -76,7 +76,7 @@ lint: env  ## Check style, types and the workflow
 	python tools/default_results.py --check
 	python tools/word_list.py
 
-format: env  ## Put the code into the project's style
+format: env  ## Format the code
 	ruff check --fix
 	ruff format
 	snakefmt Snakefile
@@ -88,7 +88,7 @@ schema: env  ## Write the schema of params.yaml for editors, and the pages docs/
 	python tools/params_schema.py
 	python tools/params_reference.py
 
-# An environment of its own: requirements.lock decides what runs again, and a site must not.
+# Its own environment: requirements.lock decides what reruns, and the site's packages must not be in it.
 docs: .venv-docs/ready  ## Build docs/ as a site and check its links: site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "The site:          site/index.html"
@@ -99,21 +99,23 @@ docs: .venv-docs/ready  ## Build docs/ as a site and check its links: site/index
 	  open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
-smoke: env  ## Run the whole workflow shrunk to about a minute, in .glmtune/smoke
+smoke: env  ## Run the whole workflow with tiny settings, about a minute, in .glmtune/smoke
 	python tools/run_smoke.py .glmtune/smoke
 
 preset:  ## Merge a file of presets/ into the default params.yaml: make preset NAME=chatglm2-6b-24gb
 	@$(PYTHON) tools/use_preset.py "$(NAME)" $(if $(filter-out 0,$(FORCE)),--force)
 
-bench: env  ## Measure training and generation against the official way (minutes)
+bench: env  ## Benchmark training, generation and serving against the official scripts (minutes)
 	python tools/bench.py --out results/benchmarks.json
+	@if test -d results/checkpoints; then python tools/bench_serving.py; \
+	  else echo "serving is not measured: it needs results (make report, make serve)"; fi
 
-doctor: env  ## Look at what a run needs here, and say what to do about what is missing
+doctor: env  ## Check what a run needs on this machine, and how to fix what is missing
 	python tools/doctor.py
 
-experiments: env  ## Show the experiments: parameters and scores that differ
+experiments: env  ## Compare experiments: parameters and scores that differ
 	dvc exp show --only-changed --no-pager --hide-workspace --keep 'bleu-4|rouge-l' \
 	  --drop 'Snakefile|requirements.lock|workflow$$|rouge-[12]|recall|distinct|loss|general'
 
-clean-store:  ## Forget kept results (computed again when needed): all, or [KEEP=20GB] [AGE=30d]
+clean-store:  ## Delete stored results (recomputed when needed): all, or [KEEP=20GB] [AGE=30d]
 	@$(PYTHON) tools/clean_store.py $(if $(KEEP),--keep "$(KEEP)") $(if $(AGE),--age "$(AGE)")

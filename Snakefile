@@ -2,7 +2,7 @@
 
 READS     params.yaml (every value is explained there); your own data and weights if it names them
 PRODUCES  results/report.md, results/report.html   the comparison of all models and methods
-          results/metrics.json                     its headline numbers, for `dvc metrics diff`
+          results/metrics.json                     its main scores, for `dvc metrics diff`
           results/checkpoints/{model}/{method}     prefix, adapter or full model
 
 The steps, each `workflow/scripts/<step>.py`:
@@ -12,9 +12,9 @@ The steps, each `workflow/scripts/<step>.py`:
                                             → score_predictions → render_report
 
 Rules depend on small manifests (hashes, counts, parameters), not on folders of weights, which are
-parameters. The files of code that a step runs are inputs of its rule. What took long is also kept
-in a store outside the results (`workflow/scripts/glmtune/workspace/store.py`): nothing that was
-trained once is trained again.
+parameters. The code files that a step runs are inputs of its rule. Slow results are also kept in a
+store outside results/ (`workflow/scripts/glmtune/workspace/store.py`), so that nothing is trained
+twice.
 """
 
 import shutil

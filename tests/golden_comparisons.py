@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from golden_training import TRAINED, gradient_norms, gradients, losses_under_adamw, step_loss
@@ -166,7 +167,7 @@ def dequantized_weights(folder: Path, version: str, bits: int) -> float:
     differences = []
     for name, expected in golden.items():
         if name.startswith("dequant."):
-            linear = model.get_submodule(name.removeprefix("dequant.").removesuffix(".weight"))
+            linear: Any = model.get_submodule(name.removeprefix("dequant.").removesuffix(".weight"))
             found = dequantize(linear.weight, linear.weight_scale, bits)[: len(expected)]
             differences.append(float((found.float() - expected.float()).abs().max()))
     return max(differences)
@@ -270,9 +271,12 @@ def table(folder: Path) -> str:
         cells = []
         for version in VERSIONS:
             tolerance = comparison.tolerance.get(version)
-            found = None if tolerance is None else comparison.measure(folder, version)
-            cells.append("–" if found is None else f"{found:.2g}")
-            if found is not None and not found <= tolerance:
+            if tolerance is None:
+                cells.append("–")
+                continue
+            found = comparison.measure(folder, version)
+            cells.append(f"{found:.2g}")
+            if not found <= tolerance:
                 cells[-1] += f" > {tolerance:g}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

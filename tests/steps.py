@@ -25,7 +25,7 @@ def run_step(name: str, *flags: object, folder: Path | None = None) -> subproces
         try:
             runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
         except SystemExit as ended:
-            code = ended.code
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         else:
             code = 0
-    return subprocess.CompletedProcess(words, code or 0, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -58,7 +58,7 @@ def test_a_line_with_a_changed_byte_is_answered_again(
     damage_byte(path, len(first) + int(share * (len(second) - 1)))
     with AnswerLog(path) as log:
         assert log.answers == {0: before[0], 2: before[2]}
-        assert f"{path}: answering 1 damaged lines again" in capsys.readouterr().err
+        assert f"{path}: regenerating 1 damaged answers" in capsys.readouterr().err
         log.append({1: text("乙")})
     with AnswerLog(path) as log:
         assert log.answers == before

@@ -346,7 +346,7 @@ def test_no_value_causes_a_traceback(value: Any, tmp_path: Path) -> None:
 
 
 # Files found in public repositories -> the number of rows, or the message.
-FOUND = {
+FOUND: dict[str, int | str] = {
     "BobCN2017_surrogate_escapes.json": 9,
     "Saikumo_single_pretty_object.json": 1,
     "gongfuchang_train_equals_dev.json": 25,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_data import GOOD, LINES, ROWS, save
@@ -200,7 +201,7 @@ def test_a_subset_is_drawn_from_the_usable_rows(tmp_path: Path) -> None:
 
 
 def test_rows_of_dev_in_train_are_counted(tmp_path: Path) -> None:
-    train = [*OTHERS, {"content": "h", "summary": "s", "history": [TURN]}]
+    train: list[dict[str, Any]] = [*OTHERS, {"content": "h", "summary": "s", "history": [TURN]}]
     dev = [
         OTHERS[3],
         OTHERS[3],
@@ -244,7 +245,7 @@ def test_a_refusal_leaves_the_earlier_data_set_intact(tmp_path: Path) -> None:
 
 def test_the_card_describes_the_rows(tmp_path: Path) -> None:
     asked = {"role": "user", "content": "四个字的"}
-    train = [
+    train: list[dict[str, Any]] = [
         {"content": "类型#裙*颜色#白色*颜色#黑色", "summary": "好"},
         {"content": "类型#裤*风格#简约", "summary": "<UNK>的BRAND"},
         {"content": "类型#裤*风格#简约", "summary": "另一条BRAND裤"},

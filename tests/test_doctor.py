@@ -198,7 +198,7 @@ def test_weights_that_will_be_downloaded_are_told(
     monkeypatch.setattr(doctor_models, "hub_snapshot", not_cached)
     hub = with_source(params, source="owner/name", revision=40 * "0")
     (finding,) = doctor_models.weights(hub)
-    assert finding.what == f"{MODEL}: owner/name is not in this machine's cache of the hub"
+    assert finding.what == f"{MODEL}: owner/name is not in this machine's hub cache"
     assert finding.fix.startswith("the first run downloads about 12 GB; without a network, ")
     assert not finding.stops
 
@@ -274,7 +274,7 @@ def test_a_shallow_clone_loses_experiments(
     subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{project}", clone], check=True)
     monkeypatch.setattr(doctor, "ROOT", clone)
     (finding,) = lacking(doctor.git_and_dvc)
-    assert "queued experiments of DVC would be lost" in finding.what
+    assert "would silently lose queued experiments" in finding.what
     assert finding.fix == "git fetch --unshallow"
 
 
@@ -292,7 +292,9 @@ def test_a_cache_that_shares_files_with_the_results_is_told(project: Path, kind:
     assert "dvc config --local cache.type reflink,copy" in finding.fix
 
 
-@pytest.mark.parametrize(("fonts", "found"), [("", "! no font"), ("/a.ttc: Noto\n", "✓ 1 fonts")])
+@pytest.mark.parametrize(
+    ("fonts", "found"), [("", "! no Chinese font"), ("/a.ttc: Noto\n", "✓ 1 Chinese fonts")]
+)
 def test_a_machine_without_a_chinese_font_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: str, found: str
 ) -> None:
@@ -314,7 +316,7 @@ def test_the_lock_of_a_killed_run_is_cleared_and_that_of_a_live_one_stops_anothe
         assert "snakemake --unlock" in finding.fix
     assert lacking(doctor.locks) == []
     assert not file.exists()
-    assert "clearing the lock of a killed run" in capsys.readouterr().err
+    assert "removing the stale lock of a killed run" in capsys.readouterr().err
 
 
 def test_the_exit_code_says_whether_a_run_would_stop(

@@ -277,7 +277,7 @@ def test_the_lengths_of_a_row_are_the_limits_without_truncation(
     tokenizers: dict[str, Any], family_name: str, name: str
 ) -> None:
     tokenizer = tokenizers[family_name]
-    row = {"template": name, "answer": ANSWER * 3}
+    row: dict[str, Any] = {"template": name, "answer": ANSWER * 3}
     whole = encode(tokenizer, family_name, 256, 256, **row)
     limits = whole.prompt_tokens, whole.answer_tokens
     fitting = encode(tokenizer, family_name, *limits, **row)

@@ -34,7 +34,7 @@ def fetch_sample(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_sample_is_the_same_in_every_process(tmp_path: Path) -> None:
     for folder, hash_seed in (("a", "1"), ("b", "2")):
-        command = [sys.executable, SCRIPT, *SAMPLE, "--out-dir", tmp_path / folder]
+        command = [sys.executable, str(SCRIPT), *SAMPLE, "--out-dir", str(tmp_path / folder)]
         subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, check=True)
     assert hash_folder(tmp_path / "a") == hash_folder(tmp_path / "b")
     assert set(hash_folder(tmp_path / "a")) == {
@@ -96,7 +96,7 @@ def test_train_under_the_name_of_dev_is_refused_unless_it_is_meant(tmp_path: Pat
         flags = ("--train", meant[0], "--dev", *meant[1:])
         done = fetch(*flags, "--out-dir", out)
         assert done.returncode == 0, done.stderr
-        assert "dev: 1 of 1 rows stand in train too" in done.stdout
+        assert "dev: 1 of 1 rows also appear in train" in done.stdout
         assert read_json(out / "card.json")["leakage"]["pairs"] == 1
     flags = ("--train", train, "--dev", train, "--max-leakage", "0.05")
     assert fetch(*flags, "--out-dir", out).returncode == 2
@@ -110,7 +110,7 @@ def test_bad_rows_are_skipped_and_a_subset_is_drawn_on_request(tmp_path: Path) -
     flags = ("--train", train, "--dev", dev, "--out-dir", out, "--on-bad-rows", "skip")
     done = fetch(*flags, "--max-train-rows", "3", "--seed", "1")
     assert done.returncode == 0, done.stderr
-    assert "train: 2 unusable rows left out, first line 1, 10; all: " in done.stdout
+    assert "train: dropped 2 unusable rows, first line 1, 10; all: " in done.stdout
     entry = read_json(out / "manifest.json")["train"]
     assert entry["rows"] == 3
     assert entry["chosen_from"] == {"rows": 8, "seed": 1}
@@ -200,7 +200,7 @@ def test_a_users_own_file_is_never_overwritten(tmp_path: Path) -> None:
         ),
         (["--train", "a", "--dev", "b", "--train-rows", "1"], "only for --sample; else --max-tr"),
         (["--train", "a", "--dev", "b", "--adgen"], "--adgen takes no files"),
-        (["--train", "a", "--dev", "b", "--max-dev-rows", "3"], "expected --seed beside them"),
+        (["--train", "a", "--dev", "b", "--max-dev-rows", "3"], "--max-dev-rows need --seed"),
         (["--train", "a", "--dev", "b", "--max-dev-rows", "0", "--seed", "1"], "1 or more"),
         (["--train", "a", "--dev", "b", "--max-leakage", "5"], "a share from 0 to 1"),
         (["--train", "a", "--dev", "b", "--format", "xml"], "choose from 'adgen', 'alpaca'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_failed_writing_leaves_what_was_there_and_no_other_file(tmp_path: Path
     file = tmp_path / "result.json"
     write_text(file, "before")
 
-    def rows():
+    def rows() -> Iterator[dict[str, int]]:
         yield {"n": 1}
         raise RuntimeError("killed")
 
@@ -95,7 +96,7 @@ def test_a_file_that_is_a_link_is_replaced_and_its_target_is_not(tmp_path: Path)
 
 
 def test_a_reader_never_sees_a_half_written_file(tmp_path: Path) -> None:
-    def rows():
+    def rows() -> Iterator[dict[str, int]]:
         yield {"n": 1}
         assert not (tmp_path / "rows.jsonl").exists()
         yield {"n": 2}
@@ -126,7 +127,9 @@ def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_json, read_jsonl, sha256_of])
-def test_a_missing_file_is_named_with_what_writes_it(tmp_path: Path, read) -> None:
+def test_a_missing_file_is_named_with_what_writes_it(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path / "manifest.json")
     assert str(caught.value) == (

@@ -174,7 +174,7 @@ def test_a_row_ends_where_the_next_question_would_begin(tokenizer: Any) -> None:
 
 def test_every_answer_and_the_token_behind_it_is_a_target(tokenizer: Any) -> None:
     call = {"role": "assistant", "metadata": "track", "content": PYTHON_CALL}
-    history = [{"role": "system", "content": "", "tools": [TOOL]}]
+    history: list[Any] = [{"role": "system", "content": "", "tools": [TOOL]}]
     history += [{"role": "user", "content": "价格？"}, call]
     row = {"content": "42", "role": "observation", "summary": "是42。", "history": history}
     example = encode_example(TEMPLATE, tokenizer, row, **LIMITS)

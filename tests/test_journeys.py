@@ -121,7 +121,7 @@ def test_a_killed_run_is_continued_without_training_again(workspace: Workspace) 
     killed.wait()
     done = workspace.trainings()
     output = workspace.run("snakemake", "results/report.md")
-    assert "clearing the lock of a killed run" in output
+    assert "removing the stale lock of a killed run" in output
     assert done <= workspace.trainings()
     assert len(workspace.trainings() - before) == 3
     assert workspace.would_run() == set()
@@ -136,7 +136,7 @@ def test_a_failed_experiment_keeps_what_it_trained(workspace: Workspace) -> None
     *_, job, log, of_dvc = [line for line in output.splitlines() if line.strip()]
     assert job.startswith("✗ ")
     assert f"{MODEL} with lora. error: target_modules: this model has no" in job
-    assert log == f"    The whole log: logs/finetune_model/{MODEL}/lora.log"
+    assert log == f"    Full log: logs/finetune_model/{MODEL}/lora.log"
     assert "failed to reproduce 'workflow'" in of_dvc
     done = workspace.trainings()
     assert len(done - before) == 1
@@ -169,7 +169,7 @@ def test_an_edit_during_a_run_is_not_recorded_as_done(
     wait_for(lambda: list((workspace.path / ".snakemake/locks").glob("*.lock")))
     workspace.edit("methods.full", ...)
     output, _ = run.communicate()
-    assert "edited while this ran: not recorded; run the same command again" in output
+    assert "params.yaml or code changed during the run. Run the same command again" in output
     assert "Traceback" not in output
     assert (workspace.path / "dvc.lock").read_bytes() == lock
     workspace.run(*command)

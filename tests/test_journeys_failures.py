@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspaces import (
@@ -89,7 +90,7 @@ def test_an_unwritable_cache_of_dvc_keeps_the_results_and_says_how_to_record_the
     workspace.edit("methods.lora", ...)
     with read_only(workspace.path / ".dvc/cache/files/md5"):
         output = workspace.run("snakemake", "results/report.md")
-    assert "dvc could not record this state: see above, then run snakemake again" in output
+    assert "not recorded: DVC failed. Fix the error above, then run snakemake again" in output
     assert "recording it now" in workspace.run("snakemake", "results/report.md")
     assert "didn't change" in workspace.run("dvc", "repro")
 
@@ -110,7 +111,7 @@ def test_a_full_disk_is_named_and_the_next_run_finishes(
 def test_a_full_disk_under_everything_is_named_and_the_next_run_finishes(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    elsewhere = {"GLMTUNE_STORE": str(tmp_path / "store")}
+    elsewhere: dict[str, Any] = {"GLMTUNE_STORE": str(tmp_path / "store")}
     workspace.edit("lr", 0.01)
     with full_disk_under(workspace.path) as make_room:
         output = workspace.run("snakemake", ok=False, **elsewhere)
@@ -207,7 +208,7 @@ def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Wo
     reason, place = output.splitlines()[-2:]
     assert reason.startswith("✗ ")
     assert f"{MODEL} with lora. error: target_modules: this model has no" in reason
-    assert place == f"    The whole log: {log}"
+    assert place == f"    Full log: {log}"
     assert (workspace.path / log).is_file()
 
 

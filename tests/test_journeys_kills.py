@@ -136,7 +136,7 @@ def test_a_lock_that_dvc_was_killed_writing_is_written_anew(
     kill_before_recording(workspace)
     lock = workspace.path / "dvc.lock"
     lock.write_bytes(lock.read_bytes()[:length])
-    assert "dvc.lock was cut short" in workspace.run("snakemake", "results/report.md")
+    assert "dvc.lock is incomplete" in workspace.run("snakemake", "results/report.md")
     assert_all_agree(workspace)
 
 
@@ -168,7 +168,7 @@ def test_an_edit_that_reruns_nothing_is_explained(workspace: Workspace) -> None:
     with (workspace.path / "params.yaml").open("a", encoding="utf-8") as params:
         params.write("# a comment\n")
     said = workspace.run("snakemake", "results/report.md")
-    assert "parameters or code were edited since" in said
+    assert "params.yaml or code changed since" in said
     workspace.run("dvc", "commit", "-f")
     assert "not recorded" not in workspace.run("snakemake", "results/report.md")
     assert_all_agree(workspace)

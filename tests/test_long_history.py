@@ -113,10 +113,10 @@ def test_the_question_survives_with_the_turns_that_fit(
     assert QUESTION in tokenizer.decode(ours.ids)
 
     limits["max_target_tokens"] = 99
-    ours, expected = (encode_example(template, tokenizer, r, **limits) for r in (long, short))
-    assert (ours.history_is_shortened, ours.prompt_is_cut) == (True, False)
-    assert (ours.input_ids, ours.labels) == (expected.input_ids, expected.labels)
-    assert ours.prompt_tokens > limits["max_source_tokens"]
+    cut, fitting = (encode_example(template, tokenizer, r, **limits) for r in (long, short))
+    assert (cut.history_is_shortened, cut.prompt_is_cut) == (True, False)
+    assert (cut.input_ids, cut.labels) == (fitting.input_ids, fitting.labels)
+    assert cut.prompt_tokens > limits["max_source_tokens"]
 
 
 @pytest.mark.parametrize(("family_name", "name"), TEMPLATES)

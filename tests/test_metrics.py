@@ -32,6 +32,10 @@ def of_row(*args: Any, **more: Any) -> dict[str, Any]:
     return score_predictions([row(*args, **more)]).rows[0]
 
 
+def scores_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(score_predictions(rows).rows)
+
+
 def of_file(*rows: dict[str, Any], protocol: str = "glmtune") -> dict[str, Any]:
     return score_predictions(rows, protocol).summary
 
@@ -77,7 +81,7 @@ def test_means_equal_those_of_each_public_code_to_the_last_digit() -> None:
     for name in set(PROTOCOLS) - {"paddle"}:
         scores = score_predictions(rows, name)
         for score in METRICS:
-            column = [each[score] for each in scores.rows if each[score] is not None]
+            column = [value for each in scores.rows if (value := each[score]) is not None]
             if not column or name == "ms_swift":  # whose rows are shown on another scale
                 continue
             looped = 0.0
@@ -279,7 +283,7 @@ def test_rows_with_the_same_prompt_share_their_references() -> None:
         row("短裙", "长裤很美", prompt="类型#裤"),
         row("长裤很美", "短裙很好看", prompt="类型#裙"),
     ]
-    shared, _, alone = score_predictions(rows).rows
+    shared, _, alone = scores_of(rows)
     assert shared["bleu-4-multi"] == shared["rouge-l-multi"] == 100
     assert shared["bleu-4"] == alone["bleu-4"] == alone["bleu-4-multi"] < 100
     assert shared["rouge-l"] == alone["rouge-l-multi"] < 100
@@ -291,7 +295,7 @@ def test_a_different_history_makes_a_different_prompt() -> None:
         row("长裤很美", "短裙很好看", prompt="裤", history=earlier),
         row("短裙", "长裤很美", prompt="裤"),
     ]
-    first = score_predictions(rows).rows[0]
+    first = scores_of(rows)[0]
     assert first["bleu-4-multi"] == first["bleu-4"] < 100
 
 

@@ -86,7 +86,8 @@ def test_a_source_prefix_of_chatglm2_stands_before_round_one_in_ptuning_main_alo
     """Here it has to be written into the query, after `问：`; the answers are the same."""
     golden = Golden(reference, "v2", "train_source_prefix")
     template = FAMILIES["chatglm2-6b"].template()
-    tokenizer, prefix = golden.tokenizer, golden.args["source_prefix"]
+    tokenizer: Any = golden.tokenizer
+    prefix = golden.args["source_prefix"]
     outputs = zip(golden.out["input_ids"], golden.out["labels"], strict=True)
     for row, (ids, labels) in zip(golden.usable_rows(), outputs, strict=True):
         example = template.encode_example(
@@ -246,7 +247,7 @@ def test_below_a_system_message_base_tuning_gives_every_text_to_the_message_befo
     whole = tokenizer.decode(example.input_ids)
     positions = [whole.index(text) for text in texts]
     assert positions == sorted(positions)
-    learned = tokenizer.decode([label for label in example.labels if label != IGNORED_LABEL])
+    answers = tokenizer.decode([label for label in example.labels if label != IGNORED_LABEL])
     said = {m["role"]: [n["content"] for n in row if n["role"] == m["role"]] for m in row}
-    assert all(text in learned for text in said["assistant"])
-    assert not any(text in learned for text in said["user"][1:] + said["system"])
+    assert all(text in answers for text in said["assistant"])
+    assert not any(text in answers for text in said["user"][1:] + said["system"])

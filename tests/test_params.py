@@ -86,8 +86,8 @@ def test_a_wrong_value_on_the_command_line_is_refused_like_one_in_the_file(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected `key: value` lines, found null"),
-        ("- lr\n", 'expected `key: value` lines, found ["lr"]'),
+        ("", "found null; expected `key: value` lines"),
+        ("- lr\n", 'found ["lr"]; expected `key: value` lines'),
         ("lr: [1\n", "not readable as YAML: while parsing a flow sequence"),
         ("lr: 1\n\tseed: 2\n", "not readable as YAML: "),
     ],
@@ -115,7 +115,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ("pre_seq_len", 1.5, "pre_seq_len: found 1.5; expected a whole number"),
         ("pre_seq_len", 0, "pre_seq_len: found 0; expected at least 1"),
         ("dataset", "adgenn", 'dataset: found "adgenn"; expected one of "sample", "adgen"'),
-        ("seeds", [1, 1], "seeds: found [1, 1]; expected each entry once"),
+        ("seeds", [1, 1], "seeds: found [1, 1]; expected no duplicates"),
         (
             "data.adgen_sources",
             ["x" * 1001],
@@ -157,13 +157,13 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "training.early_stopping_patience",
             3,
             "training.early_stopping_patience: found 3, but eval_steps is null; "
-            "give eval_steps the number of steps between two dev losses",
+            "set eval_steps to the number of steps between two dev loss measurements",
         ),
         (
             "methods.full",
             {"lr": 1e-3, "keep_best": True},
             "methods.full.keep_best: found true, but eval_steps is null; "
-            "give eval_steps the number of steps between two dev losses",
+            "set eval_steps to the number of steps between two dev loss measurements",
         ),
         ("generation.top_p", 1.2, "generation.top_p: found 1.2; expected at most 1"),
         ("generation.do_sample", 1, "generation.do_sample: found 1; expected true or false"),
@@ -172,7 +172,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "models.mine",
             {"source": "miniature", "family": "chatglm-6b", "generation": "chatglm-6b"},
             "models.mine: unknown key 'generation'; known keys: config, family, revision, source, "
-            "template, tokenizer. It is called 'family' now",
+            "template, tokenizer. It is now called 'family'",
         ),
         (
             "models.glm4",
@@ -191,7 +191,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "models.chatglm-6b",
             {"source": "miniature", "config": {}},
-            "models.chatglm-6b.config: only for source random; found miniature",
+            "models.chatglm-6b.config: only for source random; found miniature; remove the key",
         ),
         ("methods.none", None, "methods.none: found null; expected a section of keys"),
         ("methods.lora.rank", 8.5, "methods.lora.rank: found 8.5; expected a whole number"),
@@ -205,13 +205,17 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             [],
             "methods.lora.target_modules: found []; expected at least one entry",
         ),
-        ("models.chatglm-6b.source", None, "models.chatglm-6b.source: found null; expected a text"),
+        (
+            "models.chatglm-6b.source",
+            None,
+            "models.chatglm-6b.source: found null; expected a string",
+        ),
         ("training.max_steps", True, "training.max_steps: found true; expected a whole number"),
         ("seed", 2**32, "seed: found 4294967296; expected at most 4294967295"),
         (
             "miniature.literal_share",
             0.95,
-            "miniature: literal_share and general_share together exceed 1",
+            "miniature: literal_share + general_share: found 1.05; expected at most 1",
         ),
         ("dataset", {"train": "a.json"}, "dataset: missing key 'dev'"),
         (
@@ -223,7 +227,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "models.Mine",
             {"source": "miniature", "family": "chatglm-6b"},
-            "models: the name \"Mine\" becomes a folder: use a-z, 0-9, '.', '_' and '-'",
+            "models: the name \"Mine\" becomes a folder name: use a-z, 0-9, '.', '_' and '-'",
         ),
         (
             "models.mine",
@@ -250,7 +254,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "miniature.hidden_size",
             40,
             "miniature.hidden_size: found 40; expected a multiple of 8 x num_heads = 16 "
-            "(rotary positions need heads of a multiple of 8)",
+            "(rotary embeddings need heads of a multiple of 8)",
         ),
     ],
 )
@@ -267,7 +271,7 @@ def test_a_method_that_takes_away_the_dev_losses_is_told_what_needed_them(
     lora = values["methods"]["lora"] | {"eval_steps": None}
     assert mistakes_with(values, "methods.lora", lora) == [
         "methods.lora.keep_best: found true, but eval_steps is null; "
-        "give eval_steps the number of steps between two dev losses"
+        "set eval_steps to the number of steps between two dev loss measurements"
     ]
 
 
@@ -297,20 +301,20 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
         f"{file}: seed: found -1; expected at least 0",
         f"{file}: methods.full: missing key 'lr'",
         f"{file}: methods.lora: unknown key 'rnk'; known keys: {known}. Did you mean 'rank'?",
-        f"{file}: models.glm4.revision: missing; a hub id needs the 40 digits of a commit, so that "
-        "the same weights come every time (for a local folder write ./own/glm4)",
+        f"{file}: models.glm4.revision: missing; a hub id needs a commit hash of 40 digits, so "
+        "that every run gets the same weights; for a local folder write ./own/glm4",
     ]
 
 
 def test_quantized_weights_and_full_fine_tuning_exclude_each_other(values: dict[str, Any]) -> None:
     (mistake,) = mistakes_with(values, "quantization_bit", 4)
-    assert "methods.full trains every weight" in mistake
+    assert "methods.full trains all weights" in mistake
 
 
 def test_a_hub_id_needs_a_pinned_commit(values: dict[str, Any]) -> None:
     entry = {"source": "someone/chatglm2-6b"}
     (mistake,) = mistakes_with(values, "models.chatglm2-6b", entry)
-    assert mistake.startswith("models.chatglm2-6b.revision: missing; a hub id needs the 40 digits")
+    assert mistake.startswith("models.chatglm2-6b.revision: missing; a hub id needs a commit hash")
     assert mistakes_with(values, "models.chatglm2-6b", entry | {"revision": "a" * 40}) == []
 
 
@@ -419,7 +423,7 @@ def test_own_data_is_described_by_its_files_and_columns(
         own.dataset_files()
     assert str(caught.value) == (
         f"params.yaml: dataset.dev: no such file 'b c' ({tmp_path / 'b c'}); "
-        "a relative path counts from the repository"
+        "a relative path starts at the root of the repository"
     )
     (tmp_path / "b c").touch()
     assert own.dataset_files() == {"train": tmp_path / "a", "dev": tmp_path / "b c"}
@@ -459,7 +463,7 @@ def test_the_first_seed_alone_is_the_same_training(values: dict[str, Any]) -> No
 def test_a_name_that_looks_like_a_further_seed_is_refused(values: dict[str, Any]) -> None:
     values["methods"] = {"lora.seed-1": {**values["methods"]["lora"], "method": "lora"}}
     (mistake,) = find_mistakes(values)
-    assert "'.seed-', which marks further seeds" in mistake
+    assert "'.seed-', which is reserved for further seeds" in mistake
 
 
 def test_the_official_protocol_samples_and_cuts_whatever_family_says(
@@ -524,7 +528,7 @@ def test_every_key_of_the_default_file_is_explained() -> None:
             "models.chatglm-6b",
             {"source": "a/b", "revision": "main"},
             'models.chatglm-6b.revision: found "main"; '
-            "expected the 40 digits (0-9, a-f) of a commit",
+            "expected a commit hash of 40 digits (0-9, a-f)",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def read_as_dvc(text: str) -> Any:
         (
             "seed: 010",
             "line 2: seed: found 010; Snakemake reads 8 (YAML 1.1), DVC 10 (YAML 1.2); "
-            'write 8 or 10 or "010" for the text',
+            'write 8 or 10 or "010" for a string',
         ),
         (
             "seed: 1:30",
@@ -80,20 +80,20 @@ def read_as_dvc(text: str) -> Any:
         ),
         (
             "models: {010: 1}",
-            'line 2: found the key 010, no text in YAML; write "010"',
+            'line 2: found the key 010, which is not a string in YAML; write "010"',
         ),
         (
             "dataset: 2020-01-01",
-            'line 2: dataset: found 2020-01-01, a date in YAML; write "2020-01-01" for the text',
+            'line 2: dataset: found 2020-01-01, a date in YAML; write "2020-01-01" for a string',
         ),
         (
             "dataset: 2020-13-45",
-            'line 2: dataset: found 2020-13-45, a date in YAML; write "2020-13-45" for the text',
+            'line 2: dataset: found 2020-13-45, a date in YAML; write "2020-13-45" for a string',
         ),
         (
             "seed: -_",
-            "line 2: seed: found -_, which looks like a number and is none; write digits, or "
-            '"-_" for the text',
+            "line 2: seed: found -_, which looks like a number but is not one; write digits, or "
+            '"-_" for a string',
         ),
         (
             "seed: " + 5000 * "9",
@@ -118,7 +118,7 @@ def test_every_ambiguous_value_is_reported_at_once(file: Path) -> None:
 def test_of_very_many_mistakes_the_first_are_reported(file: Path) -> None:
     lines = message_for(file, f"a: [{100 * '010, '}]\n").splitlines()
     assert len(lines) == 41
-    assert lines[-1] == f"{file}: 60 more"
+    assert lines[-1] == f"{file}: 60 more mistakes"
 
 
 @pytest.mark.parametrize("text", MEANS_TWO_THINGS)
@@ -210,7 +210,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{i}: &a{i} {{<<: [{9 * f'*a{i - 1}, '}]}}\n" for i in range(1, 12)
 )
 CHAIN = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 3000))
-TOO_MANY = "found aliases (`*name`) that stand for more than 20,000 values or 30 levels"
+TOO_MANY = "found aliases (`*name`) that expand to more than 20,000 values or 30 levels"
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ TOO_MANY = "found aliases (`*name`) that stand for more than 20,000 values or 30
         pytest.param(BOMB, TOO_MANY, id="a billion laughs"),
         pytest.param(MERGES, TOO_MANY, id="merges"),
         pytest.param(CHAIN, TOO_MANY, id="a chain of aliases"),
-        pytest.param("a: &x [*x]\n", "line 1: found an alias inside what it", id="a circle"),
-        pytest.param("a: &x {<<: *x}\n", "line 1: found an alias inside what it", id="own merge"),
-        pytest.param("a: " + 10_000 * "[", "line 1: found more than 30 sections", id="brackets"),
-        pytest.param("a: " + 10_000 * "{a: ", "line 1: found more than 30 sections", id="braces"),
-        pytest.param("- " * 10_000, "line 1: found more than 30 sections", id="dashes"),
+        pytest.param("a: &x [*x]\n", "line 1: found an alias inside its", id="a circle"),
+        pytest.param("a: &x {<<: *x}\n", "line 1: found an alias inside its", id="own merge"),
+        pytest.param("a: " + 10_000 * "[", "line 1: found more than 30 nested", id="brackets"),
+        pytest.param("a: " + 10_000 * "{a: ", "line 1: found more than 30 nested", id="braces"),
+        pytest.param("- " * 10_000, "line 1: found more than 30 nested", id="dashes"),
         pytest.param(
             f"seeds: [{','.join(map(str, range(140_000)))}]",
             "line 1: found more than 20,000 values; write fewer",
@@ -231,16 +231,16 @@ TOO_MANY = "found aliases (`*name`) that stand for more than 20,000 values or 30
         ),
         pytest.param("# " + 2_000_000 * "x", "found more than 1,000,000 bytes", id="large"),
         pytest.param("é" * 1_000_000, "found more than 1,000,000 bytes", id="large, cut in an é"),
-        pytest.param("[a]: 1\n", "line 1: found a list as a key; expected a text", id="list key"),
+        pytest.param("[a]: 1\n", "line 1: found a list as a key; expected a string", id="list key"),
         pytest.param("{a: 1}: 1\n", "line 1: found a section as a key", id="section key"),
         pytest.param("? [a]\n: 1\n? [a]\n: 2\n", "line 1: found a list as a key", id="list keys"),
         pytest.param(
             f"? {5000 * 'k'}\n: 1\n", "line 1: found a key of 5,000 characters, k", id="long key"
         ),
-        pytest.param("null: 1\n", "line 1: found the key null, no text", id="null key"),
+        pytest.param("null: 1\n", "line 1: found the key null, which is not", id="null key"),
         pytest.param(
             "a: !!python/object:os.system x\n",
-            "line 1: found the tag !!python/object:os.system; remove it (quotes make a text)",
+            "line 1: found the tag !!python/object:os.system; remove it (quotes make a string)",
             id="python",
         ),
         pytest.param("a: !!binary aGk=\n", "line 1: found the tag !!binary; remove", id="binary"),
@@ -251,7 +251,9 @@ TOO_MANY = "found aliases (`*name`) that stand for more than 20,000 values or 30
         pytest.param("a: \0\n", "not readable as YAML: unacceptable character #x0000", id="NUL"),
         pytest.param("a: 1\n\tb: 2\n", "not readable as YAML: ", id="a tab"),
         pytest.param(b"a: \xff\n", "not readable as YAML: 'utf-8' codec can't", id="no UTF-8"),
-        pytest.param("a: x\u2028b: 1\n", "line 1: found the character \\u2028, which", id="U+2028"),
+        pytest.param(
+            "a: x\u2028b: 1\n", "line 1: found the character \\u2028, a line", id="U+2028"
+        ),
         pytest.param('a: "\\ud800"\n', "line 1: a: found half a character", id="surrogate"),
         pytest.param('a: "\\UFFFFFFFF"\n', "not readable as YAML: found an esc", id="no character"),
         pytest.param("a: 0x" + 99_999 * "f", "line 1: a: found a number of 100,001", id="hex"),

@@ -95,7 +95,7 @@ def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
     lines = shown(handler)[2:]
     assert lines[0] == "✗ Tune a. failed:"
     assert (lines[1], lines[-3]) == ("    line 31", "    error: no such layer")
-    assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    The whole log: {log}"]
+    assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
 
 
 def test_nothing_of_a_message_or_a_log_steers_the_terminal(

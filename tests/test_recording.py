@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glmtune.errors import ParamsError
 from glmtune.workspace import recording
+
+PutDvc = Callable[..., None]
 
 # What `dvc status --json` says where every output is recorded, and where one is not.
 RECORDED = '{"workflow": [{"changed deps": {"workflow": "modified"}}]}'
@@ -33,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def put_dvc(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def put_dvc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PutDvc:
     """Put a program of that name on the PATH: what it says of the outputs, how recording ends."""
 
     def put(status: str = CHANGED, code: int = 0) -> None:
@@ -64,7 +67,7 @@ def is_marked(folder: Path) -> bool:
 
 
 def test_inside_dvc_nothing_is_recorded(
-    folder: Path, put_dvc, monkeypatch: pytest.MonkeyPatch
+    folder: Path, put_dvc: PutDvc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_dvc()
     monkeypatch.setenv("DVC_STAGE", "workflow")
@@ -86,9 +89,9 @@ def test_without_dvc_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
     recording.record_in_dvc(tmp_path, {})
 
 
-@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "could not record")])
+@pytest.mark.parametrize(("code", "said"), [(0, "recorded in dvc.lock"), (1, "DVC failed")])
 def test_the_mark_of_a_run_goes_only_when_dvc_has_recorded_it(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str], code: int, said: str
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
     put_dvc(code=code)
     recording.record_in_dvc(folder, killed_run(folder))
@@ -98,7 +101,7 @@ def test_the_mark_of_a_run_goes_only_when_dvc_has_recorded_it(
 
 
 def test_what_a_killed_run_made_is_recorded_by_the_next_one(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str]
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_dvc(CHANGED)
     recording.record_left_over(folder, killed_run(folder))
@@ -110,7 +113,7 @@ def test_what_a_killed_run_made_is_recorded_by_the_next_one(
 
 
 def test_what_dvc_recorded_itself_is_not_recorded_again(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str]
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After an experiment, or the checkout of another commit: outputs are what dvc.lock says."""
     put_dvc(RECORDED)
@@ -124,7 +127,7 @@ def test_what_dvc_recorded_itself_is_not_recorded_again(
 
 @pytest.mark.parametrize("edited", ["params.yaml", "workflow/scripts/step.py"])
 def test_what_was_made_from_other_inputs_is_not_recorded_but_explained(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str], edited: str
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str], edited: str
 ) -> None:
     put_dvc(CHANGED)
     killed_run(folder)
@@ -132,25 +135,28 @@ def test_what_was_made_from_other_inputs_is_not_recorded_but_explained(
     recording.record_left_over(folder, recording.snapshot_inputs(folder))
     assert calls(folder) == ["status --json"]
     said = capsys.readouterr().err
-    assert "parameters or code were edited since" in said
+    assert "params.yaml or code changed since" in said
     assert "`dvc commit -f` records" in said
     assert is_marked(folder)
 
 
 @pytest.mark.parametrize("left", ["", "schema: '2.0'\nstages:\n  work"])
 def test_a_lock_that_a_kill_cut_short_is_written_anew(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str], left: str
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str], left: str
 ) -> None:
     put_dvc(RECORDED)
     (folder / "dvc.lock").write_text(left)
     recording.record_left_over(folder, killed_run(folder))
     assert calls(folder) == ["commit -f"]
     assert not (folder / "dvc.lock").exists()  # this dvc writes none
-    assert "dvc.lock was cut short" in capsys.readouterr().err
+    assert "dvc.lock is incomplete" in capsys.readouterr().err
 
 
 def test_what_was_edited_meanwhile_is_not_recorded(
-    folder: Path, put_dvc, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    put_dvc: PutDvc,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     put_dvc()
     for edited in ("params.yaml", "workflow/scripts/step.py"):
@@ -159,17 +165,17 @@ def test_what_was_edited_meanwhile_is_not_recorded(
         with monkeypatch.context() as outside:
             outside.delenv("DVC_STAGE", raising=False)
             recording.record_in_dvc(folder, made_from)
-        assert "edited while this ran: not recorded" in capsys.readouterr().err
+        assert "code changed during the run" in capsys.readouterr().err
         with monkeypatch.context() as inside:
             inside.setenv("DVC_STAGE", "workflow")
-            with pytest.raises(ParamsError, match="edited while this ran"):
+            with pytest.raises(ParamsError, match="code changed during the run"):
                 recording.record_in_dvc(folder, made_from)
     assert calls(folder) == []
     assert is_marked(folder)
 
 
 def test_a_downloaded_archive_is_told_what_dvc_needs(
-    folder: Path, put_dvc, capsys: pytest.CaptureFixture[str]
+    folder: Path, put_dvc: PutDvc, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_dvc()
     (folder / ".git").rmdir()
@@ -180,7 +186,7 @@ def test_a_downloaded_archive_is_told_what_dvc_needs(
     assert "git init && git add -A && git commit -m start, then `dvc commit -f`" in said
 
 
-def test_who_told_dvc_to_work_without_git_is_recorded(folder: Path, put_dvc) -> None:
+def test_who_told_dvc_to_work_without_git_is_recorded(folder: Path, put_dvc: PutDvc) -> None:
     put_dvc()
     (folder / ".git").rmdir()
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")

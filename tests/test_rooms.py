@@ -50,6 +50,7 @@ TEXT_ONLY_MODULES = {
     *("generation.answer_log", "miniatures.corpus", "training.notes"),
     *("generation.settings", "miniatures.settings", "training.settings", "tuning.settings"),
     *("serving.catalog", "serving.prompts", "serving.answer_text", "serving.api_types"),
+    *("serving.ranges", "serving.connections"),
     *("commands.main", "commands.flags", "commands.texts", "commands.chat", "commands.answer"),
     *("commands.export", "commands.models", "commands.score", "commands.serve"),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glmtune.commands.flags import add_model, choose
 from glmtune.commands.main import COMMANDS
 from glmtune.commands.texts import CHINESE, ENGLISH
 from glmtune.errors import DataError, ParamsError
@@ -22,8 +25,14 @@ from glmtune.families.registry import FAMILIES
 from glmtune.families.tool_calls import tool_call
 from glmtune.files import write_json
 from glmtune.serving.answer_text import AnswerText
-from glmtune.serving.catalog import find, read_folder, read_results
-from glmtune.serving.prompts import chat_prompt, plain_prompt, read_messages
+from glmtune.serving.catalog import find, read_folder, read_results, stamp_of
+from glmtune.serving.prompts import (
+    chat_prompt,
+    plain_prompt,
+    read_messages,
+    refuse_long,
+    texts_of,
+)
 from glmtune.workspace.code_inputs import SCRIPTS
 
 VERSIONS = {"v1": "chatglm-6b", "v2": "chatglm2-6b", "v3": "chatglm3-6b-base"}
@@ -148,6 +157,39 @@ def test_a_call_is_read_and_never_run(text: str, call: dict[str, str] | None) ->
     assert tool_call(text) == call
 
 
+NESTED: list[Any] = []
+for _ in range(2000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("tool", "told"),
+    [
+        ({}, "without a name"),
+        ({"function": "f"}, "without a name"),
+        ({"name": "f", "parameters": NESTED}, "nested too deeply"),
+        ({"name": "f", "description": "\ud800"}, "half of a surrogate pair"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(tool: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_messages([{"role": "user", "content": "你好"}], [tool])
+
+
+def test_a_short_text_that_becomes_a_huge_prompt_is_refused_before_it_does() -> None:
+    """Tools are indented: each of these brackets stands on a line of its own."""
+    parameters: list[Any] = []
+    for _ in range(300):
+        parameters = [parameters]
+    tools = [{"name": "f", "parameters": parameters}] * 1000
+    messages = read_messages([{"role": "user", "content": "你好"}], tools)
+    with pytest.raises(DataError, match="more than 512 tokens"):
+        refuse_long(texts_of(messages), 512)
+    refuse_long(
+        texts_of(read_messages([{"role": "user", "content": "你好"}], [{"name": "f"}])), 512
+    )
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     for family in ("chatglm-6b", "chatglm2-6b"):
@@ -217,16 +259,58 @@ def test_help_needs_no_torch(command: str) -> None:
         (["answer", "chatglm2-6b", "no.txt", "--out", "x"], "no.txt: No such file"),
         (["chat", "chatglm2-6b/lora", "--prefix", "x"], "the folder of a base model"),
         (["score", "--predictions", "no.jsonl"], "no such file"),
+        (["chat", ""], "unknown model ''"),
+        (["chat", "/nowhere"], "unknown model '/nowhere'"),
+        (["chat", "chatglm2-6b", "--device", "gpu"], "expected cpu, cuda or cuda:N"),
+        (["chat", "chatglm2-6b", "--top-p", "0"], "expected 1e-06 to 1"),
+        (["chat", "chatglm2-6b", "--seed", "-1"], "expected 0 or more"),
+        (["serve", "--port", "65536"], "expected 65535 or less"),
+        (["serve", "--host", "999.1.1.1"], "expected an address of this machine"),
+        (["serve", "--dev", "no.jsonl"], "no.jsonl: no such file"),
+        (["serve", "--api-key", ""], "which an HTTP header cannot hold"),
+        (["export", "chatglm2-6b", "--format", "gguf", "--out", "x"], "invalid choice: 'gguf'"),
+        (["answer", "chatglm2-6b", "chatglm2-6b.txt", "--out", "chatglm2-6b.txt"], "overwritten"),
     ],
 )
 def test_mistakes_are_one_message_and_need_no_torch(
     results: Path, arguments: list[str], told: str
 ) -> None:
+    if arguments[0] == "serve":
+        for extra in ("fastapi", "uvicorn"):
+            pytest.importorskip(extra, reason="the server needs the extra `serve`")
+    (results / "chatglm2-6b.txt").write_text("你好", encoding="utf-8")
     flags = [] if arguments[0] in ("chatt", "score") else ["--results", "."]
     done = glmtune(*arguments, *flags, cwd=results)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_at_once(results: Path) -> None:
+    pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = glmtune("serve", "--results", ".", "--port", port, cwd=results)
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr
+    assert "listening" not in done.stdout
+
+
+def test_a_folder_is_found_wherever_it_is(results: Path) -> None:
+    flags = argparse.ArgumentParser()
+    add_model(flags)
+    base, prefix = results / "models/chatglm2-6b", results / "checkpoints/chatglm2-6b/ptuning"
+    for folder in (str(base), os.path.relpath(base)):
+        given = [folder, "--prefix", str(prefix), "--results", str(results)]
+        _, served = choose(flags.parse_args(given))
+        assert (served.name, served.folder) == ("chatglm2-6b/ptuning", base)
+
+
+def test_files_that_changed_are_noticed(results: Path) -> None:
+    served = read_results(results)["chatglm2-6b/lora"]
+    assert stamp_of(served) == served.stamp
+    write_json(results / "checkpoints/chatglm2-6b/lora/adapter_config.json", {"r": 8})
+    assert stamp_of(served) != served.stamp
 
 
 def test_models_are_listed(results: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_run_left_over_from_before_does_not_write_over_a_newer_one(
         (tmp_path / "results/result.txt").write_text("newer")
         write_number(done, work)
 
-    with pytest.raises(ResourceError, match="a newer run has begun to write here"):
+    with pytest.raises(ResourceError, match="another run has taken over"):
         run(tmp_path, entry, slow)
     assert (tmp_path / "results/result.txt").read_text() == "newer"
     assert entry.is_whole()
@@ -251,7 +251,10 @@ def test_a_newer_process_makes_an_older_one_stop(tmp_path: Path, entry: Entry) -
         (done / "result.txt").write_text("older")
 
     def left_over() -> None:
-        run_script(lambda: run(tmp_path, entry, slow) and None)
+        def step() -> None:
+            run(tmp_path, entry, slow)
+
+        run_script(step)
 
     older = fork.Process(target=left_over)
     older.start()

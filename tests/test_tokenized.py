@@ -156,7 +156,7 @@ def test_shortened_histories_are_counted_and_reported(encoder: Encoder, tmp_path
     assert (summary["shortened_prompts"], summary["cut_prompts"]) == (1, 0)
     longest = summary["prompt_tokens"]["max"]
     assert longest > encoder.max_source_tokens
-    told = f"prompts of up to {longest} tokens, 1 without their oldest turns, 0 cut (raise "
+    told = f"prompts of up to {longest} tokens, 1 shortened by whole turns, 0 truncated (raise "
     assert told in describe(summary, encoder)
     official = replace(encoder, long_history="official")
     summary, _ = encode(official, tmp_path, [*ROWS, long])
@@ -181,7 +181,7 @@ def test_a_row_that_cannot_be_encoded_is_named(encoder: Encoder, tmp_path: Path)
         encode_file(encoder, path, tmp_path / "x", rows=2)
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file; run the step that writes it"):
         encode_file(encoder, tmp_path / "gone.jsonl", tmp_path / "x", rows=2)
-    with pytest.raises(ParamsError, match="--workers: 0; expected 1 or more"):
+    with pytest.raises(ParamsError, match="--workers: found 0; expected 1 or more"):
         encode_file(encoder, path, tmp_path / "x", rows=2, workers=0)
 
 
@@ -213,7 +213,8 @@ def test_the_step_writes_its_manifest(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(model)
     write_json(tmp_path / "model.json", {"files": hash_model(model)})
     history = [{"role": "user", "content": "红"}, {"role": "assistant", "content": "黑"}]
-    rows = {"train": [*ROWS, {**ROWS[0], "history": history}], "dev": ROWS}
+    train: list[dict[str, Any]] = [*ROWS, {**ROWS[0], "history": history}]
+    rows = {"train": train, "dev": ROWS}
     for split, content in rows.items():
         write_jsonl(tmp_path / f"data/{split}.jsonl", content)
     sizes = {split: {"rows": len(content)} for split, content in rows.items()}
@@ -226,7 +227,7 @@ def test_the_step_writes_its_manifest(model: Path, tmp_path: Path) -> None:
     assert manifest["trains_on"] == "every answer"
     assert [manifest["splits"][split]["rows"] for split in rows] == [5, 4]
     assert "train: 5 rows, " in done.stdout
-    assert "2 cut (raise max_target_tokens, now 16)" in done.stdout
+    assert "2 truncated (raise max_target_tokens, now 16)" in done.stdout
 
     (model / "tokenizer_config.json").write_text("{}")
     replaced = tokenize(tmp_path)

@@ -133,7 +133,7 @@ def test_edits_are_kept_and_the_message_says_how_to_go_on(project: Path) -> None
     with pytest.raises(ParamsError) as caught:
         use_preset(project, "large")
     assert str(caught.value) == (
-        "params.yaml: found edits that are in no commit; expected none, because a preset replaces "
+        "params.yaml: found uncommitted edits; expected none, because a preset replaces "
         "the whole file; keep them with `git commit params.yaml`, or discard them with "
         "`make preset NAME=large FORCE=1`"
     )
@@ -156,7 +156,7 @@ def test_force_discards_edits(project: Path) -> None:
 def test_without_a_repository_an_own_file_is_kept(project: Path) -> None:
     shutil.rmtree(project / ".git")
     (project / "params.yaml").write_text("lr: 4\n")
-    with pytest.raises(ParamsError, match="found edits that are in no commit"):
+    with pytest.raises(ParamsError, match="found uncommitted edits"):
         use_preset(project, "large")
 
 
@@ -169,7 +169,7 @@ def test_a_missing_file_is_written(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", f"found no NAME; {CHOICES}; e.g. make preset NAME=default"),
+        ("", f"NAME is missing; {CHOICES}; e.g. make preset NAME=default"),
         (
             "lagre",
             f"found no preset 'lagre'; {CHOICES}; did you mean large?",

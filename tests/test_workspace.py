@@ -83,7 +83,7 @@ def test_the_lock_of_a_killed_run_is_cleared(
     run.wait()
     folder.acquire_run_lock(tmp_path).close()
     assert not is_locked(tmp_path)
-    assert "clearing the lock of a killed run" in capsys.readouterr().err
+    assert "removing the stale lock of a killed run" in capsys.readouterr().err
 
 
 def test_the_lock_of_a_living_run_stays(tmp_path: Path, run: subprocess.Popen[str]) -> None:
@@ -140,12 +140,14 @@ def test_the_lock_of_another_machine_or_of_nobody_known_stays(
 
 def test_a_folder_that_may_not_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / ".snakemake").touch()  # even root cannot make a folder of it
-    with pytest.raises(ResourceError, match=r"running: cannot be written .* it may write"):
+    with pytest.raises(ResourceError, match=r"running: cannot be written .* make the folder"):
         folder.acquire_run_lock(tmp_path)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_linked_provenance_becomes_a_private_copy(tmp_path: Path, link) -> None:
+def test_linked_provenance_becomes_a_private_copy(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
     cached = tmp_path / "cached"
     cached.write_text("{}")
     record = tmp_path / ".snakemake/metadata/abc"

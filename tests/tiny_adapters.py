@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tiny_training import settings_of
-from transformers import PreTrainedModel
 
+from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.tuning.registry import METHODS
 
 ALL_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
@@ -18,7 +18,7 @@ ALL_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 def tuned_adapter(
     folder: Path,
-    model: PreTrainedModel,
+    model: ChatGLMCausalLM,
     *,
     scale: float = 0.1,
     targets: tuple[str, ...] = ("query_key_value",),

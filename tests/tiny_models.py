@@ -22,7 +22,7 @@ TOLERANCE = {version: roundings * EPS for version, roundings in ROUNDINGS.items(
 LORA_TOLERANCE = {version: roundings * EPS for version, roundings in LORA_ROUNDINGS.items()}
 GOLDEN_FAMILIES = {"v1": "chatglm-6b", "v2": "chatglm2-6b", "v3": "chatglm3-6b-base"}
 PREFIXES = ("prefix_direct", "prefix_projection")
-SIZES = {
+SIZES: dict[str, Any] = {
     "num_layers": 2,
     "hidden_size": 32,
     "num_attention_heads": 4,

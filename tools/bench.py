@@ -7,8 +7,9 @@
 All ways use the same model (ChatGLM2's architecture, hidden size 512, 8 layers, the published
 vocabulary's size, random weights) and the same rows, whose lengths are spread like AdvertiseGen's.
 They take turns in one run, because times of different runs cannot be compared, on one thread, as
-params.yaml's torch_threads: with more, a neighbour on the machine stops both. `bench_training` and
-`bench_generation` say what is compared. Generation runs on a GPU where there is one.
+params.yaml's torch_threads: with more, a neighbour on the machine stops both. `bench_training`,
+`bench_generation` and `bench_equality` say what is compared. What generates runs on a GPU where
+there is one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 import torch  # noqa: E402
 from bench_cases import MID, QUICK  # noqa: E402
+from bench_equality import measure_equality  # noqa: E402
 from bench_generation import CASES, measure_generation  # noqa: E402
 from bench_training import measure_training  # noqa: E402
 
@@ -54,16 +56,19 @@ def main() -> None:
         figures["generation"] = measure_generation(sizes, choose_device(), cases)
     if "training" in flags.only:
         figures["training"] = measure_training(sizes, flags.threads)
+    if "equality" in flags.only:
+        figures["equality"] = measure_equality(choose_device())
+        print(f"equality: {figures['equality']}")
     write_json(flags.out, figures)
-    for name in flags.only:
+    for name in sorted(set(flags.only) - {"equality"}):
         found = figures[name]
         print(
-            f"{name}: {found['ours']:.1f} tokens/s, the official way {found['official']:.1f}: "
+            f"{name}: {found['ours']:.1f} tokens/s, the official scripts {found['official']:.1f}: "
             f"{found['ratio']:.1f} times as fast ({found['lowest']:.1f} to {found['highest']:.1f})"
         )
 
 
-PARTS = ("training", "generation")
+PARTS = ("training", "generation", "equality")
 
 
 if __name__ == "__main__":

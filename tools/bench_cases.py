@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,18 @@ QUICK = Sizes(
     repeats=1,
     pre_seq_len=4,
 )
+
+
+def shorter(sizes: Sizes) -> Sizes:
+    """Half as wide, and once: to see all families and methods in a time that one waits for."""
+    return replace(
+        sizes,
+        rows=sizes.rows // 2,
+        slots=max(1, sizes.slots // 2),
+        rows_in_batches=max(1, sizes.rows_in_batches // 4),
+        rows_one_by_one=max(1, sizes.rows_one_by_one // 3),
+        repeats=1,
+    )
 
 
 def adgen_like(count: int, vocabulary: int) -> list[tuple[list[int], list[int]]]:

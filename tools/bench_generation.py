@@ -15,29 +15,42 @@ neighbours: a slow minute of the machine meets all.
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, tuning_settings
-from torch.nn import functional as F
-from transformers import GlmConfig, GlmForCausalLM
+from bench_cases import (
+    FAMILY,
+    PAD,
+    SEED,
+    Sizes,
+    adgen_like,
+    random_model,
+    shorter,
+    tuning_settings,
+)
+from transformers import ContinuousBatchingConfig, GlmConfig, GlmForCausalLM
 
 from glmtune.checkpoints.transformers_layout import glm_config, glm_state
 from glmtune.devices import Device
 from glmtune.generation.batches import generate_texts
-from glmtune.generation.sampling import CPU_WORDS
+from glmtune.generation.sampling import logits_in_parts
 from glmtune.generation.settings import GenerationSettings
+from glmtune.modeling.packing import PackedLinear, pack_linears
 from glmtune.tuning.registry import get_method
 
 CASES = [
     (family, method) for family in (FAMILY, "chatglm-6b") for method in ("ptuning", "none", "lora")
 ]
+PAGE, BATCH_TOKENS = 32, 1024  # of transformers' continuous batching
 Answers = dict[int, list[int]]  # the new tokens of each row
 
 
@@ -45,7 +58,8 @@ Answers = dict[int, list[int]]  # the new tokens of each row
 class Task:
     """The rows of a case, and the model that answers them."""
 
-    model: Any
+    model: Any  # as it was trained
+    answering: Any  # the same, as predictions use it: weights packed
     prompts: Sequence[list[int]]
     lengths: Sequence[int]
     sizes: Sizes
@@ -71,10 +85,11 @@ class Numbers:
 def measure_generation(
     sizes: Sizes, device: Device, cases: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Figures of the first case, and those of all under `cases`."""
+    """Figures of the first case, and those of all under `cases`; the others are shorter."""
     found = {}
-    for family, method in cases:
-        found[f"{family} {method}"] = measure_case(prepare(sizes, device, family, method))
+    for number, (family, method) in enumerate(cases):
+        task = prepare(shorter(sizes) if number else sizes, device, family, method)
+        found[f"{family} {method}"] = measure_case(task)
         print(f"{family} {method}: {found[f'{family} {method}']}", flush=True)
     first = next(iter(found.values()))
     return first | {"unit": "new tokens/s", "rows": sizes.rows, "cases": found}
@@ -83,15 +98,22 @@ def measure_generation(
 def prepare(sizes: Sizes, device: Device, family: str, method: str) -> Task:
     """A random model with what `method` adds to it, and rows as AdvertiseGen's."""
     model = random_model(sizes, family, dtype=device.dtype, device=device.name)
+    torch.manual_seed(SEED)
     if method != "none":
         get_method(method).prepare(model, tuning_settings(sizes, {"method": method}))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # begins as zeros, without effect
+            torch.nn.init.normal_(weight, std=0.02)
     vocabulary = model.config.vocab_size
     end = [vocabulary - 2, vocabulary - 1]
-    if family != FAMILY:  # what stands between prompt and answer
+    if family != FAMILY:  # the tokens between prompt and answer
         end = [model.config.gmask_token_id, model.config.bos_token_id]
     asked = adgen_like(sizes.rows, min(vocabulary, 90) if vocabulary < 100 else 60000)
     prompts = [[*prompt, *end] for prompt, _ in asked]
-    return Task(model.eval(), prompts, [len(answer) for _, answer in asked], sizes, family)
+    lengths = [len(answer) for _, answer in asked]
+    answering = copy.deepcopy(model.eval())
+    pack_linears(answering)
+    return Task(model, answering, prompts, lengths, sizes, family)
 
 
 def measure_case(task: Task) -> dict[str, Any]:
@@ -105,9 +127,9 @@ def measure_case(task: Task) -> dict[str, Any]:
         for name, way in ways.items():
             if name in notes:
                 continue
-            forget_peak()
+            before = forget_peak(task)
             try:
-                answers[name], seconds = timed(task, lambda way=way: way(task))
+                answers[name], seconds = timed(task, partial(way, task))
             except (
                 RuntimeError,
                 ValueError,
@@ -119,7 +141,7 @@ def measure_case(task: Task) -> dict[str, Any]:
                 notes[name] = f"does not run: {type(error).__name__}: {error}"[:120]
                 continue
             speeds[name].append(sum(map(len, answers[name].values())) / seconds)
-            memory[name] = peak_memory_mb(task)
+            memory[name] = max(memory.get(name, 0), peak_memory_mb(task) - before)
         speeds["limit"].append(1 / limit_seconds(task))
     ratios = [a / b for a, b in zip(speeds["engine"], speeds["one_row"], strict=True)]
     shares = [a / b for a, b in zip(speeds["engine"], speeds["limit"], strict=True)]
@@ -134,7 +156,7 @@ def measure_case(task: Task) -> dict[str, Any]:
         "share_of_limit": statistics.median(shares),
         "tokens_per_second": medians,
         "spread": {name: [min(v), max(v)] for name, v in speeds.items() if v},
-        "peak_memory_mb": memory,
+        "memory_mb": memory,
         "rows_one_by_one": len(alone),
         "same_texts": sum(answers["engine"][row] == ids for row, ids in alone.items()),
         "notes": notes,
@@ -146,10 +168,13 @@ def engine(task: Task) -> Answers:
     settings = GenerationSettings(
         batch_size=task.sizes.slots,
         max_new_tokens=max(task.lengths),
-        **{"seed": SEED, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        seed=SEED,
+        do_sample=False,
+        top_p=0.7,
+        temperature=0.95,
     )
     tokenizer: Any = Numbers()
-    found = generate_texts(task.model, tokenizer, task.prompts, settings, limits=task.lengths)
+    found = generate_texts(task.answering, tokenizer, task.prompts, settings, limits=task.lengths)
     return {row: [int(word) for word in answer.text.split()] for row, answer in enumerate(found)}
 
 
@@ -176,7 +201,15 @@ def transformers_continuous(task: Task) -> Answers:
     rows, length = range(task.sizes.rows_in_batches), round(statistics.mean(task.lengths))
     model.generation_config.update(max_new_tokens=length, do_sample=False, eos_token_id=-1)
     inputs = [task.prompts[row] for row in rows]
-    found = model.generate_batch(inputs, generation_config=model.generation_config)
+    # Left to itself it takes nearly all memory that is free, and the system kills what is running.
+    pages = sum(-(-(len(prompt) + length) // PAGE) + 1 for prompt in inputs)
+    found = model.generate_batch(
+        inputs,
+        generation_config=model.generation_config,
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=PAGE, num_blocks=pages, max_batch_tokens=BATCH_TOKENS
+        ),
+    )
     if len(found) < len(rows):
         raise RuntimeError(f"answered {len(found)} of {len(rows)} rows")
     return {row: list(out.generated_tokens) for row, out in enumerate(found.values())}
@@ -226,35 +259,29 @@ def _generate(model: Any, task: Task, rows: Sequence[int], **options: Any) -> An
 @torch.no_grad()
 def limit_seconds(task: Task) -> float:
     """Seconds a new token of a row in a full batch, for its matrix products alone."""
-    model, rows = task.model, task.sizes.slots
+    rows = task.sizes.slots
     prompt, length = statistics.mean(map(len, task.prompts)), statistics.mean(task.lengths)
-    head = model.get_output_embeddings().weight
     depth = task.sizes.config["num_layers"]
-    layers = sum(
-        _seconds(task, lambda w=w: F.linear(_states(task, rows, w), w)) for w in _weights(task)
-    )
-    words = CPU_WORDS if head.device.type == "cpu" else len(head)
+    layers = sum(_seconds(task, partial(m, _states(task, rows, m))) for m in _linears(task))
+    head = task.answering.get_output_embeddings()
     states = _states(task, rows, head)
-
-    def logits() -> None:
-        for start in range(0, len(head), words):
-            F.linear(states, head[start : start + words])
-
+    logits = _seconds(task, lambda: [None for _ in logits_in_parts(states, head)])
     attention = _seconds(task, _attention(task, rows, round(prompt + length / 2)))
     # A prompt's tokens pass the layers once for all tokens of its answer.
     layers *= 1 + prompt / length
-    return (depth * (layers + attention) + _seconds(task, logits)) / rows
+    return (depth * (layers + attention) + logits) / rows
 
 
-def _weights(task: Task) -> Iterator[torch.Tensor]:
-    """The matrices of one layer; an adapter's are not among them."""
-    for name, weight in task.model.transformer.layers[0].named_parameters():
-        if weight.dim() == 2 and "lora_" not in name:
-            yield weight
+def _linears(task: Task) -> Iterator[Any]:
+    """The linear layers of one layer of the model; an adapter's are not among them."""
+    for name, module in task.answering.transformer.layers[0].named_modules():
+        if isinstance(module, torch.nn.Linear | PackedLinear) and "lora_" not in name:
+            yield module
 
 
-def _states(task: Task, rows: int, weight: torch.Tensor) -> torch.Tensor:
-    return torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+def _states(task: Task, rows: int, linear: Any) -> torch.Tensor:
+    like = task.model.get_input_embeddings().weight
+    return like.new_ones(rows, linear.in_features)
 
 
 def _attention(task: Task, rows: int, positions: int) -> Callable[[], None]:
@@ -296,16 +323,18 @@ def _seconds(task: Task, work: Callable[[], Any]) -> float:
     return statistics.median(timed(task, work)[1] for _ in range(7))
 
 
-def forget_peak() -> None:
-    """Peak memory counts from here on."""
-    if torch.cuda.is_available():
+def forget_peak(task: Task) -> float:
+    """Let peak memory count from here on; returns what is held now, in MB."""
+    if task.model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc holds what the way before has freed
         Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory_mb(task)
 
 
 def peak_memory_mb(task: Task) -> float:
-    """Peak since then, with weights and libraries: of the GPU, or resident; 0 where unknown."""
+    """Peak since then, weights and libraries included: of the GPU, or resident; 0 if unknown."""
     if task.model.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""How long it takes to find out that nothing is to be done, as the number of steps grows.
+"""How long a run with nothing to do takes, as the number of steps grows.
 
     python tools/bench_noop.py [--jobs 40 200 400] [--repeats 3]
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def make_workspace(folder: Path, jobs: int) -> int:
-    """A workspace of about so many jobs, all done and recorded; how many they are."""
+    """A workspace of about `jobs` jobs, all done and recorded; returns their exact number."""
     copy_project(folder, preset="smoke")
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     tunings = max(1, round((jobs - JOBS_WITHOUT_TUNING) / JOBS_OF_A_TUNING / len(SEEDS)))
@@ -71,7 +71,7 @@ def make_workspace(folder: Path, jobs: int) -> int:
 
 
 def sweep(count: int) -> dict[str, dict[str, Any]]:
-    """So many entries of `methods:`, each with values of its own."""
+    """`count` entries of `methods:`, each with values of its own."""
     rates, lengths = (0.005, 0.01, 0.02, 0.05), itertools.count(1)
     pairs = ((length, rate) for length in lengths for rate in rates)
     return {

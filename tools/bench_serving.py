@@ -70,7 +70,8 @@ class Client:
 
     async def ask(self, model: str, prompt: str) -> Answer:
         """One greedy answer."""
-        if self._streams is None:
+        if self._streams is None or self._streams[1].is_closing() or self._streams[0].at_eof():
+            # At first, and where the server has closed it for having been idle too long.
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         messages = [{"role": "user", "content": prompt}]

@@ -99,7 +99,7 @@ def _train(
     """(loss, seconds) of each step; without dropout, so that both ways have the same losses."""
     settings = tuning_settings(sizes, changes)
     seed_everything(SEED, threads)
-    model = get_method("ptuning").prepare(random_model(sizes), settings)
+    model: Any = get_method("ptuning").prepare(random_model(sizes), settings)
     if settings.gradient_checkpointing:
         model._loss = MethodType(_loss_of_all_logits, model)
     watch = Stopwatch()

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,8 @@ class Cleaned:
     def __str__(self) -> str:
         left = [stored for stored in self.found if stored not in self.removed]
         used = f"; {len(self.in_use)} not removed: a running step uses them" if self.in_use else ""
-        return f"removed {_told(self.removed)} of {_told(self.found)}; {_told(left)} left{used}"
+        removed, found = _size(self.removed), _size(self.found)
+        return f"removed {removed} of {found}; {_size(left)} left{used}"
 
 
 def clean(store: Path, keep: float | None = None, age: float | None = None) -> Cleaned:
@@ -147,7 +148,7 @@ def _remove(folder: Path) -> bool:
     return True
 
 
-def parse(flag: str, text: str, units: dict[str, float], example: str) -> float:
+def parse(flag: str, text: str, units: Mapping[str, float], example: str) -> float:
     """A number with a unit, e.g. "20GB" -> 2e10. Raises ParamsError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*?)B?", text.strip().upper(), re.ASCII)
     if not match or match[2] not in units:
@@ -159,7 +160,7 @@ def parse(flag: str, text: str, units: dict[str, float], example: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
-def _told(results: list[Stored]) -> str:
+def _size(results: list[Stored]) -> str:
     size = sum(stored.size for stored in results)
     return f"{len(results)} results ({size / 1e9:.2f} GB)"
 
@@ -167,8 +168,8 @@ def _told(results: list[Stored]) -> str:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", default="", help="remove the oldest until so much is left: 20GB")
-    parser.add_argument("--age", default="", help="remove what was not used for so long: 30d")
+    parser.add_argument("--keep", default="", help="remove the oldest until this is left: 20GB")
+    parser.add_argument("--age", default="", help="remove what was unused for this long: 30d")
     flags = parser.parse_args()
     keep = parse("KEEP", flags.keep, BYTES, "20GB") if flags.keep else None
     age = parse("AGE", flags.age, SECONDS, "30d") if flags.age else None

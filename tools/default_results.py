@@ -31,8 +31,8 @@ from glmtune.workspace.code_inputs import hash_code  # noqa: E402
 FILE = ROOT / "docs" / "default_run.json"
 MARKS = ("<!-- results: written by `make results` -->", "<!-- end of results -->")
 SHOWN = "chatglm2-6b"  # whose answers are quoted
-STEPS = ("fetch_dataset", "prepare_model", "tokenize_dataset", "finetune_model")
-STEPS += ("generate_predictions", "score_predictions")
+STEPS = ["fetch_dataset", "prepare_model", "tokenize_dataset", "finetune_model"]
+STEPS += ["generate_predictions", "score_predictions"]
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def decided_by() -> str:
 
 # --- From the file to the READMEs ------------------------------------------------------------
 
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {
     "en": {
         "methods": {"none": "untuned", "ptuning": "P-Tuning v2", "lora": "LoRA", "full": "full"},
         "model": "{}, miniature",

@@ -1,4 +1,4 @@
-"""Look at what a run of this folder needs, and say what to do about what is missing.
+"""Check what a run of this folder needs, and say how to fix what is missing.
 
 python tools/doctor.py        exit code 1 if something would stop a run
 """
@@ -63,8 +63,8 @@ def gpu() -> Iterator[Finding]:
         yield Finding(f"{card}: {free:.1f} of {total:.1f} GiB free, torch {torch.__version__}")
     elif shutil.which("nvidia-smi"):
         yield Finding(
-            f"an NVIDIA driver, but torch {torch.__version__} cannot use it",
-            "install the CUDA build of this torch version that fits the driver",
+            f"found an NVIDIA driver, but torch {torch.__version__} cannot use it",
+            "install the CUDA build of this torch version for the driver",
         )
     else:
         yield Finding("no GPU: the CPU is used, which is enough for the miniatures")
@@ -92,7 +92,7 @@ def _extras(params: Params) -> Iterator[Finding]:
     files = params.dataset_files().values()
     if any(file.suffix == ".parquet" for file in files) and not _installed("pyarrow"):
         yield Finding(
-            "Parquet data, and no pyarrow to read it",
+            "the data set is Parquet, but pyarrow is not installed",
             ".venv/bin/python -m pip install -e '.[parquet]'",
             stops=True,
         )
@@ -127,14 +127,14 @@ def _repository() -> Iterator[Finding]:
         yield Finding("git is not installed", "install it: DVC and `dvc exp run` need it")
     elif not is_in_git(ROOT):
         yield Finding(
-            "no git repository here, as after the download of an archive; DVC needs one",
+            "no git repository here (a downloaded archive has none); DVC needs one",
             f"{INITIALISE}, then dvc commit -f",
         )
     elif subprocess.run(head, cwd=ROOT, capture_output=True, check=False).returncode:
         yield Finding("no git commit here", "`dvc exp run` needs one: git add -A && git commit")
     elif is_shallow(ROOT):
         yield Finding(
-            "a shallow clone: queued experiments of DVC would be lost without a message",
+            "a shallow clone: DVC would silently lose queued experiments",
             "git fetch --unshallow",
         )
 
@@ -146,16 +146,16 @@ def fonts() -> Iterator[Finding]:
     found = subprocess.run(["fc-list", ":lang=zh"], capture_output=True, text=True, check=False)
     count = len(found.stdout.splitlines())
     fix = "" if count else "to read the report on this machine install one, e.g. fonts-noto-cjk"
-    yield Finding(f"{count} fonts with Chinese" if count else "no font with Chinese", fix)
+    yield Finding(f"{count} Chinese fonts" if count else "no Chinese font", fix)
 
 
 def locks() -> Iterator[Finding]:
-    """A lock that a killed run left behind."""
+    """The stale lock of a killed run."""
     folder = ROOT / ".snakemake" / "locks"
     clear_stale_lock(ROOT)  # which says so
     if any(folder.glob("*.lock")):
         yield Finding(
-            "this folder is locked, by a running snakemake or one of another machine",
+            "this folder is locked by a running snakemake, here or on another machine",
             "wait for it; if none runs anywhere: snakemake --unlock",
             stops=True,
         )

@@ -60,7 +60,7 @@ def weights(params: Params) -> Iterator[Finding]:
 def _to_be_downloaded(model: str, entry: Model, family: str) -> Finding:
     size = BYTES_DOWNLOADED * REAL_PARAMETERS[family] / GB
     return Finding(
-        f"{model}: {entry.source} is not in this machine's cache of the hub",
+        f"{model}: {entry.source} is not in this machine's hub cache",
         f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
         "and set source to that folder",
     )
@@ -81,7 +81,7 @@ def _complete(model: str, folder: Path) -> Finding:
         for file in files:
             check_is_content(file)
     except (UserError, OSError) as error:
-        return Finding(f"{model}: its weights are not complete", str(error), stops=True)
+        return Finding(f"{model}: incomplete weights", str(error), stops=True)
     needs = {
         "config.json": (folder / "config.json").is_file(),
         "vocabulary (ice_text.model, tokenizer.model or tokenizer.json)": any(
@@ -97,7 +97,7 @@ def _complete(model: str, folder: Path) -> Finding:
 
 
 def memory(params: Params) -> Iterator[Finding]:
-    """The expected peak of each training against the memory that is free here."""
+    """The expected peak of each training against the free memory."""
     tuned = [name for name in params.file.methods if params.trains(name)]
     models = real_models(params)
     if not models or not tuned:

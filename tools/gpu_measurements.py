@@ -164,7 +164,10 @@ def measure_generation(case: GenerationCase, device: Device, tiny: bool) -> dict
     settings = GenerationSettings(
         batch_size=case.batch_size,
         max_new_tokens=8 if tiny else ANSWER_TOKENS,
-        **{"seed": 42, "do_sample": False, "top_p": 0.7, "temperature": 0.95},
+        seed=42,
+        do_sample=False,
+        top_p=0.7,
+        temperature=0.95,
     )
     tokenizer: Any = _NeverEnding(base.config)
     generate_texts(model.eval(), tokenizer, prompts[: case.batch_size], settings)  # warm-up
@@ -256,7 +259,7 @@ def random_ids(random: np.random.Generator, count: int) -> list[int]:
 
 
 def prompt_end(config: Any) -> list[int]:
-    """What has to stand between prompt and answer: [gMASK] `<sop>` where the model has them."""
+    """The tokens between prompt and answer: [gMASK] `<sop>` where the model has them."""
     gmask = getattr(config, "gmask_token_id", None)
     return [] if gmask is None else [gmask, config.bos_token_id]
 

@@ -19,7 +19,7 @@ def main() -> int:
     others = [finding for finding in findings if ALLOWED not in finding]
     if done.returncode and not findings:
         others = [text]  # not a finding but a failure
-    print("\n".join(others) or "snakemake --lint: nothing to mend")
+    print("\n".join(others) or "snakemake --lint: no findings")
     return int(bool(others))
 
 

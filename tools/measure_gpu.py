@@ -3,7 +3,7 @@
 python tools/measure_gpu.py --out FILE.json [--only training generation …] [--seconds 500] [--tiny]
 
 Needs no weights. Prints a line for each measurement and writes FILE.json after each one, so that
-stopping it early loses nothing; a second run with the same FILE goes on with what is missing.
+stopping it early loses nothing; a second run with the same FILE measures what is missing.
 `--tiny` is the same with tiny models, on the CPU too: it shows that the tool runs, no more.
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     kinds = ("agreement", "matrix_rate", "quantized_linear", "training", "generation")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, metavar="KIND")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="then stop")
     parser.add_argument("--tiny", action="store_true", help="tiny models: a dry run")
     flags = parser.parse_args()
     device = choose_device()
@@ -77,7 +77,7 @@ def main() -> None:
         if measurement.kind not in flags.only or measurement.name in found["results"]:
             continue
         if time.perf_counter() - begin > flags.seconds:
-            print(f"{flags.seconds:.0f} s are over; run it again to go on", file=sys.stderr)
+            print(f"{flags.seconds:.0f} s are over; run it again to continue", file=sys.stderr)
             break
         figures = attempt(measurement, device, flags.tiny)
         found["results"][measurement.name] = measurement.case | figures
@@ -93,14 +93,14 @@ def begun(file: Path, environment: dict[str, Any]) -> dict[str, Any]:
     for key, value in environment.items():
         if found["environment"].get(key) != value:
             raise ResourceError(
-                f"{file}: environment: {key}: found {found['environment'].get(key)!r}; it is "
-                f"{value!r} now; choose another --out, figures of both do not compare"
+                f"{file}: environment: {key}: found {found['environment'].get(key)!r}; now "
+                f"{value!r}; figures of both do not compare; choose another --out"
             )
     return found
 
 
 def measurements() -> Iterator[Measurement]:
-    """All measurements, the most asked for first."""
+    """All measurements, the most wanted first."""
     for model in MODELS:
         yield Measurement("agreement", {"model": model}, partial(measure_agreement, model))
     yield Measurement("matrix_rate", {}, measure_matrix_rate)
@@ -123,7 +123,7 @@ def quantized_cases() -> Iterator[QuantizedCase]:
 
 
 def training_cases() -> Iterator[TrainingCase]:
-    """THUDM's setting (1 x 16) and one batch of 16, the most asked for first."""
+    """THUDM's setting (1 x 16) and one batch of 16, the most wanted first."""
     lengths = {"chatglm-6b": (64, 64), "chatglm2-6b": (64, 128)}
     variants: list[tuple[str, int | None, int, int]] = [
         *(("ptuning", bits, 1, 16) for bits in (4, None)),
@@ -144,7 +144,8 @@ def generation_cases() -> Iterator[GenerationCase]:
     """All rows in batches, and a few one by one: the official way."""
     for model in MODELS:
         for method in ("none", "ptuning", "lora"):
-            yield GenerationCase(model, method, batch_size=128, rows=1070)
+            for batch_size in (256, 128):
+                yield GenerationCase(model, method, batch_size, rows=1070)
             yield GenerationCase(model, method, batch_size=1, rows=8)
 
 

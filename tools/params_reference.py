@@ -91,7 +91,7 @@ WORDS = {
     "en": {
         "integer": "whole number",
         "number": "number",
-        "string": "text",
+        "string": "string",
         "boolean": "`true` or `false`",
         "array": "list",
         "object": "section",
@@ -105,7 +105,7 @@ WORDS = {
     "zh": {
         "integer": "整数",
         "number": "数",
-        "string": "文本",
+        "string": "字符串",
         "boolean": "`true` 或 `false`",
         "array": "列表",
         "object": "小节",

@@ -1,4 +1,4 @@
-"""Write workflow/schemas/params.schema.yaml, for editors; `--check`: is it what the code checks?
+"""Write workflow/schemas/params.schema.yaml, for editors; `--check`: is it up to date?
 
 Made from the classes of glmtune/params/models.py, which alone decide what params.yaml may hold.
 """
@@ -28,7 +28,7 @@ $schema: https://json-schema.org/draft/2020-12/schema
 
 
 class _WithoutDefaults(GenerateJsonSchema):
-    """JSON schemas that name no defaults: there are none, only keys that may be left out."""
+    """JSON schemas without defaults: there are none, only optional keys."""
 
     def default_schema(self, schema: Any) -> Any:
         return self.generate_inner(schema["schema"])

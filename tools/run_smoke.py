@@ -1,4 +1,4 @@
-"""Run the whole workflow with next to no work in any step, in a folder of its own.
+"""Run the whole workflow with almost no work in any step, in a folder of its own.
 
 python tools/run_smoke.py FOLDER [snakemake flags]
 """

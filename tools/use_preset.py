@@ -40,7 +40,7 @@ def _check_kept(root: Path, content: bytes, name: str) -> None:
     )
     if shown.returncode or shown.stdout != content:
         raise ParamsError(
-            "params.yaml: found edits that are in no commit; expected none, because a preset "
+            "params.yaml: found uncommitted edits; expected none, because a preset "
             "replaces the whole file; keep them with `git commit params.yaml`, or discard them "
             f"with `make preset NAME={name} FORCE=1`"
         )

@@ -1,4 +1,4 @@
-"""Refuse phrases that tools/word_list.txt knows a plainer word for.
+"""Refuse phrases that have a plainer word in tools/word_list.txt.
 
 python tools/word_list.py              every file in SCOPE
 python tools/word_list.py FILE …       these files, for pre-commit
@@ -13,8 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ROOT / "tools" / "word_list.txt"
-# What is checked. To check code too, add "workflow/**/*.py" or "tests/**/*.py".
-SCOPE = ("*.md", "docs/*.md", ".github/**/*.md", ".github/**/*.yml")
+# What is checked: documents, code, and the parameters with their comments.
+SCOPE = (
+    *("*.md", "docs/*.md", ".github/**/*.md", ".github/**/*.yml"),
+    *("workflow/**/*.py", "tools/*.py", "Snakefile", "Makefile", "params.yaml", "presets/*.yaml"),
+)
 # Written by a tool from code, which is where to change a word.
 GENERATED = {"docs/params.md"}
 # Markdown that quotes: code blocks, code spans, and the targets of links.

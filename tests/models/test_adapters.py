@@ -85,7 +85,8 @@ def test_an_adapter_among_trainer_files_is_found(folder: Path, tmp_path: Path) -
 
 
 def test_keys_of_old_and_forked_adapter_configs_are_dropped(folder: Path, tmp_path: Path) -> None:
-    old = {"merge_weights": False, "enable_lora": None, "loftq_config": {}, "megatron_config": None}
+    old: dict[str, Any] = {"merge_weights": False, "enable_lora": None, "loftq_config": {}}
+    old["megatron_config"] = None
     plain = load_model(folder, adapter=write_adapter(tmp_path / "plain", {}))
     model = load_model(folder, adapter=write_adapter(tmp_path / "old", old))
     assert torch.equal(logits(model), logits(plain))
@@ -222,7 +223,8 @@ def test_no_adapter_config_gives_a_traceback(folder: Path, tmp_path: Path) -> No
     adapter = write_adapter(tmp_path / "adapter", {})
     original = json.loads((adapter / "adapter_config.json").read_text())
     fields = [field.name for field in dataclasses.fields(LoraConfig)]
-    odd = [None, True, 0, -1, 2, 2.5, 1e308, 10**40, "x", "query_key_value", "(", [], {}, [[]]]
+    odd: list[Any] = [None, True, 0, -1, 2, 2.5, 1e308, 10**40, "x", "query_key_value", "("]
+    odd += [[], {}, [[]]]
     odd += [{"a": {}}, {"query_key_value": 2}, ["query_key_value"], ["dense"], ["word_embeddings"]]
     for _ in range(1500):
         config = dict(original)

@@ -22,6 +22,10 @@ def test_both_ways_give_the_same_losses_and_texts(tmp_path: Path) -> None:
     figures = json.loads(out.read_text())
     assert figures["training"]["largest_loss_difference"] < 1e-4
     assert figures["generation"]["same_texts"] == figures["generation"]["rows_one_by_one"] == 4
+    for found in figures["equality"].values():
+        assert 0 < found["same_texts"] <= found["rows"]
+    for decoding in ("greedy", "drawn"):
+        assert figures["equality"][f"float32 {decoding}"]["different_without_near_tie"] == 0
     for name in ("training", "generation"):
         assert figures[name]["lowest"] <= figures[name]["ratio"] <= figures[name]["highest"]
         assert f"{name}: " in done

@@ -22,6 +22,7 @@ from glmtune.commands.chat import Chat
 from glmtune.commands.texts import ENGLISH
 from glmtune.devices import choose_device
 from glmtune.errors import DataError
+from glmtune.export import exporting
 from glmtune.families.loading import load_tokenizer
 from glmtune.generation import batches
 from glmtune.serving.catalog import read_results
@@ -98,7 +99,7 @@ def test_json_lines_may_hold_a_history(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"prompt": 1}', "line 1: no text 'prompt'"),
+        (b'{"prompt": 1}', "line 1: found no text in 'prompt'"),
         (b'{"prompt": "a"}\n{', "line 2: not JSON"),
         (b"\xff", "not UTF-8"),
         (b"\n \n", "no prompts"),
@@ -117,6 +118,17 @@ def test_a_name_is_enough_to_export(results: Path, tmp_path: Path) -> None:
     model = load_model(out, family=FAMILY)
     merged = glmtune.chat(model, load_tokenizer(out, FAMILY), PROMPTS[0], max_new_tokens=8)
     assert merged == expected(results, PROMPTS[0], "lora")
+
+
+def test_every_format_can_be_named() -> None:
+    assert tuple(exporting.FORMATS) == export.FORMATS
+
+
+def test_our_own_adapters_open_without_a_note(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected(results, PROMPTS[0], "lora")
+    assert "ignored keys" not in capsys.readouterr().err
 
 
 def test_scores_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +174,8 @@ def test_a_conversation_has_turns_that_can_be_forgotten(
     said(chat, capsys, "你好", "你好")
     assert [message["role"] for message in chat.session.history] == ["user", "assistant"] * 2
     assert said(chat, capsys, "/clear", "/history", "/again") == [
-        *("Forgotten.", "Nothing was said yet.", "No question was asked yet.")
+        *("Conversation cleared.", "The conversation is empty."),
+        "You have not asked a question yet.",
     ]
 
 
@@ -172,9 +185,11 @@ def test_a_conversation_has_turns_that_can_be_forgotten(
         ("/hist", "expected /history"),
         ("/model ptunig", "unknown model 'ptunig'"),
         ("/set tempratur 1", "expected temperature"),
-        ("/set temperature hot", "expected 0 (greedy) to 10"),
-        ("/set max_new_tokens 0", "expected a whole number from 1"),
+        ("/set temperature hot", "expected 0 <= temperature <= 10"),
+        ("/set max_new_tokens 0", "expected 1, 2, 3, …"),
         ("/as cat 你好", "expected one of system"),
+        ("/as user", "/as ROLE TEXT"),
+        ("/as assistant 你好", "expected a question"),
         ("/as observation 42", "has no place for tools"),
         ("白" * 3000, "the prompt has"),
     ],
@@ -186,11 +201,38 @@ def test_a_mistake_is_told_and_the_conversation_goes_on(
     assert said(chat, capsys, "你好")
 
 
+def test_what_was_said_includes_the_system_message(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(chat, capsys, "/system 你是客服", "/history")[1] == "system: 你是客服"
+
+
+def chat_command(results: Path, *flags: str) -> list[str]:
+    command = [sys.executable, "-m", "glmtune.commands", "chat", f"{FAMILY}/ptuning"]
+    return [*command, "--results", str(results), "--lang", "en", *flags]
+
+
+def test_each_line_of_a_pipe_gets_one_line(results: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        chat_command(results, "--max-new-tokens", "8"),
+        input=f"{PROMPTS[0]}\n\n{'白' * 3000}\n",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    answer = expected(results, PROMPTS[0]).replace("\n", "\\n")
+    assert done.stdout == f"{answer}\n\n\n"
+    assert "the prompt has" in done.stderr
+    assert "1 of the lines have no answer" in done.stderr
+    assert done.returncode == 2
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(results: Path) -> None:
     """In a real terminal, a dumb one."""
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "TERM": "dumb", "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", "glmtune.commands", "chat", f"{FAMILY}/ptuning"]
-    command += ["--results", str(results), "--lang", "en", "--max-new-tokens", "400"]
+    command = chat_command(results, "--max-new-tokens", "400")
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         command, env=environment, stdin=inside, stdout=inside, stderr=inside, start_new_session=True

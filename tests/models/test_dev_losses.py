@@ -37,10 +37,10 @@ MEASURED = {"max_steps": 10, "eval_steps": 2, "save_steps": 4}
 class Spoil(TrainerCallback):
     """Makes a model worse than ever before, so that its best step is the same on every machine."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if state.global_step == 5:
             with torch.no_grad():
-                model.transformer.output_layer.weight.mul_(-20)
+                given["model"].transformer.output_layer.weight.mul_(-20)
 
 
 def test_the_weights_with_the_lowest_dev_loss_are_kept(rows: TokenizedRows, tmp_path: Path) -> None:

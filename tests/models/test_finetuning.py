@@ -147,7 +147,7 @@ def test_every_weight_of_a_quantized_model_cannot_be_trained(folder: Path) -> No
     quantize_model(model, 4)
     save_model(model, folder / "model")
     write_json(folder / "model.json", {"source": "folder", "files": hash_model(folder / "model")})
-    with pytest.raises(ParamsError, match=r"full trains every weight, .* to 4 bits, which"):
+    with pytest.raises(ParamsError, match=r"full trains all weights, .* to 4 bits, which"):
         run(folder, method="full")
     assert (run(folder) / "checkpoint").is_dir()  # LoRA can
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_adapters import ALL_LINEARS, tuned_adapter
 from tiny_models import GOLDEN_FAMILIES, PREFIXES, golden_model, prompt, tiny_model
 from transformers import (
     LogitsProcessorList,
@@ -18,6 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from glmtune.checkpoints.adapters import load_adapter
 from glmtune.errors import WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.generation.answer_log import Answer
@@ -25,6 +27,8 @@ from glmtune.generation.batches import generate_groups, generate_texts
 from glmtune.generation.engine import Engine, Request
 from glmtune.generation.sampling import Candidates, Sampler, sample, top_candidates
 from glmtune.generation.settings import GenerationSettings
+from glmtune.modeling import packing
+from glmtune.modeling.packing import PackedLinear, pack_linears
 from glmtune.modeling.prefix import attach_prefix
 
 pytestmark = pytest.mark.numeric
@@ -49,6 +53,9 @@ class Numbers:
 
     def process_response(self, text: str) -> str:
         return text
+
+
+numbers: Any = Numbers  # generation asks for one of our tokenizers, and needs no more than this
 
 
 def talkative_model(family: str, prefix: bool = False) -> Any:
@@ -83,7 +90,7 @@ def test_every_batch_size_gives_what_transformers_gives_row_by_row(
     expected = [by_transformers(model, row, 40) for row in PROMPTS]
     for size in (1, 3, 7):
         settings = replace(SETTINGS, batch_size=size)
-        assert generate_texts(model, Numbers(), PROMPTS, settings) == expected
+        assert generate_texts(model, numbers(), PROMPTS, settings) == expected
     assert {answer.finished for answer in expected} == {True, False}
     assert len({answer.text for answer in expected}) > 3
 
@@ -126,11 +133,12 @@ def test_rows_join_as_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [2, 9, 4, 6, 3, 8, 5]
     sizes = []
     forward = model.transformer.forward
-    monkeypatch.setattr(
-        model.transformer,
-        "forward",
-        lambda ids, *rest: sizes.append(tuple(ids.shape)) or forward(ids, *rest),
-    )
+
+    def watched(ids: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(tuple(ids.shape))
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(model.transformer, "forward", watched)
     found = run_engine(model, PROMPTS, limits, slots=4)
     assert [len(ids) for ids in found] == limits
     joining = [shape for shape in sizes if shape[1] > 1]
@@ -200,6 +208,50 @@ def test_limits_stop_tokens_and_samplers_are_those_of_each_row() -> None:
     assert len(together[3]) == 2
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_weights_give_the_same_texts(
+    monkeypatch: pytest.MonkeyPatch, family: str, drawn: bool
+) -> None:
+    settings = replace(SETTINGS, do_sample=drawn)
+    expected = generate_texts(talkative_model(family, True), numbers(), PROMPTS, settings)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 0)
+    monkeypatch.setattr(packing, "PART", 24)  # the output layer in several parts
+    model = talkative_model(family, True)
+    embeddings = model.get_input_embeddings().weight.clone()
+    pack_linears(model)
+    assert type(model.get_output_embeddings()) is PackedLinear
+    assert generate_texts(model, numbers(), PROMPTS, settings) == expected
+    ids = torch.tensor(PROMPTS[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, talkative_model(family, True)(ids).logits)
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)  # tied ones, too
+
+
+def test_the_layers_that_an_adapter_adapts_are_packed_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    adapter = tuned_adapter(tmp_path, tiny_model("chatglm2-6b"), targets=ALL_LINEARS)
+    model = talkative_model("chatglm2-6b")
+    load_adapter(model, adapter)
+    expected = generate_texts(model.eval(), numbers(), PROMPTS, SETTINGS)
+    assert expected != generate_texts(talkative_model("chatglm2-6b"), numbers(), PROMPTS, SETTINGS)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 1024)  # not the adapter's own
+    pack_linears(model)
+    assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 2 * 4 + 1
+    assert generate_texts(model, numbers(), PROMPTS, SETTINGS) == expected
+
+
+def test_small_weights_and_half_precision_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = talkative_model("chatglm2-6b")
+    half = talkative_model("chatglm2-6b").to(torch.bfloat16)
+    pack_linears(small)
+    monkeypatch.setattr(packing, "FEWEST_ELEMENTS", 0)
+    pack_linears(half)
+    for model in (small, half):
+        assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
 def test_a_half_precision_model_is_answered_too() -> None:
     for family in FAMILIES:
         model = talkative_model(family, prefix=True).to(torch.bfloat16)
@@ -216,8 +268,9 @@ def test_a_text_is_shown_as_chat_shows_it_beside_what_was_decoded() -> None:
             return f"shown:{text}"
 
     model = talkative_model("chatglm2-6b")
-    plain = generate_texts(model, Numbers(), PROMPTS, SETTINGS)
-    found = generate_texts(model, Shouting(), PROMPTS, SETTINGS)
+    plain = generate_texts(model, numbers(), PROMPTS, SETTINGS)
+    shouting: Any = Shouting()
+    found = generate_texts(model, shouting, PROMPTS, SETTINGS)
     assert [each.decoded for each in found] == [each.decoded for each in plain]
     assert [each.text for each in found] == [f"shown: {each.decoded}\n" for each in plain]
 
@@ -226,8 +279,8 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
     """Batches are sorted by length; the caller does not notice."""
     model = talkative_model("chatglm2-6b")
     order = (2, 0, 4, 1, 3, 0)
-    first = generate_texts(model, Numbers(), PROMPTS, SETTINGS)
-    again = generate_texts(model, Numbers(), [PROMPTS[i] for i in order], SETTINGS)
+    first = generate_texts(model, numbers(), PROMPTS, SETTINGS)
+    again = generate_texts(model, numbers(), [PROMPTS[i] for i in order], SETTINGS)
     assert again == [first[i] for i in order]
 
 
@@ -235,11 +288,11 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
 def test_an_answer_ends_at_any_stop_token_and_is_cut_at_the_limit(family: str) -> None:
     model = talkative_model(family)
     settings = replace(SETTINGS, max_new_tokens=7)
-    whole = generate_texts(model, Numbers(stop_token_ids=()), PROMPTS, settings)
+    whole = generate_texts(model, numbers(stop_token_ids=()), PROMPTS, settings)
     assert not any(answer.finished for answer in whole)
     ends = {answer.text.split()[place] for answer, place in zip(whole, (2, 4), strict=False)}
     stops = tuple(map(int, ends))
-    cut = generate_texts(model, Numbers(stop_token_ids=stops), PROMPTS, settings)
+    cut = generate_texts(model, numbers(stop_token_ids=stops), PROMPTS, settings)
     for before, after in zip(whole, cut, strict=True):
         tokens = before.text.split()
         places = [place for place, token in enumerate(tokens) if token in ends]
@@ -253,20 +306,20 @@ def test_prompts_that_were_answered_are_left_out_group_by_group() -> None:
     model = talkative_model("chatglm2-6b")
     drawn = replace(DRAWN, batch_size=1)
     prompts = PROMPTS + PROMPTS
-    every = list(generate_groups(model, Numbers(), prompts, drawn))
+    every = list(generate_groups(model, numbers(), prompts, drawn))
     groups = [sorted(group) for group in every]
     assert groups == [[1, 5, 8, 12], [3, 6, 10, 13], [0, 4, 7, 11], [2, 9]]
     answered = {*groups[0], *groups[1], 4, 7}  # the third in part
-    assert list(generate_groups(model, Numbers(), prompts, drawn, answered=answered)) == every[2:]
-    assert list(generate_groups(model, Numbers(), prompts, drawn, answered=range(14))) == []
+    assert list(generate_groups(model, numbers(), prompts, drawn, answered=answered)) == every[2:]
+    assert list(generate_groups(model, numbers(), prompts, drawn, answered=range(14))) == []
 
 
 def test_rows_with_two_almost_equal_logits_are_marked() -> None:
     model = talkative_model("chatglm2-6b")
-    assert not any(a.near_tie for a in generate_texts(model, Numbers(), PROMPTS, SETTINGS))
+    assert not any(a.near_tie for a in generate_texts(model, numbers(), PROMPTS, SETTINGS))
     head = model.get_output_embeddings().weight.data
     head[1::2] = head[::2] + 1e-7
-    assert all(a.near_tie for a in generate_texts(model, Numbers(), PROMPTS, SETTINGS))
+    assert all(a.near_tie for a in generate_texts(model, numbers(), PROMPTS, SETTINGS))
 
 
 # --- Sampling --------------------------------------------------------------------------------
@@ -274,22 +327,23 @@ def test_rows_with_two_almost_equal_logits_are_marked() -> None:
 
 def test_a_drawn_answer_depends_on_seed_and_number_only() -> None:
     model = talkative_model("chatglm2-6b")
-    alone = generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, batch_size=1))
+    alone = generate_texts(model, numbers(), PROMPTS, replace(DRAWN, batch_size=1))
     for size in (3, 7):
-        assert generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, batch_size=size)) == alone
+        assert generate_texts(model, numbers(), PROMPTS, replace(DRAWN, batch_size=size)) == alone
     # Prompts 1 and 5 are the same; nothing drawn elsewhere in between changes them.
     assert alone[1] != alone[5]
-    assert generate_texts(model, Numbers(), PROMPTS[:2], DRAWN) == alone[:2]
-    assert generate_texts(model, Numbers(), PROMPTS, replace(DRAWN, seed=2)) != alone
+    assert generate_texts(model, numbers(), PROMPTS[:2], DRAWN) == alone[:2]
+    assert generate_texts(model, numbers(), PROMPTS, replace(DRAWN, seed=2)) != alone
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.95, 0.7), (2.0, 1.0), (0.5, 0.95)])
 def test_tokens_are_drawn_as_often_as_transformers_would(temperature: float, top_p: float) -> None:
     torch.manual_seed(3)
     logits = 2 * torch.randn(1, 60)
-    warped = LogitsProcessorList(
+    warpers: Any = LogitsProcessorList(
         [TemperatureLogitsWarper(temperature), TopKLogitsWarper(50), TopPLogitsWarper(top_p)]
-    )(torch.zeros(1, 1, dtype=torch.long), logits)
+    )
+    warped = warpers(torch.zeros(1, 1, dtype=torch.long), logits)
     expected = warped.softmax(dim=-1)[0]
     rows = 20_000
     samplers = [Sampler(temperature, top_p, (7, row)) for row in range(rows)]
@@ -336,4 +390,4 @@ def test_nan_logits_are_reported_and_no_nonsense_is_written() -> None:
     model = tiny_model("chatglm2-6b")
     model.get_output_embeddings().weight.data[0] = float("nan")
     with pytest.raises(WeightsError, match="the model produced NaN or inf logits"):
-        generate_texts(model, Numbers(), PROMPTS, SETTINGS)
+        generate_texts(model, numbers(), PROMPTS, SETTINGS)

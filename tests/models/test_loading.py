@@ -27,8 +27,8 @@ from glmtune.modeling.quantization import quantize_model
 from glmtune.steps.preparing import prepare
 
 FAMILY_NAMES = sorted(FAMILIES)
-CONTAINERS = ("pytorch_model.bin", "pytorch_model.bin in shards")
-CONTAINERS += ("model.safetensors", "model.safetensors in shards")
+CONTAINERS = ["pytorch_model.bin", "pytorch_model.bin in shards"]
+CONTAINERS += ["model.safetensors", "model.safetensors in shards"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 IDS = torch.tensor([prompt([5, 9, 33, 12])])
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 1018370\n".format(

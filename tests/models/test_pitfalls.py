@@ -295,7 +295,7 @@ def test_a_trained_adapter_has_an_effect_after_saving(family_name: str, tmp_path
     METHODS["lora"].save(model, checkpoint, base)
     saved = dict(read_weights(checkpoint))
     assert all(bool(tensor.any()) for name, tensor in saved.items() if "lora_B" in name)
-    where = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
+    where: dict[str, Any] = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
     restored = open_prepared(tuned_model(METHODS["lora"], base, checkpoint), **where)
     with torch.no_grad():
         found = restored(IDS).logits

@@ -120,7 +120,7 @@ def test_prompts_with_shortened_histories_are_counted_in_the_log(
 ) -> None:
     flags = flags_of(prepared, tmp_path, max_source_tokens=40)
     done = run_step("generate_predictions", *flags)
-    assert "1 of 60 prompts without the oldest turns" in done.stdout
+    assert "dropped the oldest turns of 1 of 60 prompts" in done.stdout
     assert "(raise max_source_tokens, now 40)" in done.stdout
     assert rows(tmp_path / "predictions.jsonl")[1]["history"] == ROWS[1]["history"]
     flags = flags_of(prepared, tmp_path, max_source_tokens=40, long_history="official")
@@ -155,7 +155,7 @@ def test_an_automatic_batch_size_is_recorded_and_kept_for_a_resume(
     prepared: Path, tmp_path: Path
 ) -> None:
     script = SCRIPTS / "generate_predictions.py"
-    command = [sys.executable, script, *flags_of(prepared, tmp_path, batch_size="auto")]
+    command = [sys.executable, str(script), *flags_of(prepared, tmp_path, batch_size="auto")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = tmp_path / "store" / "generate_predictions"
     wait_for(lambda: list(store.glob("*/*/batch_size.json")) != [])
@@ -165,7 +165,7 @@ def test_an_automatic_batch_size_is_recorded_and_kept_for_a_resume(
     assert 1 <= json.loads(file.read_text())["batch_size"] <= 256
     write_json(file, {"batch_size": 3})  # as a machine with less memory would have chosen
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "up to 3 rows at once" in done.stdout
+    assert "generating up to 3 rows at once" in done.stdout
     runtime = json.loads((tmp_path / "runtime.json").read_text())
     assert (runtime["batch_size"], runtime["near_ties"]) == (3, 0)
 
@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, tmp_p
     run(prepared, tmp_path / "whole", batch_size=2)
     out = tmp_path / "killed"
     script = SCRIPTS / "generate_predictions.py"
-    command = [sys.executable, script, *flags_of(prepared, out, batch_size=2)]
+    command = [sys.executable, str(script), *flags_of(prepared, out, batch_size=2)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = out / "store" / "generate_predictions"
     wait_for(

@@ -6,6 +6,7 @@ tests/models/test_goldens.py compares them with the official bytes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_lora_trains_on_quantized_weights(family: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["query_key_value"]))
     tuned.train()(input_ids=IDS, labels=IDS).loss.backward()
-    gradients = [p.grad for name, p in tuned.named_parameters() if "lora_B" in name]
+    gradients: list[Any] = [p.grad for name, p in tuned.named_parameters() if "lora_B" in name]
     assert gradients
     assert all(float(gradient.abs().sum()) > 0 for gradient in gradients)
     for name, tensor in tuned.state_dict().items():

@@ -97,13 +97,18 @@ TOO_FAST = {
 def test_a_resumed_training_stops_early_at_the_same_step(
     kill: int, patience: int, rows: TokenizedRows, tmp_path: Path
 ) -> None:
-    changes = {**TOO_FAST, "early_stopping_patience": patience, "keep_best": True, "save_steps": 2}
+    changes: dict[str, Any] = {
+        **TOO_FAST,
+        "early_stopping_patience": patience,
+        "keep_best": True,
+        "save_steps": 2,
+    }
     assert_a_resumed_training_ends_the_same("chatglm2-6b", "full", rows, tmp_path, kill, **changes)
 
 
 def test_the_best_weights_are_from_this_run(rows: TokenizedRows, tmp_path: Path) -> None:
     """A killed run left better weights, from a step that this run, elsewhere, never reached."""
-    changes = {**TOO_FAST, "keep_best": True, "save_steps": 2}
+    changes: dict[str, Any] = {**TOO_FAST, "keep_best": True, "save_steps": 2}
     with pytest.raises(KeyboardInterrupt):
         tune("chatglm2-6b", "full", rows, tmp_path, Kill(3), **changes)
     best = tmp_path / "best.safetensors"
@@ -122,7 +127,7 @@ def test_every_optimizer_learns_and_resumes(
 ) -> None:
     if "8bit" in optimizer:
         pytest.importorskip("bitsandbytes")
-    changes = {"optimizer": optimizer, "max_steps": 8}
+    changes: dict[str, Any] = {"optimizer": optimizer, "max_steps": 8}
     _, outcome = tune("chatglm2-6b", "full", rows, tmp_path / "learns", **changes)
     assert losses(outcome)[-1] < losses(outcome)[0]
     assert_a_resumed_training_ends_the_same(

@@ -184,8 +184,8 @@ def test_a_peft_prefix_gives_the_keys_and_values_of_peft_s_own_class(
         token_dim=shape.groups * shape.head_dim,
     )
     theirs = get_peft_model(load_model(base), config)
-    theirs.save_pretrained(tmp_path / "prefix", save_embedding_layers=False)
-    expected = theirs.get_prompt(batch_size=2)
+    theirs.save_pretrained(str(tmp_path / "prefix"), save_embedding_layers=False)
+    expected: Any = theirs.get_prompt(batch_size=2)
     encoder = load_prefix(model, tmp_path / "prefix").eval()
     assert encoder.pre_seq_len == 5
     found = encoder(2, torch.float32)

@@ -160,6 +160,16 @@ def test_a_completion_goes_on_from_its_prompt(client: Any) -> None:
     assert whole.finish_reason == "length"
 
 
+def test_a_list_of_one_prompt_is_a_prompt(client: Any) -> None:
+    """As LangChain's completion models send it."""
+    asked = {"model": "chatglm2-6b/lora", "max_tokens": 6}
+    texts = [
+        client.completions.create(prompt=prompt, **asked).choices[0].text
+        for prompt in (PROMPT, [PROMPT])
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_thudm_s_api_answers_in_its_own_form(server: Server) -> None:
     body = {"prompt": PROMPT, "history": [["你好", "好"]], "max_length": 60, "temperature": 0.5}
     answer = server.post("/", json=body).json()
@@ -251,6 +261,18 @@ SENT |= {
         ("stream", "yes"),
     ]
 }
+SENT |= {
+    f"half a character to {path} of {model}": (
+        {"content": f'{{"model": "{model}", "prompt": "\\ud800"}}'.encode(), "path": path},
+        422,
+    )
+    for path in ("/", "/v1/completions")
+    for model in FAMILIES
+}
+SENT["a tool without a name"] = (
+    {"json": {"messages": USER, "model": "chatglm3-6b-base", "tools": [{}]}},
+    400,
+)
 SENT["an unknown model"] = ({"json": {"messages": USER, "model": "chatglm2-6b/ptunign"}}, 404)
 SENT["an over-long prompt"] = (
     {"json": {"messages": [{"role": "user", "content": "白" * 5000}]}},
@@ -264,12 +286,39 @@ SENT["a body over the limit"] = ({"content": b" " * ((1 << 20) + 1)}, 413)
 def test_what_is_wrong_is_told_as_openai_s_error(server: Server, what: str) -> None:
     options, status = SENT[what]
     headers = {"Content-Type": "application/json"}
-    answer = server.post("/v1/chat/completions", headers=headers, **options)
+    answer = server.post(**{"path": "/v1/chat/completions", "headers": headers, **options})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == status
     assert len(error["message"]) < 1000
+
+
+@pytest.mark.parametrize(
+    "sent", [{"temperature": 1e-300}, {"temperature": 1e-40}, {"temperature": 1, "top_p": 1e-300}]
+)
+def test_next_to_no_chance_is_the_greedy_answer(server: Server, sent: dict[str, Any]) -> None:
+    """Numbers that float32 does not have must not end the answers of others."""
+    greedy = server.chat(max_tokens=8).json()["choices"][0]["message"]["content"]
+    answer = server.chat(max_tokens=8, **sent)
+    assert answer.json()["choices"][0]["message"]["content"] == greedy
+
+
+def test_a_site_that_points_its_name_here_gets_nothing(server: Server) -> None:
+    for host, status in (("evil.example", 400), ("localhost:1", 200), ("[::1]:1", 200)):
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Host": host})
+        assert answer.status_code == status
+    assert "--allow-host" in httpx.get(server.url, headers={"Host": "evil"}).text
+
+
+def test_another_content_type_is_refused_with_a_sentence(server: Server) -> None:
+    answer = server.post("/", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert "expected application/json" in answer.json()["error"]["message"]
+
+
+def test_monitors_may_ask_for_heads_only(server: Server) -> None:
+    assert [httpx.head(f"{server.url}{path}").status_code for path in ("/", "/health")] == [200] * 2
 
 
 def test_a_body_in_pieces_is_limited_too(server: Server) -> None:
@@ -392,7 +441,7 @@ def test_a_full_queue_is_told_and_nobody_waits_for_ever(results: Path) -> None:
     server = Server(results, "--max-rows", "1", "--max-waiting", "2", "--timeout", "2")
     try:
         with ThreadPoolExecutor(8) as pool:
-            asked = {"max_tokens": 480, "temperature": 9, "seed": 1}
+            asked: dict[str, Any] = {"max_tokens": 480, "temperature": 9, "seed": 1}
             answers = list(pool.map(lambda _: server.chat(**asked), range(8)))
         statuses = {answer.status_code for answer in answers}
         assert statuses <= {200, 429, 503}
@@ -404,8 +453,26 @@ def test_a_full_queue_is_told_and_nobody_waits_for_ever(results: Path) -> None:
         server.stop()
 
 
+def test_a_method_trained_again_is_not_put_into_the_old_base(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results", "chatglm2-6b")
+    server = Server(results, "--max-waiting", "4")
+    try:
+        assert server.chat(max_tokens=2).status_code == 200
+        (results / "checkpoints/chatglm2-6b/ptuning/pytorch_model.bin").touch()
+        for is_streamed in (False, True):
+            answer = server.chat("chatglm2-6b/ptuning", stream=is_streamed)
+            assert answer.status_code == 503
+            assert "start it again" in answer.json()["error"]["message"]
+        assert server.chat(max_tokens=2).status_code == 200
+        answer = server.chat(n=5)
+        assert answer.status_code == 400
+        assert "queues 4 answers at most" in answer.json()["error"]["message"]
+    finally:
+        server.stop()
+
+
 def test_full_models_take_turns_in_memory(results: Path) -> None:
-    # The two families' full models and bases are each about 0.1 MB: two of them fit.
+    # Bases and full models have about 0.18 MB each: one of them fits.
     server = Server(results, "--max-memory", "0.3MB")
     try:
         for _ in range(2):
@@ -440,7 +507,7 @@ def test_quantized_weights_answer_too(results: Path, bits: str) -> None:
 def test_sigterm_lets_running_answers_end(results: Path) -> None:
     server = Server(results)
     answers: list[Any] = []
-    asked = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
+    asked: dict[str, Any] = {"max_tokens": 400, "temperature": 5, "seed": 1, "n": 4}
     client = threading.Thread(target=lambda: answers.append(server.chat(**asked)))
     client.start()
     while server.load()["running"] == 0:
@@ -449,6 +516,12 @@ def test_sigterm_lets_running_answers_end(results: Path) -> None:
     client.join()
     assert answers[0].status_code == 200
     assert len(answers[0].json()["choices"]) == 4
+
+
+def test_ctrl_c_ends_it_without_a_traceback(results: Path) -> None:
+    server = Server(results)
+    assert server.stop(signal.SIGINT) == 130
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_after_a_kill_it_serves_again(results: Path) -> None:

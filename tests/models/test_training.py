@@ -88,10 +88,10 @@ def test_accumulated_small_batches_equal_one_big_batch(
     family_name: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     """Token by token, although rows differ in length: the loss is a mean over targets."""
-    changes = {"prefix_dropout": 0.0, "dropout": 0.0}
+    changes: dict[str, Any] = {"prefix_dropout": 0.0, "dropout": 0.0}
     _, big = tune(family_name, method, rows, tmp_path / "1", batch_size=4, **changes)
-    small = {"batch_size": 1, "gradient_accumulation_steps": 4}
-    _, small = tune(family_name, method, rows, tmp_path / "2", **small, **changes)
+    changes |= {"batch_size": 1, "gradient_accumulation_steps": 4}
+    _, small = tune(family_name, method, rows, tmp_path / "2", **changes)
     np.testing.assert_allclose(losses(big), losses(small), rtol=1e-4)
 
 
@@ -129,6 +129,7 @@ def test_the_dev_loss_is_the_mean_over_targets_not_rows(rows: TokenizedRows) -> 
 @pytest.fixture(scope="module")
 def usual_dev_loss(rows: TokenizedRows, tmp_path_factory: pytest.TempPathFactory) -> float:
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path_factory.mktemp("usual"))
+    assert outcome.dev_loss is not None
     return outcome.dev_loss
 
 
@@ -168,8 +169,8 @@ class Watch(TrainerCallback):
     def __init__(self, look: Callable[[dict[str, Any]], None]) -> None:
         self.look = look
 
-    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
-        model.register_forward_pre_hook(lambda _, a, kw: self.look(kw), with_kwargs=True)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        given["model"].register_forward_pre_hook(lambda _, a, kw: self.look(kw), with_kwargs=True)
 
 
 def test_the_curve_has_the_logged_steps_and_their_learning_rates(

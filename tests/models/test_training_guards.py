@@ -70,7 +70,9 @@ def test_the_last_step_is_checked_even_without_logging(rows: TokenizedRows, tmp_
     with pytest.raises(ResourceError, match="the loss is nan at step 5"):
         tune(
             *("chatglm2-6b", "lora", rows, tmp_path, Spoil(4, "weight")),
-            **{"max_steps": 5, "logging_steps": 3, "save_steps": 100},
+            max_steps=5,
+            logging_steps=3,
+            save_steps=100,
         )
     assert checkpoints_in(tmp_path) == []
 

@@ -39,9 +39,9 @@ def test_transformers_own_model_answers_as_ours(tmp_path: Path, family: str) -> 
     base = write_base(tmp_path / "base", family)
     adapter = tuned_adapter(tmp_path / "adapter", load_model(base), targets=ALL_LINEARS)
     export_model(ModelRef(base, adapter=adapter), "transformers", tmp_path / "out")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
     assert type(theirs).__name__ == "GlmForCausalLM"
-    ours = load_model(base, adapter=adapter)
+    ours: Any = load_model(base, adapter=adapter)
     ids = prompt_ids(base)
     assert (logits(theirs, ids) - logits(ours, ids)).abs().max() < 1e-4
     options = {"max_new_tokens": 20, "do_sample": False}
@@ -88,7 +88,7 @@ def test_the_published_vocabulary_gives_the_same_ids_and_texts(
     samples: Path, tmp_path: Path, family: str
 ) -> None:
     vocabulary = samples.parent / "tokenizers" / "chatglm2_tokenizer.model"
-    ours = load_tokenizer(vocabulary, family)
+    ours: Any = load_tokenizer(vocabulary, family)
     write_fast_tokenizer(vocabulary, ours, tmp_path)
     write_json(tmp_path / "config.json", {"model_type": "glm"})
     rows = (samples.parent / "adgen" / "dev_first700.json").read_text(encoding="utf-8").split("\n")

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "target_modules": ["query_key_value"],
 }
 INPUT = torch.tensor([[*prompt([5, 6, 7]), 8, 9]])
-WHERE = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
+WHERE: dict[str, Any] = {"dtype": "float32", "device": "cpu", "quantization_bit": None}
 
 
 def base_folder(family: str, folder: Path) -> Path:
@@ -195,7 +195,8 @@ def test_lora_adds_the_product_of_its_two_matrices(tmp_path: Path) -> None:
     base = base_folder("chatglm2-6b", tmp_path / "base")
     tuned = METHODS["lora"].prepare(load_model(base), settings_of("lora", **SETTINGS))
     disturb(tuned)
-    layers = [m for m in tuned.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
+    modules: list[Any] = list(tuned.modules())
+    layers = [m for m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
     assert len(layers) == 2
     for layer in layers:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -221,8 +222,8 @@ def test_users_and_steps_open_the_same_tuned_model(name: str, tmp_path: Path) ->
     disturb(tuned)
     checkpoint.mkdir()
     METHODS[name].save(tuned.eval(), checkpoint, base)
-    parts = {"ptuning": "prefix", "lora": "adapter"}
-    user_s = load_model(base, **{parts[name]: checkpoint}, dtype="float32", device="cpu")
+    part: dict[str, Any] = {{"ptuning": "prefix", "lora": "adapter"}[name]: checkpoint}
+    user_s = load_model(base, **part, dtype="float32", device="cpu")
     step_s = open_prepared(tuned_model(METHODS[name], base, checkpoint), **WHERE)
     with torch.no_grad():
         assert torch.equal(user_s(INPUT).logits, step_s(INPUT).logits)

@@ -76,7 +76,7 @@ def test_device_and_dtype_default_to_those_of_the_workflow(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     device: Device,
-    asked: dict[str, str],
+    asked: dict[str, Any],
     expected: torch.dtype,
 ) -> None:
     monkeypatch.setattr("glmtune.checkpoints.loading.choose_device", lambda: device)

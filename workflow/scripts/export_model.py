@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--prefix", type=Path)
     parser.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--family", help="if neither names nor configs in the folder say it")
-    parser.add_argument("--dtype", help="float32, float16 or bfloat16; as config.json says")
+    parser.add_argument("--family", help="needed only if the folder does not show it")
+    parser.add_argument("--dtype", help="float32, float16 or bfloat16; default: as in config.json")
     flags = parser.parse_args()
     # Imported here: help and wrong flags are answered without waiting for torch.
     from glmtune.checkpoints.prepared import ModelRef

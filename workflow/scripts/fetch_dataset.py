@@ -60,7 +60,7 @@ def read_origin(flags: argparse.Namespace) -> Origin:
 
 
 def report(folder: Path, dataset: DataSet) -> None:
-    """Say what was written, and what a user should know about it."""
+    """Print what was written, and what a user should know about it."""
     train, dev = dataset.manifest["train"], dataset.manifest["dev"]
     print(f"{folder}: {train['rows']} train rows, {dev['rows']} dev rows")
     for split, entry in (("train", train), ("dev", dev)):
@@ -68,14 +68,13 @@ def report(folder: Path, dataset: DataSet) -> None:
             skipped = entry["skipped"]
             first = f"{skipped['unit']} {', '.join(map(str, skipped['first']))}"
             listed = folder / "left_out.jsonl"
-            print(
-                f"{split}: {skipped['rows']} unusable rows left out, first {first}; all: {listed}"
-            )
+            print(f"{split}: dropped {skipped['rows']} unusable rows, first {first}; all: {listed}")
         for note, rows in entry.get("notes", {}).items():
             print(f"{split}: {rows} rows: {note}")
     leaking = dataset.card["leakage"]["pairs"]
     if leaking:
-        print(f"dev: {leaking} of {dev['rows']} rows stand in train too and show memory only")
+        seen = f"{leaking} of {dev['rows']} rows also appear in train"
+        print(f"dev: {seen}; scores on them measure memorisation")
 
 
 def parse_flags() -> argparse.Namespace:
@@ -85,11 +84,11 @@ def parse_flags() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out-dir", type=Path, required=True, help="folder to write")
-    add("--seed", type=int, help="of the sample and of subsets: another one draws other rows")
-    add("--max-train-rows", type=int, help="keep a random subset of so many; needs --seed")
-    add("--max-dev-rows", type=int, help="the same of dev")
+    add("--seed", type=int, help="seed of the sample and of random subsets")
+    add("--max-train-rows", type=int, help="keep a random subset of this size; needs --seed")
+    add("--max-dev-rows", type=int, help="the same for dev")
     add("--max-leakage", type=float, help=f"share of dev rows in train; default: {MAX_LEAKAGE}")
-    add("--on-bad-rows", choices=("error", "skip"), default="error", help="skip: leave them out")
+    add("--on-bad-rows", choices=("error", "skip"), default="error", help="skip: drop them")
     add = parser.add_argument_group("the project's own sample").add_argument
     add("--sample", action="store_true", help="write the synthetic data set")
     add("--train-rows", type=int, help="1 or more")
@@ -99,15 +98,15 @@ def parse_flags() -> argparse.Namespace:
     add("--adgen-source", action="append", default=[], help="URL or archive to try first")
     add = parser.add_argument_group("your own files (docs/data.md)").add_argument
     add("--train", type=own_path, help="JSON Lines, JSON, CSV or Parquet; text in UTF-8")
-    add("--dev", type=own_path, help="the same, to score on")
+    add("--dev", type=own_path, help="the same, for scoring")
     add("--format", choices=list(FORMATS), help="default: recognised")
-    add("--no-tools", action="store_true", help="for models that have no place for tools")
+    add("--no-tools", action="store_true", help="for prompts without a place for tools")
     add("--prompt-column", help="default: recognised")
     add("--response-column", help="default: recognised")
     add("--history-column", help="default: history, if there is one")
     flags = parser.parse_args()
     check_flags(flags, parser)
-    if flags.max_leakage is None:  # a user who names one file twice means it
+    if flags.max_leakage is None:  # a user who gives one file twice means to
         flags.max_leakage = 1.0 if flags.train and flags.train == flags.dev else MAX_LEAKAGE
     return flags
 
@@ -132,9 +131,9 @@ def check_flags(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> N
     if not flags.sample and not flags.adgen and None in paths:
         parser.error("name both --train FILE and --dev FILE, or use --sample or --adgen")
     if any(number is not None and number < 1 for number in (*sizes, *subset)):
-        parser.error("numbers of rows: expected 1 or more")
+        parser.error("--train-rows and the other numbers of rows: expected 1 or more")
     if subset != (None, None) and flags.seed is None:
-        parser.error("--max-train-rows and --max-dev-rows: expected --seed beside them")
+        parser.error("--max-train-rows and --max-dev-rows need --seed")
     if flags.max_leakage is not None and not 0 <= flags.max_leakage <= 1:
         parser.error("--max-leakage: expected a share from 0 to 1")
 

@@ -1,4 +1,4 @@
-"""Tune one model with one method; only the method's own weights are trained and kept.
+"""Fine-tune one model with one method; only the method's own weights are trained and saved.
 
 Reads   the prepared model and its manifest, the tokenised data
 Writes  the checkpoint folder, a manifest that identifies it, the loss curve, the runtime
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tokenised data")
     parser.add_argument("--method", choices=SETTINGS, required=True)
     parser.add_argument("--lr", type=float, required=True, help="peak learning rate")
-    parser.add_argument("--max-steps", type=int, required=True, help="steps of the optimizer")
-    parser.add_argument("--batch-size", type=int, required=True, help="rows computed at once")
+    parser.add_argument("--max-steps", type=int, required=True, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, required=True, help="rows per pass")
     parser.add_argument("--seed", type=int, required=True)
     flags = parser.parse_args()
 

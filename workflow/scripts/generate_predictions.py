@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--method", required=True, help="none, ptuning, lora or full")
     parser.add_argument("--checkpoint", type=Path, help="folder of the tuned weights")
     parser.add_argument(
-        "--training-manifest", type=Path, nargs="?", help="without it the untuned model answers"
+        "--training-manifest", type=Path, nargs="?", help="default: none, the untuned model"
     )
     parser.add_argument("--dev", type=Path, required=True)
     parser.add_argument(

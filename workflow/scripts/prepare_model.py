@@ -1,4 +1,4 @@
-"""Make a base model ready: train a miniature, or find and hash the weights of any other source.
+"""Prepare a base model: train a miniature, or locate and hash the weights of another source.
 
 Reads   nothing (miniature, random), a local model folder, or a hub's model
 Writes  the model's folder (the model itself, or where it is), a manifest that identifies it,
@@ -36,8 +36,8 @@ def main() -> None:
 
         prepare(settings, out_dir, resume_dir)
 
-    # Others than miniatures are found and hashed anew each time: it is quick, and a folder or file
-    # of the user's can change without any parameter changing.
+    # Other sources than miniatures are located and hashed every time: it is quick, and the user's
+    # files can change while the parameters stay the same.
     is_miniature = settings.source == "miniature"
     vocabulary = {path.name: path for path in vocabulary_files(settings.tokenizer)}
     reuse_or_run(

@@ -42,21 +42,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--predictions", type=Path, required=True, help="JSON Lines to score")
-    parser.add_argument("--metrics", type=Path, required=True, help="where the means go (JSON)")
-    parser.add_argument("--rows", type=Path, help="where the scores of each row go (JSON Lines)")
+    parser.add_argument("--metrics", type=Path, required=True, help="file for the means (JSON)")
+    parser.add_argument("--rows", type=Path, help="file for the scores of each row (JSON Lines)")
     parser.add_argument(
         "--protocol",
         choices=tuple(PROTOCOLS),
         default=DEFAULT_PROTOCOL,
-        help="whose scores stand on top; all are computed (default: %(default)s)",
+        help="the definition to show first; all are computed (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
-        help="processes; changes no number, helps with thousands of rows (default: %(default)s)",
+        help="processes, for thousands of rows; same scores (default: %(default)s)",
     )
-    parser.add_argument("--quiet", action="store_true", help="show no table")
+    parser.add_argument("--quiet", action="store_true", help="do not print the table")
     return parser
 
 

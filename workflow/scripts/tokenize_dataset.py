@@ -35,16 +35,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--family", required=True, help="e.g. chatglm2-6b")
-    parser.add_argument("--template", help="form of the prompt; default: the family's first")
+    parser.add_argument("--template", help="prompt template; default: the family's first")
     parser.add_argument("--max-source-tokens", type=int, required=True)
     parser.add_argument("--max-target-tokens", type=int, required=True)
     parser.add_argument(
         "--long-history",
         choices=LONG_HISTORY,
         required=True,
-        help="drop the oldest turns of a prompt over its limit, or cut it as THUDM's scripts do",
+        help="drop the oldest turns of a prompt over its limit, or truncate it as THUDM does",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes that encode")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--out-dir", type=Path, required=True)
     flags = parser.parse_args()
 

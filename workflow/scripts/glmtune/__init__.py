@@ -1,4 +1,4 @@
-"""glmtune: fine-tune the ChatGLM family and know which parameters made which number.
+"""glmtune: fine-tune the ChatGLM family and know which parameters produced which number.
 
     load_model(path, *, prefix=None, adapter=None, dtype=None, device=None)
     load_tokenizer(path)

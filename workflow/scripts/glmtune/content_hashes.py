@@ -24,7 +24,7 @@ from glmtune.locations import store_folder
 
 # The coarsest clocks of file systems in use tick every two seconds.
 TICK_NS = 2_000_000_000
-# Reading so many bytes takes long enough to say so.
+# Reading this many bytes takes long enough for a message.
 LARGE = 2**30
 
 

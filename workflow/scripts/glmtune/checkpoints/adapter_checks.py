@@ -70,7 +70,7 @@ DROPPED = (
     *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path"),
     *("revision", "inference_mode", "fan_in_fan_out", "init_lora_weights", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "ensure_weight_tying"),
-    *("runtime_config", "merge_weights", "enable_lora"),
+    *("runtime_config", "merge_weights", "enable_lora", "qalora_group_size"),
 )
 # Initializations that move a part of the base model's weights into the adapter.
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

@@ -1,6 +1,6 @@
-"""The answers to a file of prompts; killed and started again, it goes on where it was.
+"""Answers a file of prompts; after a kill, the same command resumes.
 
-Reads   prompts: a text file, one a line, or JSON Lines with "prompt" (or "content") and maybe
+Reads   prompts: a text file, one per line, or JSON Lines with "prompt" (or "content") and maybe
         "history", as messages or (question, answer) pairs; references are not needed
 Writes  JSON Lines in the order of the prompts: "prompt", "predict", "finished"
 
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     add_sampling(flags)
     add_place(flags)
     given = flags.parse_args(arguments)
+    _refuse_places(given)
     _, served = choose(given)
     rows = read_prompts(given.prompts)
     prompts = encoded(served, rows, given.prompts)
@@ -58,7 +59,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise DataError(f"{path}: no prompts; expected one a line")
+        raise DataError(f"{path}: found no prompts; expected one per line")
     if not numbered[0][1].lstrip().startswith("{"):
         return [{"prompt": line} for _, line in numbered]
     return [_read_row(line, f"{path}: line {number}") for number, line in numbered]
@@ -68,10 +69,10 @@ def _read_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{where}: not JSON; expected one JSON object a line") from None
+        raise DataError(f"{where}: not JSON; expected one JSON object per line") from None
     prompt = row.get("prompt", row.get("content")) if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt:
-        raise DataError(f"{where}: no text 'prompt' (or 'content'); expected one; add it")
+        raise DataError(f"{where}: found no text in 'prompt' (or 'content'); add one")
     return {"prompt": prompt, "history": row.get("history") or []}
 
 
@@ -79,7 +80,7 @@ def encoded(served: Served, rows: Sequence[dict[str, Any]], path: Path) -> list[
     """The token ids of each prompt."""
     from glmtune.checkpoints.sources import open_tokenizer
     from glmtune.data.messages import messages_of_history
-    from glmtune.data.rows import RowMistake
+    from glmtune.data.rows import RowMistake, text_of
     from glmtune.serving.prompts import chat_prompt
 
     tokenizer = open_tokenizer(served.folder, served.family)
@@ -87,7 +88,7 @@ def encoded(served: Served, rows: Sequence[dict[str, Any]], path: Path) -> list[
     for number, row in enumerate(rows, 1):
         try:
             history = messages_of_history(row.get("history", []), "'history'")
-            question = {"role": "user", "content": row["prompt"]}
+            question = {"role": "user", "content": text_of(row["prompt"], "'prompt'")}
             prompts.append(chat_prompt(tokenizer, served.family, [*history, question]))
         except (RowMistake, DataError) as mistake:
             raise DataError(f"{path}: row {number}: {mistake}") from None
@@ -97,11 +98,10 @@ def encoded(served: Served, rows: Sequence[dict[str, Any]], path: Path) -> list[
 def _answers(
     flags: argparse.Namespace, served: Served, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
-    """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
+    """An answer to each prompt: those that an earlier run logged, and the missing ones."""
     from glmtune.generation.answer_log import AnswerLog
 
     log_path = flags.out.parent / f".{flags.out.name}.{_key(flags, served, prompts)}.answers"
-    _refuse_folder(flags.out)
     with AnswerLog(log_path) as log:
         if len(log.answers) < len(prompts):
             for group in _groups(flags, served, prompts, log.answers):
@@ -141,14 +141,21 @@ def _groups(
 
 
 def _key(flags: argparse.Namespace, served: Served, prompts: Sequence[Sequence[int]]) -> str:
-    """A name for all that decides the answers: only with the same does a run go on."""
+    """A hash of all that decides the answers: a run resumes only with the same one."""
     kept = ("temperature", "top_p", "seed", "max_new_tokens", "batch_size", "quantization_bit")
     settings = {name: getattr(flags, name) for name in (*kept, "device", "dtype")}
     folders = [str(path) for path in (served.folder, served.prefix, served.adapter)]
-    parts = json.dumps([settings, folders, [list(ids) for ids in prompts]], sort_keys=True)
+    decisive = [settings, folders, served.stamp, [list(ids) for ids in prompts]]
+    parts = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise ParamsError(f"--out {path}: a folder; expected the name of a file to write")
+def _refuse_places(flags: argparse.Namespace) -> None:
+    """Raise ParamsError for an --out that is a folder or the prompts."""
+    if flags.out.is_dir():
+        raise ParamsError(f"--out {flags.out}: found a folder; expected a file to write")
+    if flags.out.exists() and flags.prompts.exists() and flags.out.samefile(flags.prompts):
+        raise ParamsError(
+            f"--out {flags.out}: the file of prompts itself; expected another name, as it would be "
+            "overwritten"
+        )

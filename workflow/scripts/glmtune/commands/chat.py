@@ -1,4 +1,4 @@
-"""Talk to a model in the terminal; /help shows what can be done there.
+"""Chat with a model in the terminal; /help lists the commands.
 
 glmtune chat chatglm2-6b/ptuning
 glmtune chat weights/chatglm2-6b --prefix results/checkpoints/chatglm2-6b/ptuning
@@ -26,19 +26,20 @@ from glmtune.commands.flags import (
     parser,
 )
 from glmtune.commands.texts import LANGUAGES, TEXTS, language_of_locale
-from glmtune.errors import UserError, shown_name
+from glmtune.errors import DataError, UserError, shown_name
 from glmtune.families.registry import get_family
 from glmtune.serving.catalog import find
+from glmtune.serving.ranges import HOTTEST, SEEDS, SMALLEST_TOP_P
 
 if TYPE_CHECKING:
     from glmtune.serving.session import Session
 
 # Setting -> its type, and whether a value will do.
 SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
-    "temperature": (float, lambda value: 0 <= value <= 10, "0 (greedy) to 10"),
-    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, at most 1"),
-    "seed": (int, lambda value: 0 <= value < 1 << 32, "a whole number from 0"),
-    "max_new_tokens": (int, lambda value: value >= 1, "a whole number from 1"),
+    "temperature": (float, lambda value: 0 <= value <= HOTTEST, "0 <= temperature <= 10"),
+    "top_p": (float, lambda value: SMALLEST_TOP_P <= value <= 1, "0 < top_p <= 1"),
+    "seed": (int, lambda value: 0 <= value < SEEDS, "0, 1, 2, …"),
+    "max_new_tokens": (int, lambda value: value >= 1, "1, 2, 3, …"),
 }
 
 
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     """Converse until the input ends."""
     flags = parser("chat", __doc__)
     add_model(flags)
-    flags.add_argument("--system", help="a system message, which stands before the conversation")
-    flags.add_argument("--lang", choices=LANGUAGES, help="default: as the locale says")
+    flags.add_argument("--system", help="a system message at the start of the conversation")
+    flags.add_argument("--lang", choices=LANGUAGES, help="default: from the locale")
     add_sampling(flags)
     add_memory(flags)
     add_place(flags)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _open(given: argparse.Namespace) -> Session:
-    """The session that the flags ask for; a mistake in them is told before torch is imported."""
+    """The session that the flags ask for; mistakes are reported before torch is imported."""
     catalog, served = choose(given)
     from glmtune.serving.answering import Choosing
     from glmtune.serving.library import Library, Limits
@@ -108,16 +109,28 @@ class Chat:
                 return
 
     def answer_lines(self) -> None:
-        """Answer each line of a pipe with one line, without anything around it."""
+        """Answer each line of a pipe with one line, without anything around it.
+
+        A line without an answer is empty, and what was wrong goes to stderr.
+        """
+        failed = 0
         for line in sys.stdin.buffer:
             text = line.decode("utf-8", errors="replace").strip()
             if text.startswith("/"):
                 try:
                     self.take(text)
                 except EOFError:
-                    return
-            elif text:
-                print("".join(self.session.ask(text)).replace("\n", "\\n"), flush=True)
+                    break
+                continue
+            answer = ""
+            try:
+                answer = "".join(self.session.ask(text)) if text else ""
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+            print(answer.replace("\n", "\\n"), flush=True)
+        if failed:
+            raise DataError(f"{failed} of the lines have no answer; the errors above say why")
 
     def read(self) -> str:
         """A line, with those that follow a backslash at its end."""
@@ -127,7 +140,7 @@ class Chat:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
 
     def take(self, text: str) -> None:
-        """Do what a line asks for; a user's mistake is told and the program goes on."""
+        """Do what a line asks for; report a user's mistake and go on."""
         try:
             if not text.startswith("/"):
                 if text:
@@ -156,7 +169,7 @@ class Chat:
             self.tell("stopped")
 
     def again(self, _: str) -> None:
-        """Ask the last question again, of whoever answers now."""
+        """Ask the current model the last question again."""
         question = self.session.take_back()
         if question is None:
             self.tell("no_question")
@@ -178,7 +191,7 @@ class Chat:
             self.show(self.session.stream(served, [*history, question]))
 
     def switch(self, name: str) -> None:
-        """Let another model answer from now on."""
+        """Switch to another model."""
         if not name:
             for served in self.session.catalog.values():
                 print(f"{'*' if served is self.session.served else ' '} {served.name}")
@@ -190,14 +203,16 @@ class Chat:
         self.tell("now", name=self.session.served.name)
 
     def show_history(self, _: str) -> None:
-        """Print what was said."""
+        """Print the conversation."""
+        if self.session.system:
+            print(f"system: {self.session.system}")
         if not self.session.history:
             self.tell("no_history")
         for message in self.session.history:
             print(f"{message['role']}: {message['content']}")
 
     def clear(self, _: str) -> None:
-        """Forget what was said."""
+        """Clear the conversation."""
         self.session.history, self.session.asked = [], None
         self.tell("cleared")
 
@@ -207,9 +222,11 @@ class Chat:
         self.tell("system" if text else "no_system", text=text)
 
     def say_as(self, text: str) -> None:
-        """Say something in another role; who asks is answered."""
+        """Add a message in another role; user and observation get an answer."""
         role, _, content = text.partition(" ")
-        if role in ("user", "observation"):
+        if not content.strip():
+            self.tell("nothing_said")
+        elif role in ("user", "observation"):
             self.show(self.session.ask(content, role))
         else:
             self.session.say(role, content)

@@ -1,4 +1,4 @@
-"""Writes a model, with what was tuned on it, for other tools (docs/formats.md).
+"""Exports a model, with its tuned weights, for other tools (docs/formats.md).
 
 glmtune export chatglm2-6b/lora --format transformers --out exported/chatglm2-6b-lora
 """
@@ -10,14 +10,16 @@ from pathlib import Path
 
 from glmtune.commands.flags import DTYPES, add_model, choose, parser
 
+FORMATS = ("official", "transformers", "thudm-prefix")  # as glmtune.export has them
+
 
 def main(arguments: Sequence[str]) -> None:
     """Write the folder."""
     flags = parser("export", __doc__)
     add_model(flags)
-    flags.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
+    flags.add_argument("--format", choices=FORMATS, required=True)
     flags.add_argument("--out", type=Path, required=True, help="a new folder")
-    flags.add_argument("--dtype", choices=DTYPES, help="default: as config.json says")
+    flags.add_argument("--dtype", choices=DTYPES, help="default: as in config.json")
     given = flags.parse_args(arguments)
     _, served = choose(given)
     # Imported here: help and wrong flags are answered without waiting for torch.

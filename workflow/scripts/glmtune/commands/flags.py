@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmtune.errors import ParamsError
 from glmtune.serving.catalog import Catalog, Served, find, read_folder, read_results
+from glmtune.serving.ranges import COLDEST, HOTTEST, SEEDS, SMALLEST_TOP_P
 
 if TYPE_CHECKING:
     from glmtune.devices import Device
 
 RESULTS = Path("results")
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -37,36 +40,38 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Where and how it is computed."""
-    add = parser.add_argument_group("where and how it is computed").add_argument
-    add("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one")
+    """Device and precision."""
+    add = parser.add_argument_group("device and precision").add_argument
+    add("--device", type=device, help="cpu, cuda or cuda:N; default: the GPU if there is one")
     add("--dtype", choices=DTYPES, help="default: 16 bits on a GPU, float32 on a CPU")
-    add("--quantization-bit", type=int, choices=(8, 4), help="hold the layers in 8 or 4 bits")
+    add("--quantization-bit", type=int, choices=(8, 4), help="quantize the layers to 8 or 4 bits")
     add("--threads", type=whole(1), help="CPU threads; default: torch's")
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
-    """How much of several models may be in memory."""
-    told = "for weights, e.g. 20GB; the model used least recently leaves; default: no limit"
-    parser.add_argument("--max-memory", type=size, help=told)
+    """How much memory the weights of several models may take."""
+    limit = "for weights, e.g. 20GB; unloads the least recently used model; default: no limit"
+    parser.add_argument("--max-memory", type=size, help=limit)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen."""
-    add = parser.add_argument_group("how answers are chosen").add_argument
-    add("--temperature", type=number(0, 10), default=0.0, help="0 (default): greedy")
-    add("--top-p", type=number(0, 1), default=0.8, help="default: 0.8; only if not greedy")
-    add("--seed", type=int, default=0, help="of the random numbers; default: 0")
+    add = parser.add_argument_group("sampling").add_argument
+    add("--temperature", type=temperature, default=0.0, help="0 (default): greedy")
+    top_p = number(SMALLEST_TOP_P, 1)
+    add("--top-p", type=top_p, default=0.8, help="default: 0.8; only if not greedy")
+    add("--seed", type=whole(0, SEEDS - 1), default=0, help="random seed; default: 0")
     add("--max-new-tokens", type=whole(1), default=512, help="default: 512")
 
 
-def whole(least: int) -> type[int]:
+def whole(least: int, most: int = 1 << 62) -> type[int]:
     """An argparse type: a whole number from `least` on."""
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"found {value}; expected {least} or more")
+        if not least <= value <= most:
+            expected = f"{least} or more" if value < least else f"{most} or less"
+            raise argparse.ArgumentTypeError(f"found {text[:30]}; expected {expected}")
         return value
 
     parse.__name__ = "whole number"
@@ -74,7 +79,7 @@ def whole(least: int) -> type[int]:
 
 
 def number(least: float, most: float) -> type[float]:
-    """An argparse type: a number in a range, the least included only where it is 0 of 10."""
+    """An argparse type: a number in a range."""
 
     def parse(text: str) -> float:
         value = float(text)
@@ -84,6 +89,19 @@ def number(least: float, most: float) -> type[float]:
 
     parse.__name__ = "number"
     return parse  # type: ignore[return-value]
+
+
+def temperature(text: str) -> float:
+    """An argparse type: a temperature, 0 for what is too low to be told from it."""
+    value: float = number(0, HOTTEST)(text)
+    return value if value >= COLDEST else 0.0
+
+
+def device(text: str) -> str:
+    """An argparse type: cpu, cuda or cuda:N; whether it is there, torch says later."""
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"found {text[:30]!r}; expected cpu, cuda or cuda:N")
+    return text
 
 
 def size(text: str) -> float:
@@ -100,20 +118,25 @@ def size(text: str) -> float:
 
 
 def choose(flags: argparse.Namespace) -> tuple[Catalog, Served]:
-    """All models that can be asked, and the one that the flags name."""
+    """All available models, and the one that the flags name."""
     has_part = flags.prefix is not None or flags.adapter is not None
     name = flags.model
-    is_name = name is None or (flags.results / "models" / name.split("/")[0]).is_dir()
-    if name is not None and not is_name and Path(name).is_dir():
+    if name and not _is_of_results(name, flags.results) and Path(name).is_dir():
         catalog = read_folder(Path(name), flags.prefix, flags.adapter)
         return catalog, list(catalog.values())[-1]
     if has_part:
         raise ParamsError(
-            f"--prefix, --adapter: with {name or 'no model'}; expected the folder of a base model "
-            "beside them; results are found by name, e.g. chatglm2-6b/ptuning"
+            f"--prefix, --adapter: found with {name or 'no model'}; expected the folder of a base "
+            "model; for results give only a name, e.g. chatglm2-6b/ptuning"
         )
     catalog = read_results(flags.results)
-    return catalog, find(catalog, name) if name else next(iter(catalog.values()))
+    return catalog, next(iter(catalog.values())) if name is None else find(catalog, name)
+
+
+def _is_of_results(name: str, results: Path) -> bool:
+    """Whether a name begins with that of a base model; "", "/x", "./x" and "../x" do not."""
+    base = name.partition("/")[0]
+    return base not in ("", ".", "..") and (results / "models" / base).is_dir()
 
 
 def device_of(flags: argparse.Namespace) -> Device:
@@ -128,4 +151,4 @@ def device_of(flags: argparse.Namespace) -> Device:
     device = str(parse_device(flags.device)) if flags.device else usual.name
     is_usual = device.partition(":")[0] == usual.name
     dtype = flags.dtype or (usual.dtype if is_usual else "float32")
-    return Device(device, dtype, usual.reason if is_usual else "as --device says")
+    return Device(device, dtype, usual.reason if is_usual else "set by --device")

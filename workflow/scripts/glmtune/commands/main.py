@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -11,13 +12,17 @@ from glmtune.errors import ParamsError, run_script
 
 # Subcommand -> what it does; its module here has `main(arguments)`.
 COMMANDS = {
-    "chat": "talk to a model in the terminal, switch its tuning method, compare",
-    "serve": "an OpenAI-compatible server, and a page where methods answer side by side",
-    "answer": "the answers to a file of prompts, into a file; goes on after a kill",
-    "score": "BLEU-4 and ROUGE of any predictions file",
-    "export": "a model folder for other tools, LoRA merged",
-    "models": "what can be asked: the names of the results",
+    "chat": "chat with a model in the terminal, switch methods, compare answers",
+    "serve": "start an OpenAI-compatible server, with a page that compares methods",
+    "answer": "answer a file of prompts; resumes after a kill",
+    "score": "compute BLEU-4 and ROUGE of a predictions file",
+    "export": "write a model folder for other tools, LoRA merged",
+    "models": "list the models and methods in the results",
 }
+
+
+# Exit codes as shells count signals: SIGINT and SIGPIPE.
+INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
 def main() -> None:
@@ -34,8 +39,14 @@ def main() -> None:
 
 
 def run() -> None:
-    """The entry point: mistakes of users are one message and exit code 2."""
-    run_script(main)
+    """The entry point: a user's mistake is one message and exit code 2."""
+    try:
+        run_script(main)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever reads the output has enough, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
 
 
 def find_command(name: str) -> Callable[[Sequence[str]], None]:
@@ -51,7 +62,7 @@ def find_command(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def help_text() -> str:
-    """The subcommands, one a line."""
+    """The subcommands, one per line."""
     lines = [f"  {name:<8}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Lists what can be asked by name: the models of a results folder and what was tuned on them.
+"""Lists the models of a results folder and the methods they were tuned with.
 
 glmtune models
 glmtune models --json
@@ -15,7 +15,7 @@ from glmtune.serving.catalog import read_results
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a line for each."""
+    """Print a line for each model and method."""
     from pathlib import Path
 
     flags = parser("models", __doc__)

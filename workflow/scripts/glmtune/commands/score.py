@@ -1,6 +1,6 @@
-"""The scores of a predictions file; the flags are those of workflow/scripts/score_predictions.py.
+"""The scores of a predictions file with "labels", by the flags of score_predictions.py.
 
-glmtune score --predictions answers.jsonl --metrics scores.json
+glmtune score --predictions results/predictions/chatglm2-6b/ptuning.jsonl
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> None:
 
     flags = parser("score", __doc__)
     flags.add_argument("--predictions", type=Path, required=True, help="JSON Lines to score")
-    flags.add_argument("--metrics", type=Path, help="where the means go (JSON)")
-    flags.add_argument("--rows", type=Path, help="where the scores of each row go (JSON Lines)")
+    flags.add_argument("--metrics", type=Path, help="file for the means (JSON)")
+    flags.add_argument("--rows", type=Path, help="file for the scores of each row (JSON Lines)")
     flags.add_argument("--protocol", choices=tuple(PROTOCOLS), default=DEFAULT_PROTOCOL)
     flags.add_argument("--workers", type=whole(1), default=1, help="processes; default: 1")
     given = flags.parse_args(arguments)

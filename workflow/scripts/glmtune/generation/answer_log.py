@@ -1,4 +1,4 @@
-"""Answers written down as they come, so that a killed run does not give them again."""
+"""A log of answers, so that a resumed run does not generate them again."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class AnswerLog:
             for row in filter(None, found):
                 self.answers[row.pop("number")] = row
             if None in found:
-                print(f"{path}: answering {found.count(None)} damaged lines again", file=sys.stderr)
+                print(f"{path}: regenerating {found.count(None)} damaged answers", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("ab")
         self._file.truncate(whole)
 
     def append(self, answers: Mapping[int, Answer]) -> None:
-        """Write down the answers to the questions of these numbers."""
+        """Log answers, by the numbers of their prompts."""
         for number, answer in answers.items():
             texts = {"predict": answer.text, "decoded": answer.decoded}
             kept = texts | {"finished": answer.finished, "near_tie": answer.near_tie}
@@ -78,7 +78,7 @@ def _encoded(row: Mapping[str, Any]) -> bytes:
 
 
 def _checked(line: bytes) -> dict[str, Any] | None:
-    """The row of a line, without its checksum; None if the line is not what was written."""
+    """The row of a line, without its checksum; None if the line is damaged."""
     try:
         row = json.loads(line)
         checksum = row.pop("crc32")

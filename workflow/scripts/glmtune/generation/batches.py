@@ -21,7 +21,7 @@ from glmtune.generation.engine import Engine, Event, Request
 from glmtune.generation.sampling import Sampler
 from glmtune.generation.settings import Decoding, GenerationSettings
 
-# A group is this many batches: so seldom the batch runs empty, and so much a kill may cost.
+# Batches of a group: with more, fewer slots stay empty at its end, but a kill costs more work.
 BATCHES_OF_GROUP = 4
 # Rows whose two best logits came closer than this at some step may differ from the same row in
 # another batch, or alone: fp32 kernels add in an order that depends on the width of the batch.
@@ -79,7 +79,7 @@ def generate_groups(
 
 
 def sampler_of(settings: Decoding, number: int) -> Sampler | None:
-    """How the prompt of this number is answered: its random numbers are its own."""
+    """The sampler of the prompt of this number, which has random numbers of its own."""
     if not settings.do_sample:
         return None
     return Sampler(settings.temperature, settings.top_p, (settings.seed, number))
@@ -98,7 +98,7 @@ def _events(
 
 @dataclass
 class _Draft:
-    """The part of an answer that has come."""
+    """The part of an answer generated so far."""
 
     ids: list[int] = field(default_factory=list)
     is_finished: bool = False
@@ -119,7 +119,7 @@ class _Draft:
 def _groups(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """The numbers of the prompts in groups of about equal size, longest first.
 
-    Prompts of like length join together, and the first group needs most memory.
+    Prompts of similar length join together; the first group needs the most memory.
     """
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
     count = max(1, -(-len(prompts) // (batch_size * BATCHES_OF_GROUP)))

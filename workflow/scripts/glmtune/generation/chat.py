@@ -28,7 +28,7 @@ def chat(
 
     Greedy unless `do_sample`; the official chat() samples with top_p and temperature 0.8
     (ChatGLM-6B: 0.7 and 0.95). The prompt, where the answer stops and how it is shown are its own.
-    It is computed on the model's device in its dtype: `load_model` chooses them.
+    Runs on the model's device in its dtype: `load_model` chooses them.
     """
     sampler = Sampler(temperature, top_p, (seed, 0)) if do_sample else None
     prompt = tokenizer.chat_prompt_ids(query, history)

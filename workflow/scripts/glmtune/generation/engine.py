@@ -22,7 +22,7 @@ from glmtune.modeling.prefix import prefix_holder
 
 # Waiting rows join together, once this share of the slots is free: wide products for their prompts.
 JOINING_SHARE = 1 / 8
-# Prompts are computed together up to so many tokens, and if this share of them is padding at most.
+# Limits of prompts that are computed together: tokens, and the share of them that is padding.
 PROMPT_TOKENS, PADDING_SHARE = 4096, 1 / 8
 
 
@@ -32,7 +32,7 @@ class Request:
 
     ids: Sequence[int]
     limit: int
-    """Tokens of the answer at most, at least 1."""
+    """Most tokens of the answer, at least 1."""
     stop_ids: Collection[int] = ()
     """Tokens that end the answer."""
     sampler: Sampler | None = None
@@ -174,7 +174,7 @@ class Engine:
         return sample(best, samplers, uniforms)
 
     def _remove(self, places: list[int]) -> None:
-        """Let the rows at these places of the batch leave."""
+        """Remove the rows at these places of the batch."""
         if not places:
             return
         order = self._cache.remove_rows(places)
@@ -202,7 +202,7 @@ def answer(model: Any, request: Request) -> list[int]:
 
 
 def prompt_groups(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Rows in groups of like length, longest first, whose prompts are computed together."""
+    """Rows in groups of similar length, longest first, whose prompts are computed together."""
     group: list[_Row] = []
     for row in sorted(rows, key=lambda row: -len(row.request.ids)):
         if group:

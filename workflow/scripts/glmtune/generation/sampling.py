@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from glmtune.modeling.packing import PART, PackedLinear
+
 # transformers samples from the 50 tokens with the highest logits unless told otherwise, and the
 # official scripts do not tell it otherwise.
 TOP_K = 50
-# Words whose logits are computed at once on a CPU: those of 200 rows stay in its cache.
-CPU_WORDS = 2048
 BLOCK = 64  # words
 
 
@@ -55,7 +55,7 @@ def top_candidates(hidden: torch.Tensor, head: nn.Module, count: int) -> Candida
     reduced while they are in the processor's cache and are never stored as a whole.
     """
     best: Candidates | None = None
-    for start, logits in _logits_in_parts(hidden, head):
+    for start, logits in logits_in_parts(hidden, head):
         found = _top_two(logits) if count == 2 else _top(logits, count)
         found = Candidates(found.logits.float(), found.ids + start)
         best = found if best is None else _merge(best, found, count)
@@ -81,13 +81,15 @@ def sample(
     return candidates.ids.gather(1, place.minimum(last))[:, 0]
 
 
-def _logits_in_parts(hidden: torch.Tensor, head: nn.Module) -> Iterator[tuple[int, torch.Tensor]]:
+def logits_in_parts(hidden: torch.Tensor, head: nn.Module) -> Iterator[tuple[int, torch.Tensor]]:
     """(first token id, logits) of each part of the vocabulary."""
-    if hidden.device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
+    if isinstance(head, PackedLinear):
+        yield from head.in_parts(hidden)
+    elif hidden.device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
         yield 0, head(hidden)  # an adapter on the head has to be called
-        return
-    for start in range(0, len(head.weight), CPU_WORDS):
-        yield start, F.linear(hidden, head.weight[start : start + CPU_WORDS])
+    else:
+        for start in range(0, len(head.weight), PART):
+            yield start, F.linear(hidden, head.weight[start : start + PART])
 
 
 def _top_two(logits: torch.Tensor) -> Candidates:

@@ -1,4 +1,4 @@
-"""What generating gets of params.yaml, which says what each key means; needs no torch."""
+"""The settings of generation; params.yaml explains each key. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GenerationSettings(Decoding):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSettings(GenerationSettings):
-    """All that a step of predictions gets; the keys of its file stand side by side."""
+    """All settings of a prediction step, as in its settings file."""
 
     torch_threads: int
     quantization_bit: int | None

@@ -183,7 +183,7 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         raise NotImplementedError
 
     def position_shape(self, rows: int, length: int) -> tuple[int, ...]:
-        """The shape of position_ids for so many rows of this length."""
+        """The shape of position_ids for `rows` rows of this length."""
         return (rows, length)
 
     def prompt_position_ids(self, input_ids: torch.Tensor) -> torch.Tensor:

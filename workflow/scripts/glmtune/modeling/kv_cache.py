@@ -24,7 +24,7 @@ BLOCK = 64  # positions; buffers grow by whole blocks
 class SlotCache:
     """The cache of a decoding batch: `PromptCache` fills new slots, a decoding step extends all.
 
-    Stands in for a transformers `Cache`; `attend` takes the place of `update`.
+    Replaces a transformers `Cache`; `attend` takes the place of `update`.
     """
 
     def __init__(self, prefixes: Sequence[KeyValue] = ()) -> None:
@@ -104,7 +104,7 @@ class SlotCache:
         return order
 
     def _reserve(self, layer_index: int, like: torch.Tensor, positions: int) -> _Layer:
-        """The buffers of a layer, grown so that all rows fit with so many positions each."""
+        """The buffers of a layer, grown so that all rows fit with `positions` positions each."""
         if layer_index == len(self._layers):
             groups, head_dim = like.shape[1], like.shape[3]
             self._layers.append(

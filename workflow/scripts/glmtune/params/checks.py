@@ -1,7 +1,7 @@
-"""What may stand in params.yaml: its keys and their values, and the rules between keys.
+"""The checks of params.yaml: keys, values, and the rules between keys.
 
-Each mistake is one line: `key.path: what was found; what is allowed`. The rules between keys take
-the values as they are, so that they speak of a file that has other mistakes, too.
+Each mistake is one line: `key.path: what was found; what is allowed`. The rules between keys work
+on unchecked values, so they also report on a file with other mistakes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from glmtune.params.sentences import sentences, show
 
 # Names become folder names and wildcards.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-# What is appended to a method's name for its further seeds.
+# Appended to a method's name for each seed after the first.
 SEED_SUFFIX = ".seed-"
-# What is decided by dev losses, and whether they are measured.
+# The keys that depend on dev losses, and the one that has them measured.
 DEV_LOSS_KEYS = {"eval_steps", "keep_best", "early_stopping_patience"}
-# The method that trains nothing, and the one that trains every weight.
+# The method that trains nothing, and the one that trains all weights.
 UNTUNED, EVERY_WEIGHT = "none", "full"
 
 
@@ -47,7 +47,8 @@ def _method_mistakes(name: str) -> Iterator[str]:
     if not NAME.fullmatch(name):
         yield _name_mistake("methods", name)
     if SEED_SUFFIX in name:
-        yield f"methods: the name {show(name)} holds {SEED_SUFFIX!r}, which marks further seeds"
+        reserved = f"{SEED_SUFFIX!r}, which is reserved for further seeds"
+        yield f"methods: found the name {show(name)} with {reserved}; choose another name"
 
 
 def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
@@ -65,12 +66,13 @@ def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
         return
     if kind_of_source(source) == "hub" and "revision" not in entry:
         yield (
-            f"models.{name}.revision: missing; a hub id needs the 40 digits of a commit, so that "
-            f"the same weights come every time (for a local folder write ./{source})"
+            f"models.{name}.revision: missing; a hub id needs a commit hash of 40 digits, so that "
+            f"every run gets the same weights; for a local folder write ./{source}"
         )
     for key, sources in (("tokenizer", ("miniature", "random")), ("config", ("random",))):
         if key in entry and source not in sources:
-            yield f"models.{name}.{key}: only for source {' or '.join(sources)}; found {source}"
+            allowed = " or ".join(sources)
+            yield f"models.{name}.{key}: only for source {allowed}; found {source}; remove the key"
 
 
 def _template_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
@@ -82,7 +84,7 @@ def _template_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _name_mistake(key: str, name: str) -> str:
-    return f"{key}: the name {show(name)} becomes a folder: use a-z, 0-9, '.', '_' and '-'"
+    return f"{key}: the name {show(name)} becomes a folder name: use a-z, 0-9, '.', '_' and '-'"
 
 
 def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
@@ -92,7 +94,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
         for name, entry in methods.items():
             if isinstance(entry, dict) and entry.get("method", name) == EVERY_WEIGHT:
                 yield (
-                    f"quantization_bit: found {bits}, but methods.{name} trains every weight and "
+                    f"quantization_bit: found {bits}, but methods.{name} trains all weights, and "
                     f"quantized weights cannot be trained; set it to null or remove methods.{name}"
                 )
     yield from _dev_loss_mistakes(values)
@@ -110,7 +112,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
         ):
             yield (
                 f"miniature.hidden_size: found {hidden}; expected a multiple of "
-                f"8 x num_heads = {8 * heads} (rotary positions need heads of a multiple of 8)"
+                f"8 x num_heads = {8 * heads} (rotary embeddings need heads of a multiple of 8)"
             )
         literal, general = miniature.get("literal_share"), miniature.get("general_share")
         if (
@@ -118,11 +120,12 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
             and isinstance(general, int | float)
             and literal + general > 1
         ):
-            yield "miniature: literal_share and general_share together exceed 1"
+            found = f"found {literal + general:g}; expected at most 1"
+            yield f"miniature: literal_share + general_share: {found}"
 
 
 def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is decided by dev losses needs them to be measured."""
+    """The keys that depend on dev losses need eval_steps."""
     sections: dict[str, Any] = {"training": values.get("training")}
     methods = values.get("methods")
     if isinstance(methods, dict):
@@ -133,10 +136,10 @@ def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
         if merged.get("eval_steps") is not None or not isinstance(entry, dict):
             continue
         if section != "training" and not entry.keys() & DEV_LOSS_KEYS:
-            continue  # said of `training` already
+            continue  # reported for `training` already
         for key in ("keep_best", "early_stopping_patience"):
             if merged.get(key):
                 yield (
-                    f"{section}.{key}: found {show(merged[key])}, but eval_steps is null; give "
-                    "eval_steps the number of steps between two dev losses"
+                    f"{section}.{key}: found {show(merged[key])}, but eval_steps is null; set "
+                    "eval_steps to the number of steps between two dev loss measurements"
                 )

@@ -1,8 +1,7 @@
-"""What params.yaml may hold: each key with its type, its range or choices, and what it is for.
+"""The keys of params.yaml: the type, the range or choices, and the description of each.
 
-There are no defaults: all values are in params.yaml, which explains them in full. The JSON schema
-for editors is made of these classes by `make schema`, the sentences about mistakes in
-`sentences.py`.
+There are no defaults: params.yaml sets every value and explains it in full. `make schema` writes
+the JSON schema for editors from these classes; `sentences.py` words the mistakes that they find.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from glmtune.params.ranges import (
     TokenLimit,
 )
 
-# Of a key that may be left out. Null is not the same: it is a value, and checked.
+# For an optional key. Null is different: it is a value and is checked.
 ABSENT: Any = None
 
 
 class Section(BaseModel):
-    """A section of keys: no others than these, and each of exactly its type."""
+    """A section that accepts only its own keys, each with exactly its type."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -58,119 +57,119 @@ class Section(BaseModel):
 
 
 class UserFiles(Section):
-    """`dataset:` of the user's own files."""
+    """`dataset:` with the user's own files."""
 
     train: Text
-    """The file of the training rows; a relative path counts from the repository."""
+    """File with the training rows; a relative path starts at the root of the repository."""
     dev: Text
-    """The file of the rows that are answered and scored."""
+    """File with the dev rows, which are answered and scored."""
     format: ShortText = ABSENT
-    """A format of docs/data.md, when it is not recognised."""
+    """A format of docs/data.md, if it is not recognised."""
     prompt_column: ShortText = ABSENT
-    """The column of the prompts, when it has another name."""
+    """Column of the prompts, if it has another name."""
     response_column: ShortText = ABSENT
-    """The column of the answers, when it has another name."""
+    """Column of the answers, if it has another name."""
     history_column: ShortText = ABSENT
-    """The column of earlier turns, when it has another name."""
+    """Column of the earlier turns, if it has another name."""
 
 
 class Sample(Section):
     """Size of the synthetic data set."""
 
     train_rows: Count
-    """Rows to train on."""
+    """Training rows."""
     dev_rows: Count
-    """Rows to answer and score."""
+    """Dev rows, which are answered and scored."""
 
 
 class Data(Section):
-    """What is done with the rows, whatever the data set is."""
+    """Options for any data set."""
 
     on_bad_rows: Literal["error", "skip"]
-    """Whether a row that cannot be used ends the run, or is left out and counted."""
+    """For unusable rows. `error`: stop with a message; `skip`: drop, count and report them."""
     max_train_rows: Limit
-    """Train on a random subset of so many rows; null: on all."""
+    """Train on a random subset of this many rows; null: all rows."""
     max_dev_rows: Limit
-    """Answer a random subset of so many dev rows; null: all."""
+    """Evaluate a random subset of this many dev rows; null: all rows."""
     max_leakage: Share
-    """Refuse the data when more than this share of the dev rows is in train, too."""
+    """Refuse the data if more than this share of the dev rows also appears in train."""
     adgen_sources: Annotated[list[ShortText], Field(max_length=16)]
-    """For `adgen`: URLs or local archives to try before the known places."""
+    """For `adgen`: URLs or local archives to try before the known mirrors."""
 
 
 class Model(Section):
-    """One entry of `models:`: a row group of the report."""
+    """One entry of `models:`: a group of rows in the report."""
 
     family: Literal["chatglm-6b", "chatglm2-6b", "chatglm3-6b-base", "glm-4-9b"] = ABSENT
-    """The model family; may be left out when it is the entry's name."""
+    """The model family; optional if it is the entry's name."""
     source: Text
     """`miniature`, `random`, a local folder such as ./weights, or a hub id such as owner/name."""
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] = ABSENT
-    """The 40 digits of a hub model's commit."""
+    """The commit of a hub model, a hash of 40 digits."""
     tokenizer: Text = ABSENT
-    """A folder or file with a vocabulary, for `miniature` and `random`."""
+    """Folder or file with a vocabulary, for `miniature` and `random`."""
     template: Text = ABSENT
-    """Another form of the prompt than the family's first."""
+    """Prompt template, if not the family's default."""
     config: dict[str, Any] = ABSENT
-    """Values of the configuration to override, for `random`."""
+    """Configuration values to override, for `random`."""
 
 
 class Miniature(Section):
     """How the miniatures are built and trained before any fine-tuning."""
 
     vocab_size: Annotated[int, Field(ge=64)]
-    """Tokens of the miniature's own vocabulary."""
+    """Size of the miniature's own vocabulary."""
     hidden_size: Annotated[int, Field(ge=16, multiple_of=8)]
-    """Width of the model; a multiple of 8 x num_heads."""
+    """Hidden size; a multiple of 8 x num_heads."""
     num_layers: Count
-    """Layers of the model."""
+    """Number of layers."""
     num_heads: Count
-    """Attention heads of each layer."""
+    """Attention heads per layer."""
     rows: Count
-    """Rows to train on."""
+    """Training rows."""
     literal_share: Share
-    """The share of rows that list the attributes literally."""
+    """Share of the rows that list the attributes literally."""
     general_share: Share
-    """The share of general questions and answers."""
+    """Share of the rows that are general questions and answers."""
     lr: LearningRate
     """Peak learning rate."""
     max_steps: Count
-    """Steps of the optimizer."""
+    """Optimizer steps."""
     batch_size: Count
-    """Rows of each step."""
+    """Rows per step."""
 
 
 class Training(Section):
-    """How every method trains unless its entry says otherwise."""
+    """Training defaults; an entry of `methods:` may override them."""
 
     max_steps: Count
-    """Steps of the optimizer."""
+    """Optimizer steps."""
     batch_size: Count
-    """Rows that are computed at once."""
+    """Rows per forward and backward pass."""
     gradient_accumulation_steps: Count
-    """Batches of each step: as if one batch were so many times larger."""
+    """Batches per optimizer step: the effective batch is this many times larger."""
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
-    """How the learning rate falls after its peak."""
+    """Schedule of the learning rate after its peak."""
     warmup_ratio: Share
-    """The share of the steps in which the learning rate rises to its peak."""
+    """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: NotNegative
-    """How strongly trained weights are pulled to 0."""
+    """Weight decay: how strongly trained weights are pulled towards 0."""
     max_grad_norm: Positive
-    """Longer gradients are shortened to this norm."""
+    """Gradients are clipped to this norm."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
-    """AdamW, AdamW with moments in 8 bits, or Adafactor, which keeps next to none."""
+    """AdamW, AdamW with 8-bit moments, or Adafactor, which stores almost no moments."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, about a third more time."""
     logging_steps: Count
-    """The loss is logged every so many steps."""
+    """Steps between two entries of the loss curve."""
     save_steps: Count
-    """A killed training resumes from the last multiple of so many steps."""
+    """Steps between two checkpoints; a killed training resumes from the last one."""
     eval_steps: Limit
-    """Measure the dev loss every so many steps; null: at the end only."""
+    """Steps between two measurements of the dev loss; null: only at the end."""
     keep_best: bool
-    """Keep the weights of the lowest dev loss instead of the last ones."""
+    """Keep the weights with the lowest dev loss instead of the last ones."""
     early_stopping_patience: Limit
-    """Stop after so many dev losses without a lower one; null: never."""
+    """Stop after this many measurements without a lower dev loss; null: never."""
 
 
 def _may_be_absent(field: FieldInfo) -> tuple[Any, FieldInfo]:
@@ -180,7 +179,7 @@ def _may_be_absent(field: FieldInfo) -> tuple[Any, FieldInfo]:
 
 
 _overrides: Any = {name: _may_be_absent(field) for name, field in Training.model_fields.items()}
-# An entry of `methods:` that trains: it may override each key of `training`.
+# An entry of `methods:` that trains: it may override any key of `training`.
 TrainedEntry: Any = create_model("TrainedEntry", __base__=Section, **_overrides)
 
 
@@ -188,51 +187,51 @@ class Untuned(Section):
     """The untuned model: the baseline every other row is compared with."""
 
     method: Literal["none"] = ABSENT
-    """The method; may be left out when it is the entry's name."""
+    """The method; optional if it is the entry's name."""
 
 
 class PTuning(TrainedEntry):
     """P-Tuning v2: a trained prefix of keys and values in every layer; the base stays frozen."""
 
     method: Literal["ptuning"] = ABSENT
-    """The method; may be left out when it is the entry's name."""
+    """The method; optional if it is the entry's name."""
     lr: LearningRate = ABSENT
-    """Peak learning rate, if not the one at the top of the file."""
+    """Peak learning rate, instead of the top-level `lr`."""
     pre_seq_len: Count = ABSENT
-    """Length of the prefix, if not the one at the top of the file."""
+    """Length of the prefix, instead of the top-level `pre_seq_len`."""
     prefix_projection: bool
-    """Reparametrise the prefix by a small network."""
+    """Reparametrise the prefix with a small network."""
     prefix_dropout: Dropout
-    """The share of the prefix that a training step leaves out."""
+    """Dropout rate of the prefix during training."""
 
 
 class LoRA(TrainedEntry):
-    """LoRA: trained products of two narrow matrices beside frozen weights."""
+    """LoRA: trained low-rank updates of frozen weights."""
 
     method: Literal["lora"] = ABSENT
-    """The method; may be left out when it is the entry's name."""
+    """The method; optional if it is the entry's name."""
     lr: LearningRate
     """Peak learning rate."""
     rank: Count
-    """Width of the matrices: larger has more capacity and takes more memory."""
+    """Rank of the updates. Higher: more capacity and memory."""
     alpha: Positive
-    """Their product is scaled by alpha / rank."""
+    """The updates are scaled by alpha / rank."""
     dropout: Dropout
-    """The share of their inputs that a training step leaves out."""
+    """Dropout rate of the adapter inputs during training."""
     target_modules: Annotated[list[Text], Field(min_length=1)]
-    """Names of the modules that get them, e.g. query_key_value."""
+    """Names of the modules to adapt, e.g. query_key_value."""
 
 
 class FullTuning(TrainedEntry):
-    """Every weight is trained."""
+    """Full fine-tuning: all weights are trained."""
 
     method: Literal["full"] = ABSENT
-    """The method; may be left out when it is the entry's name."""
+    """The method; optional if it is the entry's name."""
     lr: LearningRate
     """Peak learning rate."""
 
 
-# What an entry of `methods:` may hold, by its method.
+# The keys of an entry of `methods:`, by its method.
 METHODS: dict[str, type[Section]] = {
     "none": Untuned,
     "ptuning": PTuning,
@@ -246,15 +245,15 @@ class Generation(Section):
     """How texts are generated."""
 
     max_new_tokens: Count
-    """Longer answers are cut."""
+    """Longest answer, in tokens."""
     batch_size: Count | Literal["auto"]
-    """Rows that are answered at once; `auto`: what the device's memory holds, up to 256."""
+    """Rows generated at once; `auto`: as many as the device's memory holds, up to 256."""
     do_sample: bool
-    """Sample each token instead of taking the likeliest."""
+    """Sample each token instead of taking the most likely one."""
     top_p: PositiveShare
-    """Draw from the likeliest tokens that together have this probability."""
+    """Sample from the most likely tokens that together have this probability."""
     temperature: Positive
-    """Lower: likelier tokens; higher: more variety."""
+    """Sampling temperature. Lower: more predictable; higher: more varied."""
 
 
 def _kind_of_dataset(value: Any) -> str:
@@ -269,11 +268,11 @@ class ParamsFile(Section):
     pre_seq_len: Count
     """Length of the prefix of `ptuning`."""
     seed: Seed
-    """Seeds the sample data, subsets, the miniatures, the training order and sampling."""
+    """Seed of the sample data, subsets, miniatures, the training order and sampling."""
     seeds: Seeds
-    """Tune with each of these seeds instead."""
+    """Train once with each of these seeds instead."""
     torch_threads: Annotated[int, Field(ge=1, le=1024)]
-    """CPU threads inside one step; they can change the last digits."""
+    """CPU threads of each step; can change the last digits of results."""
     dataset: Annotated[
         Annotated[Literal["sample", "adgen"], Tag("name")] | Annotated[UserFiles, Tag("files")],
         Discriminator(_kind_of_dataset),
@@ -282,11 +281,11 @@ class ParamsFile(Section):
     sample: Sample
     data: Data
     max_source_tokens: TokenLimit
-    """Longer prompts are cut to so many tokens, special tokens included."""
+    """Longest prompt in tokens, special tokens included; longer ones are truncated."""
     max_target_tokens: TokenLimit
-    """Longer answers are cut to so many tokens, special tokens included."""
+    """Longest answer in tokens, special tokens included; longer ones are truncated."""
     long_history: Literal["shorten", "official"]
-    """Whether a too long conversation loses its oldest turns or is cut as THUDM's scripts do."""
+    """Overlong conversations: `shorten` drops whole old turns, `official` truncates as THUDM."""
     models: Annotated[dict[str, Model], Field(min_length=1)]
     """The models, by names of your choice."""
     miniature: Miniature
@@ -294,17 +293,17 @@ class ParamsFile(Section):
     """The tuning methods, by names of your choice."""
     training: Training
     quantization_bit: Bits
-    """Hold the frozen base in so many bits while tuning."""
+    """Bits per weight of the frozen base model during training; null: not quantized."""
     generation: Generation
     protocol: Text
-    """How answers are decoded for scoring, and whose definition of the scores is shown."""
+    """How answers are decoded for scoring, and whose metric definitions the report shows."""
     examples: list[Text]
     """Your own prompts, answered by every model and method."""
 
     @field_validator("methods", mode="before")
     @classmethod
     def _name_is_method(cls, methods: Any) -> Any:
-        """Give each entry that names no method its own name as its method."""
+        """Set the method of each entry that names none to the entry's name."""
         if not isinstance(methods, Mapping):
             return methods
         return {
@@ -314,7 +313,7 @@ class ParamsFile(Section):
 
     @field_serializer("methods", mode="wrap")
     def _leave_out_names(self, methods: Any, dump: SerializerFunctionWrapHandler) -> Any:
-        """Leave out each method that is its entry's name, as the file may do."""
+        """Omit each method that is its entry's name, as the file may."""
         return {
             name: {key: value for key, value in entry.items() if (key, value) != ("method", name)}
             for name, entry in dump(methods).items()

@@ -1,10 +1,10 @@
 """A preset merged into the default parameters, as text, so that every comment stays.
 
-`presets/default.yaml` is params.yaml as it is shipped. Another preset holds what differs from it:
+`presets/default.yaml` is params.yaml as shipped. Another preset holds only what differs from it:
 
 - a section is merged key by key; any other value, and any list, replaces the default's;
 - of `models` and `methods` only the entries that the preset names remain;
-- comments stand above their key; a preset's follow the default's.
+- comments are above their key; a preset's follow the default's.
 
 Knows the layout of these files, not what the keys mean; needs the standard library only.
 """
@@ -46,7 +46,7 @@ def preset_names(root: Path) -> list[str]:
 
 
 def preset_text(root: Path, name: str) -> str:
-    """The params.yaml that a preset stands for; ParamsError for an unknown name."""
+    """The params.yaml that a preset makes; ParamsError for an unknown name."""
     names = preset_names(root)
     if name not in names:
         raise ParamsError(_unknown(name, names))
@@ -70,14 +70,14 @@ def _read(root: Path, name: str) -> str:
 
 
 def _unknown(name: str, presets: list[str]) -> str:
-    found = f"found no preset {shown_name(name)!r}" if name else "found no NAME"
+    found = f"found no preset {shown_name(name)!r}" if name else "NAME is missing"
     near = difflib.get_close_matches(name, presets, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; e.g. make preset NAME={presets[0]}"
     return f"presets/: {found}; expected one of {', '.join(presets)}{hint}"
 
 
 def _split_header(lines: list[str]) -> tuple[list[str], list[str]]:
-    """What is said of the whole file, to the last empty line before the first key; and the rest."""
+    """The header, up to the last empty line before the first key; and the rest."""
     first = next((i for i, line in enumerate(lines) if KEY.match(line)), len(lines))
     end = max((i + 1 for i in range(first) if not lines[i].strip()), default=0)
     return lines[:end], lines[end:]

@@ -1,6 +1,6 @@
-"""What the values of params.yaml are made of: numbers in a range, texts of a length.
+"""The types of params.yaml's values: numbers in a range, strings of a limited length.
 
-A check of our own brings the end of its sentence with it; `sentences.py` has those of pydantic's.
+Our own checks carry the end of their message; `sentences.py` has those of pydantic's checks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _packable(bits: int | None) -> int | None:
 
 def _each_once(items: list[Any]) -> list[Any]:
     if len(set(items)) < len(items):
-        raise PydanticCustomError("each_once", "expected each entry once")
+        raise PydanticCustomError("each_once", "expected no duplicates")
     return items
 
 
@@ -40,7 +40,7 @@ def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
-# A number that stays as it was written: a float would write 32.0 into results where 32 stood.
+# A number kept as written: a float would write 32.0 into results where params.yaml has 32.
 AS_WRITTEN = WrapValidator(_as_written)
 
 Count = Annotated[int, Field(ge=1)]
@@ -65,5 +65,5 @@ LearningRate = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
 NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
 Text = Annotated[str, Field(min_length=1)]
-# What becomes a flag of a command: the system has a longest one.
+# Becomes a command-line flag, whose length the operating system limits.
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

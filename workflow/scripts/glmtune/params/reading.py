@@ -1,8 +1,8 @@
-"""The YAML of params.yaml, read so that it means the same to this project and to DVC.
+"""Reads params.yaml so that it means the same to this project and to DVC.
 
-Snakemake's side reads it with PyYAML, whose rules are YAML 1.1's, DVC with ruamel.yaml, whose rules
-are YAML 1.2's. A value that the two would read differently is refused, and so is whatever makes
-reading it slow or endless. Knows nothing of what the keys mean.
+This project uses PyYAML (YAML 1.1), DVC uses ruamel.yaml (YAML 1.2). Values that the two read
+differently are refused, and so is anything that makes reading slow or endless. Does not know what
+the keys mean.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from glmtune.params.yaml_rules import FLOAT, TAG, is_text, quoted, read_scalar
 
 # Far more than a params.yaml needs, and read in seconds.
 MOST_BYTES, MOST_VALUES, MOST_LEVELS, LONGEST_KEY = 1_000_000, 20_000, 30, 200
-# A screen of mistakes is enough to begin with.
+# One screen of mistakes at a time.
 MOST_MISTAKES = 40
-# Line ends of YAML 1.1 that are characters like any other in YAML 1.2.
+# Line breaks in YAML 1.1, ordinary characters in YAML 1.2.
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Mistake(Exception):
-    """A file that cannot be read on; the text begins with the line."""
+    """A mistake that stops reading; the text begins with the line."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's rules, but `1e-2` is the number 0.01, and what nests or repeats is limited."""
+    """PyYAML's rules, but `1e-2` is the number 0.01, and nesting and size are limited."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -44,19 +44,19 @@ class _Loader(yaml.SafeLoader):
         return super().process_directives()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, unless it has a tag or is one too many."""
+        """Compose a node; refuse tags, deep nesting and too many values."""
         event: Any = self.peek_event()
         self.count += 1
         self.level += 1
         if getattr(event, "tag", None):
             tag = shown_name(event.tag.replace(TAG, "!!"), 40)
-            raise _Mistake(f"{_line(event)}: found the tag {tag}; remove it (quotes make a text)")
+            raise _Mistake(f"{_line(event)}: found the tag {tag}; remove it (quotes make a string)")
         if self.count > MOST_VALUES:
             raise _Mistake(f"{_line(event)}: found more than {MOST_VALUES:,} values; write fewer")
         if self.level > MOST_LEVELS:
             raise _Mistake(
-                f"{_line(event)}: found more than {MOST_LEVELS} sections or lists inside each "
-                "other; expected a few; is a bracket not closed?"
+                f"{_line(event)}: found more than {MOST_LEVELS} nested sections or lists; "
+                "expected a few; look for a bracket that is not closed"
             )
         node = super().compose_node(parent, index)
         self.level -= 1
@@ -69,7 +69,7 @@ _Loader.add_implicit_resolver(TAG + "float", FLOAT, list("-+0123456789."))
 def read_yaml(path: Path) -> Any:
     """The values of a file, made of dict, list, str, int, float, bool and None.
 
-    Raises ParamsError with every value that means something else to DVC, one a line.
+    Raises ParamsError with every value that DVC reads differently, one per line.
     """
     text = _read_text(path)
     try:
@@ -85,7 +85,7 @@ def read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: {error}") from None
     except (ValueError, OverflowError):  # PyYAML makes a character of "\UFFFFFFFF"
         raise ParamsError(
-            f"{path}: not readable as YAML: found an escape of no character"
+            f"{path}: not readable as YAML: found an escape that is no character; remove it"
         ) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
@@ -95,10 +95,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def all_mistakes(path: Path | str, mistakes: Sequence[str]) -> ParamsError:
-    """One error of a file's mistakes, one a line; of very many, the first."""
+    """One error with a file's mistakes, one per line; at most MOST_MISTAKES of them."""
     lines = [f"{path}: {mistake}" for mistake in mistakes[:MOST_MISTAKES]]
     further = len(mistakes) - len(lines)
-    return ParamsError("\n".join([*lines, *([f"{path}: {further:,} more"] if further else [])]))
+    rest = [f"{path}: {further:,} more mistakes"] if further else []
+    return ParamsError("\n".join([*lines, *rest]))
 
 
 def _read_text(path: Path) -> str:
@@ -120,14 +121,14 @@ def _read_text(path: Path) -> str:
         line = text.count("\n", 0, odd.start()) + 1
         escape = odd.group().encode("unicode_escape").decode()
         raise ParamsError(
-            f"{path}: line {line}: found the character {escape}, which ends a line here and not "
-            f'for DVC; remove it or write "{escape}" in double quotes'
+            f"{path}: line {line}: found the character {escape}, a line break for Snakemake "
+            f'but not for DVC; remove it or write "{escape}" in double quotes'
         )
     return text
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse a tree that aliases make endless, too deep, or far larger than its text."""
+    """Refuse aliases that make the tree endless, too deep, or far larger than its text."""
     sizes: dict[int, tuple[int, int] | None] = {}  # None: its children are being counted
 
     def measure(node: yaml.Node) -> tuple[int, int]:
@@ -137,14 +138,14 @@ def _check_size(root: yaml.Node) -> None:
             sizes[id(node)] = 1 + sum(values), 1 + max(levels)
         known = sizes[id(node)]
         if known is None:
-            raise _Mistake(f"{_line(node)}: found an alias inside what it stands for; remove it")
+            raise _Mistake(f"{_line(node)}: found an alias inside its own value; remove it")
         return known
 
     values, levels = measure(root)
     if values > MOST_VALUES or levels > MOST_LEVELS:
         raise _Mistake(
-            f"found aliases (`*name`) that stand for more than {MOST_VALUES:,} values or "
-            f"{MOST_LEVELS} levels; write the values themselves"
+            f"found aliases (`*name`) that expand to more than {MOST_VALUES:,} values or "
+            f"{MOST_LEVELS} levels; write out the values"
         )
 
 
@@ -157,13 +158,13 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _check_keys(root: yaml.Node) -> Iterator[str]:
-    """Refuse duplicate keys and keys that are lists; say which keys are no texts."""
+    """Refuse duplicate keys and keys that are lists; yield the keys that are not strings."""
     for node in _each_once(root):
         seen: set[str] = set()
         for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(name, yaml.ScalarNode):
                 kind = "list" if isinstance(name, yaml.SequenceNode) else "section"
-                raise _Mistake(f"{_line(name)}: found a {kind} as a key; expected a text")
+                raise _Mistake(f"{_line(name)}: found a {kind} as a key; expected a string")
             shown = shown_name(name.value, 60)
             if len(name.value) > LONGEST_KEY:
                 found = f"found a key of {len(name.value):,} characters, {shown}"
@@ -172,12 +173,12 @@ def _check_keys(root: yaml.Node) -> Iterator[str]:
                 raise _Mistake(f"{_line(name)}: duplicate key {shown!r}; remove one")
             seen.add(name.value)
             if name.style is None and name.tag != TAG + "merge" and not is_text(name):
-                found = f"{_line(name)}: found the key {shown}, no text in YAML"
+                found = f"{_line(name)}: found the key {shown}, which is not a string in YAML"
                 yield f"{found}; write {quoted(shown)}"
 
 
 def _each_once(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Every node in the file's order, that of an alias where it is first met."""
+    """Every node once, in the order of the file."""
     seen: set[int] = set()
     waiting = [root]
     while waiting:
@@ -189,7 +190,7 @@ def _each_once(root: yaml.Node) -> Iterator[yaml.Node]:
 
 
 class _Reading:
-    """From nodes to values; `mistakes` collects what DVC would read differently."""
+    """Turns nodes into values; `mistakes` collects what DVC reads differently."""
 
     def __init__(self, loader: _Loader) -> None:
         self.loader = loader

@@ -1,4 +1,4 @@
-"""What pydantic found wrong in params.yaml, in the sentences that a user reads."""
+"""Turns pydantic's errors about params.yaml into the messages that a user reads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from glmtune.params.models import METHODS, Model, ParamsFile, Section, UserFiles
 
 # Keys by their former names.
 RENAMED = {"generation": "family"}
-# Kind of error -> the end of its sentence; in braces, what pydantic says of it.
+# Kind of error -> the end of its message; pydantic fills in the braces.
 EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "finite_number": "a number",
-    "string_type": "a text",
+    "string_type": "a string",
     "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "a section of keys",
@@ -33,9 +33,9 @@ EXPECTED = {
     "too_short": "at least one entry",
     "string_too_long": "at most {max_length:,}",
     "too_long": "at most {max_length}",
-    "string_pattern_mismatch": "the 40 digits (0-9, a-f) of a commit",
+    "string_pattern_mismatch": "a commit hash of 40 digits (0-9, a-f)",
 }
-# Sections that have their alternative's name in pydantic's path, and where.
+# Sections where pydantic's path has the name of the alternative, and its position.
 ALTERNATIVES = {"dataset": 1, "methods": 2}
 # Sections whose class is not the annotation of their key.
 SECTIONS: dict[str, type[Section]] = {"dataset": UserFiles, "models": Model}
@@ -44,7 +44,7 @@ SECTIONS: dict[str, type[Section]] = {"dataset": UserFiles, "models": Model}
 def sentences(values: Mapping[str, Any]) -> Iterator[str]:
     """Each mistake in types, ranges, choices and keys as `key.path: found …; expected …`.
 
-    By key, those of the entries of `methods:` last.
+    Sorted by key, the entries of `methods:` last.
     """
     try:
         ParamsFile.model_validate(values)
@@ -56,7 +56,7 @@ def sentences(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _order(error: Any) -> tuple[bool, list[str], bool, str]:
-    """By section, in it unknown keys, by name, before missing ones, in the order of the class."""
+    """Sort key: by section; in each, unknown keys by name, then missing ones as in the class."""
     path = [str(part) for part in _path(error, {})]
     is_entry = path[:1] == ["methods"] and len(path) > 1
     unknown = str(error["loc"][-1]) if _is_unknown(error) else ""
@@ -121,7 +121,7 @@ def _unknown_key(name: int | str, section: type[Section]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     if RENAMED.get(str(name)) in known:
-        hint = f". It is called {RENAMED[str(name)]!r} now"
+        hint = f". It is now called {RENAMED[str(name)]!r}"
     return f"unknown key {name!r}; known keys: {', '.join(known)}{hint}"
 
 

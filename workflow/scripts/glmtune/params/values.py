@@ -1,7 +1,7 @@
-"""params.yaml: read it, check it, and say what each step of the workflow needs of it.
+"""Reads and checks params.yaml, and gives each step of the workflow its settings.
 
-The values and their meaning are in params.yaml, what they may be in `models` and `checks`, how the
-file is read in `reading`. Knows nothing about files of a run.
+params.yaml explains the values, `models` and `checks` restrict them, `reading` parses the file.
+Does not know the files of a run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from glmtune.params.models import ParamsFile, Section
 from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
 from glmtune.params.sentences import show
 
-# The keys of `dataset:` that are files of the user.
+# The keys of `dataset:` that name the user's files.
 SPLITS = ("train", "dev")
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
-# What of a tuning stands in the command of finetune_model.py; the rest is in its settings file.
+# The training settings that are flags of finetune_model.py; the others are in its settings file.
 TRAINING_FLAGS = ("method", "lr", "max_steps", "batch_size", "seed")
-# Keys of an entry of `methods:` that come from the top level unless the entry has its own.
+# Keys that an entry of `methods:` takes from the top level unless it has its own.
 KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 
 
@@ -47,13 +47,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Params:
-    """params.yaml after its check, complete and typed."""
+    """A checked params.yaml, complete and typed."""
 
     file: ParamsFile
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Params:
-        """From values in which `find_mistakes` finds none."""
+        """From values without mistakes (`find_mistakes`)."""
         return cls(ParamsFile.model_validate(values))
 
     @property
@@ -70,7 +70,7 @@ class Params:
     def methods(self) -> list[str]:
         """Names of the methods, the untuned baseline first, then in the file's order.
 
-        A method that is tuned with several seeds has a name for each.
+        A method that is trained with several seeds has a name for each.
         """
         names = []
         for name in sorted(self.file.methods, key=self.trains):
@@ -80,7 +80,7 @@ class Params:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the tunings, at least one."""
+        """The training seeds, at least one."""
         return list(self.file.seeds) or [self.file.seed]
 
     @property
@@ -107,7 +107,7 @@ class Params:
         return method.partition(SEED_SUFFIX)[0]
 
     def seed_of(self, method: str) -> int:
-        """The seed that a method is tuned with, e.g. 43 for `lora.seed-43`."""
+        """The seed that a method is trained with, e.g. 43 for `lora.seed-43`."""
         _, _, further = method.partition(SEED_SUFFIX)
         return int(further) if further else self.seeds[0]
 
@@ -120,7 +120,7 @@ class Params:
         return self.tuning_method(method) != UNTUNED
 
     def dataset_flags(self) -> str:
-        """The flags of `fetch_dataset.py` that decide the content, beside the user's files."""
+        """The flags of `fetch_dataset.py` that decide the data, except the user's files."""
         dataset, data = self.file.dataset, self.file.data
         flags: list[tuple[str, Any]] = [("seed", self.file.seed)]
         if dataset == "sample":
@@ -148,17 +148,17 @@ class Params:
             if not path.is_file():
                 raise ParamsError(
                     f"params.yaml: dataset.{split}: no such file {getattr(dataset, split)!r} "
-                    f"({path}); a relative path counts from the repository"
+                    f"({path}); a relative path starts at the root of the repository"
                 )
         return files
 
     def token_limits(self) -> dict[str, Any]:
-        """The limits of prompts and answers, in tokens, and what a longer history becomes."""
+        """The limits of prompts and answers, in tokens, and how overlong histories are cut."""
         keys = ("max_source_tokens", "max_target_tokens", "long_history")
         return {key: getattr(self.file, key) for key in keys}
 
     def model_settings(self, model: str) -> dict[str, Any]:
-        """What decides a model's weights and vocabulary."""
+        """The settings that decide a model's weights and vocabulary."""
         entry, file = self.file.models[model], self.file
         settings = {**_as_data(entry), "family": self.family(model), "seed": file.seed}
         if entry.source in ("miniature", "random"):  # the latter for its vocabulary
@@ -166,7 +166,7 @@ class Params:
         return settings
 
     def training_settings(self, method: str) -> dict[str, Any]:
-        """What decides a tuning, beside its model and data."""
+        """The settings that decide a training, given its model and data."""
         entry, file = self.file.methods[self.entry_of(method)], self.file
         return {
             "seed": self.seed_of(method),
@@ -178,23 +178,23 @@ class Params:
         }
 
     def training_flags(self, method: str) -> dict[str, Any]:
-        """The settings of a tuning that are flags of `finetune_model.py`."""
+        """The training settings that are flags of `finetune_model.py`."""
         settings = self.training_settings(method)
         return {key: settings[key] for key in TRAINING_FLAGS}
 
     def other_training_settings(self, method: str) -> dict[str, Any]:
-        """The settings of a tuning that are in the file of `finetune_model.py`."""
+        """The training settings in the settings file of `finetune_model.py`."""
         settings = self.training_settings(method)
         return {key: value for key, value in settings.items() if key not in TRAINING_FLAGS}
 
     def template(self, model: str) -> str | None:
-        """The name of a model's prompt template; None for the first of its family."""
+        """The name of a model's prompt template; None: the default of its family."""
         return self.file.models[model].template
 
     def takes_tools(self) -> bool:
         """Whether every model's template has a place for tools."""
         from glmtune.families.registry import (
-            get_family,  # only who has data of their own waits for it
+            get_family,  # slow to import; only needed for the user's own data
         )
 
         return all(
@@ -208,7 +208,7 @@ class Params:
         return _flag("template", template) if template else ""
 
     def generation_settings(self, model: str) -> dict[str, Any]:
-        """What decides the predictions, beside the weights and the prompts."""
+        """The settings that decide predictions, given weights and prompts."""
         protocol = PROTOCOLS[self.file.protocol]
         keys = ("seed", "torch_threads", "max_source_tokens", "quantization_bit")
         return {
@@ -222,7 +222,7 @@ class Params:
 
 
 def each_settings(params: Params) -> Iterator[Any]:
-    """What every step gets in a file of its own (`workspace.step_settings`)."""
+    """The content of every step's settings file (`workspace.step_settings`)."""
     yield params.values
     yield [vars(run) for run in params.runs]
     yield params.file.examples
@@ -235,11 +235,11 @@ def each_settings(params: Params) -> Iterator[Any]:
 def read_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read and check params.yaml; `overrides` are Snakemake's `--config` values.
 
-    Raises ParamsError with every mistake, one a line.
+    Raises ParamsError with every mistake, one per line.
     """
     values = read_yaml(Path(path))
     if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected `key: value` lines, found {show(values)}")
+        raise ParamsError(f"{path}: found {show(values)}; expected `key: value` lines")
     values = _merge(values, overrides or {})
     mistakes = list(find_mistakes(values))
     if mistakes:

@@ -1,6 +1,6 @@
-"""What a value of YAML means by the rules of PyYAML (YAML 1.1) and of ruamel.yaml (YAML 1.2).
+"""How PyYAML (YAML 1.1) and ruamel.yaml (YAML 1.2) read a scalar.
 
-They differ in numbers and in what is true or false: `010` is 8 or 10, `no` is false or a text.
+They differ in numbers and booleans: `010` is 8 or 10, `no` is false or a string.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ CONVERSIONS: dict[str, Callable[[str], Any]] = {
 
 
 def read_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
-    """The value of a scalar; ValueError if DVC would read another, or neither can read it."""
+    """The value of a scalar; ValueError if DVC reads another one, or neither can read it."""
     text = node.value
     if SURROGATES.search(text):
-        raise ValueError("found half a character (\\ud800 to \\udfff); write it itself")
+        raise ValueError("found half a character (\\ud800 to \\udfff); write the whole character")
     if node.style is not None:
         return text
     shown, dvc_tag = shown_name(text, 40), tag_for_dvc(text)
     kinds = {node.tag.removeprefix(TAG), dvc_tag}
     if kinds - {"str", "null", "bool", "int", "float"}:
-        kind = "a date" if "timestamp" in kinds else "a sign"
-        raise ValueError(f"found {shown}, {kind} in YAML; write {quoted(shown)} for the text")
+        kind = "a date" if "timestamp" in kinds else "a special character"
+        raise ValueError(f"found {shown}, {kind} in YAML; write {quoted(shown)} for a string")
     if kinds & {"int", "float"} and len(text) > LONGEST_NUMBER:
         raise ValueError(
             f"found a number of {len(text):,} characters; expected at most {LONGEST_NUMBER}"
@@ -84,8 +84,8 @@ def read_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
         ours, dvcs = loader.construct_object(node), CONVERSIONS[dvc_tag](text)
     except ValueError:
         raise ValueError(
-            f"found {shown}, which looks like a number and is none; write digits, or "
-            f"{quoted(shown)} for the text"
+            f"found {shown}, which looks like a number but is not one; write digits, or "
+            f"{quoted(shown)} for a string"
         ) from None
     if repr(ours) != repr(dvcs):
         raise ValueError(
@@ -96,7 +96,7 @@ def read_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
 
 
 def is_text(node: yaml.Node) -> bool:
-    """Whether both rules take a plain scalar for a text."""
+    """Whether both rules read a plain scalar as a string."""
     return node.tag == TAG + "str" and tag_for_dvc(node.value) == "str"
 
 
@@ -106,11 +106,11 @@ def tag_for_dvc(text: str) -> str:
 
 
 def _ways(ours: Any, dvcs: Any, text: str) -> Iterator[str]:
-    """How to write each of two values so that both read it."""
+    """How to write each of two values so that both readers agree."""
     yield _shown(ours)
     yield _shown(dvcs)
     if not isinstance(ours, str) and not isinstance(dvcs, str):
-        yield f"{quoted(text)} for the text"
+        yield f"{quoted(text)} for a string"
 
 
 def _shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Answers to whoever asks: what was trained, over HTTP and in a terminal."""
+"""Trained models answer, over HTTP and in a terminal."""

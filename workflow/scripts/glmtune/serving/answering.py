@@ -21,6 +21,7 @@ from glmtune.generation.engine import Event, Request
 from glmtune.generation.sampling import Sampler
 from glmtune.serving.answer_text import AnswerText
 from glmtune.serving.catalog import Served
+from glmtune.serving.ranges import COLDEST, SEEDS, SMALLEST_TOP_P
 from glmtune.serving.scheduling import Job, Scheduler, TimedOut
 
 GRACE = 5  # seconds
@@ -39,10 +40,10 @@ class Choosing:
 
     def sampler(self, number: int) -> Sampler | None:
         """That of the n-th answer to one prompt."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return None
-        seed = time.time_ns() if self.seed is None else self.seed % (1 << 32)
-        return Sampler(self.temperature, self.top_p, (seed, number))
+        seed = time.time_ns() if self.seed is None else self.seed % SEEDS
+        return Sampler(self.temperature, max(self.top_p, SMALLEST_TOP_P), (seed, number))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def room_for_answer(served: Served, ids: Sequence[int], max_prompt: int) -> int:
     if len(ids) > longest:
         raise DataError(
             f"the prompt has {len(ids)} tokens; {served.name} takes at most {longest} here; "
-            "shorten it, or leave out the oldest messages"
+            "shorten it, or drop the oldest messages"
         )
     return context - len(ids)
 
@@ -173,7 +174,7 @@ class Answers:
         try:
             return await asyncio.wait_for(self._awake.get(), self._timeout + GRACE)
         except TimeoutError:
-            raise TimedOut("nothing came of the answer within --timeout; it was stopped") from None
+            raise TimedOut("no token arrived within --timeout; the answer was stopped") from None
 
     def _taken(self, number: int) -> Iterator[Event]:
         while self._arrived[number]:

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from glmtune.checkpoints.sources import model_folder, read_location
 from glmtune.errors import ParamsError, WeightsError, shown_name
 from glmtune.families.loading import detect_family
+from glmtune.locations import user_path
 
 UNTUNED = "none"
+# (file, size, time of change) of each
+Stamp = tuple[tuple[str, int, int], ...]
 SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that can be asked for."""
+    """A model that can be served."""
 
     name: str
     family: str
@@ -32,6 +36,8 @@ class Served:
     """Of the weights in memory: the base model, or all weights that a method trained."""
     prefix: Path | None = None
     adapter: Path | None = None
+    stamp: Stamp = ()
+    """Its files as they were when it was found."""
 
     @property
     def is_tuned(self) -> bool:
@@ -40,7 +46,7 @@ class Served:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """Its kind, in a word."""
         if self.prefix or self.adapter:
             return "prefix" if self.prefix else "adapter"
         return "full" if self.is_tuned else "base"
@@ -64,7 +70,7 @@ def read_results(results: Path) -> Catalog:
             f"{results}: found no models; expected models/ and checkpoints/ as `make report` "
             "writes them; run it first, or name a results folder with --results"
         )
-    return found
+    return _stamped(found)
 
 
 def read_folder(folder: Path, prefix: Path | None = None, adapter: Path | None = None) -> Catalog:
@@ -77,8 +83,24 @@ def read_folder(folder: Path, prefix: Path | None = None, adapter: Path | None =
             if not part.is_dir():
                 raise WeightsError(f"--{kind} {part}: no such folder; expected a trained {kind}")
             name = f"{folder.name}/{part.resolve().name}"
-            found[name] = Served(name, family, folder, **{kind: part.resolve()})
-    return found
+            parts: dict[str, Any] = {kind: part.resolve()}
+            found[name] = Served(name, family, folder, **parts)
+    return _stamped(found)
+
+
+def stamp_of(served: Served) -> Stamp:
+    """What its files look like now; missing folders have none."""
+    elsewhere = read_location(served.folder).get("folder")
+    base = user_path(elsewhere) if elsewhere else served.folder
+    folders, found = (base, served.prefix, served.adapter), []
+    for path in sorted(path for folder in filter(None, folders) for path in folder.glob("[!.]*")):
+        state = path.stat()
+        found.append((str(path), state.st_size, state.st_mtime_ns))
+    return tuple(found)
+
+
+def _stamped(catalog: Catalog) -> Catalog:
+    return {name: replace(served, stamp=stamp_of(served)) for name, served in catalog.items()}
 
 
 def find(catalog: Catalog, name: str) -> Served:

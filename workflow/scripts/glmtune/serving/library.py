@@ -22,7 +22,7 @@ from glmtune.devices import Device, total_memory
 from glmtune.errors import ResourceError
 from glmtune.generation.memory import auto_batch_size
 from glmtune.modeling.quantization import prepare_quantized
-from glmtune.serving.catalog import Served
+from glmtune.serving.catalog import Served, stamp_of
 
 PREFIX_PLACE = "transformer.prefix_encoder"
 Modules = dict[str, nn.Module | None]
@@ -111,6 +111,9 @@ class Library:
 
     def open(self, served: Served) -> Loaded:
         """The model in memory with `served` in place, read from its folders if need be."""
+        is_new = not self.is_loaded(served) or served.name not in self._loaded[served.folder].parts
+        if is_new:
+            _refuse_changed(served)
         loaded = self._loaded.pop(served.folder, None) or self._load(served)
         self._loaded[served.folder] = loaded
         loaded.put(served)
@@ -135,6 +138,15 @@ class Library:
         if bits:
             prepare_quantized(model, bits)
         return _bytes_of(model)
+
+
+def _refuse_changed(served: Served) -> None:
+    """A method trained again does not belong to a base that was loaded before."""
+    if stamp_of(served) != served.stamp:
+        raise ResourceError(
+            f"{served.name}: its files changed, or went, since this program started; expected "
+            "those that it found; start it again"
+        )
 
 
 def _bytes_of(model: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,9 +15,16 @@ from glmtune.serving import replies
 from glmtune.serving.answering import Answers, Choosing, Delta, tokenizer_of
 from glmtune.serving.api_types import ChatRequest, CompletionRequest, Sampling
 from glmtune.serving.catalog import Served
-from glmtune.serving.prompts import chat_prompt, plain_prompt, read_messages
+from glmtune.serving.prompts import (
+    chat_prompt,
+    plain_prompt,
+    read_messages,
+    refuse_long,
+    texts_of,
+)
 from glmtune.serving.service import Service, unless_gone
 
+LOG = logging.getLogger("uvicorn.error")
 TITLES = {name: family.title for name, family in FAMILIES.items()}
 
 
@@ -39,13 +47,14 @@ def routes(service: Service) -> APIRouter:
         """An answer in a conversation, with the model's own chat prompt."""
         served = service.find(body.model)
         tools = body.tools or [] if body.tool_choice != "none" else []
-        ids = await service.in_thread(lambda: _chat_ids(body, tools, served))
+        most = service.limits.max_prompt
+        ids = await service.in_thread(lambda: _chat_ids(body, tools, served, most))
         limit = body.max_completion_tokens or body.max_tokens
         asked = service.ask(served, ids, limit, _choosing(body), body.stop or (), body.n or 1)
         answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
-            return _streamed(answers, body, ChatParts(bool(tools)))
-        ends = await unless_gone(request, answers)
+            return await _streamed(request, answers, body, ChatParts(bool(tools)))
+        ends = await unless_gone(request, answers, answers.whole())
         choices = [
             replies.chat_choice(number, answers.texts[number].shown, end, may_call=bool(tools))
             for number, end in enumerate(ends)
@@ -54,7 +63,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        """A text that goes on from the prompt, which is encoded as it is."""
+        """A text that continues the prompt, which is encoded as it is."""
         served = service.find(body.model)
         ids = await service.in_thread(lambda: plain_prompt(tokenizer_of(served), body.prompt))
         asked = service.ask(
@@ -68,8 +77,8 @@ def routes(service: Service) -> APIRouter:
         )
         answers = service.answer(asked, is_streamed=bool(body.stream))
         if body.stream:
-            return _streamed(answers, body, TextParts())
-        ends = await unless_gone(request, answers)
+            return await _streamed(request, answers, body, TextParts())
+        ends = await unless_gone(request, answers, answers.whole())
         choices = [
             _text_choice(number, answers.texts[number].shown, end)
             for number, end in enumerate(ends)
@@ -79,8 +88,11 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _chat_ids(body: ChatRequest, tools: list[dict[str, Any]], served: Served) -> list[int]:
+def _chat_ids(
+    body: ChatRequest, tools: list[dict[str, Any]], served: Served, max_tokens: int
+) -> list[int]:
     messages = read_messages(body.messages, tools)
+    refuse_long(texts_of(messages), max_tokens)
     return chat_prompt(tokenizer_of(served), served.family, messages)
 
 
@@ -149,9 +161,15 @@ class ChatParts:
         return {"index": number, "delta": delta, "finish_reason": end}
 
 
-def _streamed(answers: Answers, body: Sampling, parts: ChatParts | TextParts) -> Response:
+async def _streamed(
+    request: Request, answers: Answers, body: Sampling, parts: ChatParts | TextParts
+) -> Response:
+    """A stream, once there is something to send: until then a mistake still has its status."""
+    deltas = answers.deltas()
+    first = await unless_gone(request, answers, anext(deltas))
     options = body.stream_options
-    events = _events(answers, parts, with_usage=bool(options and options.include_usage))
+    with_usage = bool(options and options.include_usage)
+    events = _events(answers, _joined(first, deltas), parts, with_usage=with_usage)
     return StreamingResponse(
         events,
         media_type="text/event-stream",
@@ -159,8 +177,18 @@ def _streamed(answers: Answers, body: Sampling, parts: ChatParts | TextParts) ->
     )
 
 
+async def _joined(first: Delta, others: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    yield first
+    async for delta in others:
+        yield delta
+
+
 async def _events(
-    answers: Answers, parts: ChatParts | TextParts, *, with_usage: bool
+    answers: Answers,
+    deltas: AsyncIterator[Delta],
+    parts: ChatParts | TextParts,
+    *,
+    with_usage: bool,
 ) -> AsyncIterator[bytes]:
     head = replies.new_head(parts.kind, answers.asked.served)
     if with_usage:
@@ -169,13 +197,15 @@ async def _events(
         for number in range(answers.asked.count):
             for choice in parts.first(number):
                 yield replies.event({**head, "choices": [choice]})
-        async for delta in answers.deltas():
+        async for delta in deltas:
             for choice in parts.of(delta, answers.texts[delta.number].shown):
                 yield replies.event({**head, "choices": [choice]})
         if with_usage:
             used = replies.usage(len(answers.asked.ids), answers.tokens)
             yield replies.event({**head, "choices": [], "usage": used})
     except Exception as error:  # the status has been sent
+        if replies.status_of(error) == 500:
+            LOG.exception("a streamed answer")
         yield replies.event(replies.mistake_of(error))
     finally:
         answers.close()

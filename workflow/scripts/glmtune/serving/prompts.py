@@ -5,23 +5,25 @@ Special tokens that a user types stay text. Needs no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from glmtune.data.messages import messages_of_history
 from glmtune.data.rows import RowMistake
-from glmtune.errors import DataError
+from glmtune.errors import DataError, shown_name
 from glmtune.families.conversation import Message
 from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import Tokenizer
 
 NO_TOOLS = (
     "has no place for tools, calls or observations in its prompt; expected questions and answers "
-    "only; ask a model of ChatGLM3 or GLM-4 for tools"
+    "only; use a ChatGLM3 or GLM-4 model for tools"
 )
 # Typed by users of ChatGLM-6B to have it filled in, so the one special token that a text may hold.
 BLANK = "[MASK]"
+# No vocabulary has longer pieces: ChatGLM-6B's longest is one of 80 blanks.
+LONGEST_PIECE = 128  # characters
 
 
 def read_messages(
@@ -40,10 +42,37 @@ def read_messages(
     if not found or found[-1]["role"] not in ("user", "observation"):
         last = found[-1]["role"] if found else "nothing"
         raise DataError(
-            f"messages: the last one is of {last}; expected a question (role user) or the result "
-            "of a tool (role tool); add it"
+            f"messages: the last one has role {last}; expected a question (role user) or the "
+            "result of a tool (role tool); add it"
         )
-    return _with_tools(found, [tool.get("function", tool) for tool in tools])
+    return _with_tools(found, [_description(tool) for tool in tools])
+
+
+def refuse_long(texts: Iterator[str], max_tokens: int) -> None:
+    """Raise DataError for texts that cannot have so few tokens, before any is encoded."""
+    left = max_tokens * LONGEST_PIECE
+    for text in texts:
+        left -= len(text)
+        if left < 0:
+            raise DataError(
+                f"the prompt has more than {max_tokens} tokens; expected at most as many; "
+                "shorten it, or leave out the oldest messages"
+            )
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """What a prompt of these messages holds, in parts. DataError for tools nested too deeply.
+
+    Tools come as they are laid out, piece by piece: indented, a short text can become a huge one.
+    """
+    for message in messages:
+        yield message["content"]
+        try:
+            yield from json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(
+                message.get("tools", [])
+            )
+        except RecursionError:
+            raise DataError("tools: nested too deeply; expected JSON schemas; flatten it") from None
 
 
 def chat_prompt(tokenizer: Tokenizer, family: str, messages: Sequence[Message]) -> list[int]:
@@ -57,33 +86,19 @@ def chat_prompt(tokenizer: Tokenizer, family: str, messages: Sequence[Message]) 
         raise DataError(f"{get_family(family).title} {NO_TOOLS}")
     role = {"role": last["role"]} if last["role"] != "user" else {}
     asked: Any = tokenizer
-    with _whole_characters():
-        if recognised_names(tokenizer):
-            return _plain_ids(tokenizer, asked.chat_prompt(last["content"], history))
-        return asked.chat_prompt_ids(last["content"], history, **role)
+    if recognised_names(tokenizer):
+        return _plain_ids(tokenizer, asked.chat_prompt(last["content"], history))
+    return asked.chat_prompt_ids(last["content"], history, **role)
 
 
 def plain_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text that is to go on, without a chat prompt around it."""
-    with _whole_characters():
-        return _plain_ids(tokenizer, text)
+    """The ids of a text to continue, without a chat prompt around it."""
+    return _plain_ids(tokenizer, text)
 
 
 def recognised_names(tokenizer: Tokenizer) -> list[str]:
     """The special tokens that the tokenizer finds in a text, where they must stay text."""
     return [name for name in getattr(tokenizer, "TEXT_SPECIALS", ()) if name != BLANK]
-
-
-@contextmanager
-def _whole_characters() -> Iterator[None]:
-    """DataError for half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
-    try:
-        yield
-    except UnicodeEncodeError:
-        raise DataError(
-            "a text holds half of a surrogate pair (\\ud800 to \\udfff); expected whole "
-            "characters; send the text as UTF-8"
-        ) from None
 
 
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -126,11 +141,28 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
 def _text_part(part: Any) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        raise DataError(f"messages: a part of type {kind!r}; expected text only; leave it out")
+        raise DataError(f"messages: found a part of type {kind!r}; expected text only; remove it")
     text = part.get("text")
     if not isinstance(text, str):
-        raise DataError("messages: a text part without 'text'; expected a text; add it")
+        raise DataError("messages: found a text part without 'text'; add it")
     return text
+
+
+def _description(tool: dict[str, Any]) -> dict[str, Any]:
+    """What ChatGLM3's prompt holds of a tool in OpenAI's form, or in the official demo's."""
+    described = tool.get("function", tool)
+    if not isinstance(described, dict) or not isinstance(described.get("name"), str):
+        raise DataError(
+            'tools: one without a name; expected {"type": "function", "function": {"name": …}}'
+        )
+    try:
+        json.dumps(described, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise DataError(
+            f"tools: {shown_name(described['name'])!r} holds half of a surrogate pair, or is "
+            "nested too deeply; expected a JSON schema in UTF-8; correct it"
+        ) from None
+    return described
 
 
 def _with_tools(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:

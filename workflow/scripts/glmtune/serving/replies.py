@@ -41,7 +41,7 @@ def status_of(error: Exception) -> int:
 def mistake_of(error: Exception) -> dict[str, Any]:
     """The error object of an exception; of a bug no more than that it was one."""
     status = status_of(error)
-    text = str(error) if status != 500 else "the server made a mistake; its log says more"
+    text = str(error) if status != 500 else "internal server error; see the log of the server"
     return mistake(status, shown_name(text, LONGEST))
 
 

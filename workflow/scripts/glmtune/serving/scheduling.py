@@ -1,9 +1,10 @@
 """Who is answered when: rows of one model share a batch, models take turns, one step each.
 
 One thread computes; whoever asks gets events through a callback and may cancel at any moment.
-Rows are admitted in the order in which they came. A model that has to be loaded first waits until
-there is room for it, and those behind it wait with it, so that nobody waits for ever.
-Knows token ids only.
+A free row goes to the model that has the fewest, so that a long queue for one does not keep another
+waiting. Where a model has no room in memory, those in memory still answer what was asked before it
+was missed, and nothing that comes later: so it is loaded soon, nobody waits for ever, and each
+loading serves all that waits for it. Knows token ids only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +41,8 @@ class Job:
     """On the clock of `time.monotonic`."""
     row: int | None = None
     """Its number in the engine of its model; None: it waits."""
+    number: int = 0
+    """How many were asked for before it."""
 
 
 @dataclass
@@ -54,9 +58,12 @@ class Scheduler:
 
     def __init__(self, library: Library, *, max_waiting: int) -> None:
         self._library = library
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._lock = threading.Lock()
         self._waiting: list[Job] = []
+        self._submitted = 0
+        # While a model waits for room in memory: the first job that may not go before it.
+        self._too_late: int | None = None
         self._batches: dict[str, _Batch] = {}
         self._cancelled: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._wake = threading.Event()
@@ -76,11 +83,14 @@ class Scheduler:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, all or none; raises QueueFull if they are too many."""
         with self._lock:
-            if len(self._waiting) + len(jobs) > self._max_waiting:
+            if len(self._waiting) + len(jobs) > self.max_waiting:
                 raise QueueFull(
-                    f"{len(self._waiting)} answers wait already; expected at most "
-                    f"{self._max_waiting}; ask again in a moment"
+                    f"{len(self._waiting)} answers are waiting; expected at most "
+                    f"{self.max_waiting}; try again in a moment"
                 )
+            for job in jobs:
+                job.number = self._submitted
+                self._submitted += 1
             self._waiting += jobs
         self._wake.set()
 
@@ -130,21 +140,48 @@ class Scheduler:
             self._close_if_idle(job.served.name)
 
     def _admit(self) -> None:
-        """Give waiting jobs a row each, in their order, as far as there is room."""
-        for job in list(self._waiting):
+        """Give waiting jobs a row each, as far as there is room."""
+        is_missed = False  # a model that waits for room in memory
+        for job in self._in_turn():
+            if self.load["running"] >= self._library.limits.max_rows:
+                return
+            is_loaded = self._library.is_loaded(job.served)
+            is_late = self._too_late is not None and job.number >= self._too_late
+            if is_missed and (is_late or not is_loaded):
+                continue
             try:
+                if not self._has_memory(job.served):
+                    is_missed = True
+                    self._too_late = self._submitted if self._too_late is None else self._too_late
+                    continue
                 if not self._add(job):
                     return
+                if not is_loaded:  # the one that was missed
+                    self._too_late = None
             except Exception as error:
                 job.tell(_told(error))
             with self._lock:
                 self._waiting.remove(job)
+        if not is_missed:
+            self._too_late = None
+
+    def _in_turn(self) -> list[Job]:
+        """What waits, the models with the fewest rows first; of equal ones who came first."""
+        with self._lock:
+            waiting = list(self._waiting)
+        rows = Counter({name: len(batch.jobs) for name, batch in self._batches.items()})
+        places = []
+        for job in waiting:
+            places.append((rows[job.served.name], job.number, job))
+            rows[job.served.name] += 1
+        return [job for *_, job in sorted(places, key=lambda place: place[:2])]
+
+    def _has_memory(self, served: Served) -> bool:
+        busy = {each.served.folder for b in self._batches.values() for each in b.jobs.values()}
+        return self._library.has_room(served, busy)
 
     def _add(self, job: Job) -> bool:
-        """Whether there was room for a job."""
-        busy = {each.served.folder for b in self._batches.values() for each in b.jobs.values()}
-        if not self._library.has_room(job.served, busy):
-            return False
+        """Whether there was a row for a job."""
         loaded = self._library.open(job.served)
         if self.load["running"] >= loaded.rows:
             return False
@@ -181,7 +218,7 @@ class Scheduler:
 
 
 def _told(error: Exception) -> Exception:
-    """What a user can mend, in words; a bug as it is."""
+    """What a user can fix, in words; a bug as it is."""
     if isinstance(error, UserError):
         return error
     sentence = explain(error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from glmtune.errors import DataError
 from glmtune.serving.answering import Answers, Asked, Choosing, room_for_answer
 from glmtune.serving.catalog import Catalog, Served, find
 from glmtune.serving.scheduling import Scheduler
@@ -29,7 +30,7 @@ class RequestLimits:
     max_prompt: int = 2048
     """Tokens."""
     max_tokens: int = 512
-    """Of an answer; a request that asks for more gets so many."""
+    """Of an answer; a request for more gets this many."""
     timeout: float = 300.0
     """Seconds from the request to the end of the answer."""
 
@@ -59,7 +60,10 @@ class Service:
         *,
         is_chat: bool = True,
     ) -> Asked:
-        """A request within the limits; raises DataError for a prompt that is too long."""
+        """A request within the limits; DataError for a prompt or a number of answers above them."""
+        most = self.scheduler.max_waiting
+        if count > most:
+            raise DataError(f"n: found {count}; this server queues {most} answers at most")
         room = room_for_answer(served, ids, self.limits.max_prompt)
         limit = min(max_tokens or self.limits.max_tokens, self.limits.max_tokens, room)
         return Asked(served, ids, limit, choosing, stops, count, is_chat)
@@ -73,18 +77,23 @@ class Service:
         return await asyncio.to_thread(work)
 
 
-async def unless_gone(request: Request, answers: Answers) -> list[str | None]:
-    """How the answers ended; raises Gone, and frees their rows, when the client goes away."""
-    whole = asyncio.ensure_future(answers.whole())
+async def unless_gone(request: Request, answers: Answers, wanted: Awaitable[Value]) -> Value:
+    """What was `wanted` of the answers; raises Gone when the client goes away before it is there.
+
+    The rows of the answers are free after any exception.
+    """
+    coming = asyncio.ensure_future(wanted)
     gone = asyncio.ensure_future(_is_gone(request))
     try:
-        await asyncio.wait((whole, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not whole.done():
+        await asyncio.wait((coming, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
             raise Gone
-        return whole.result()
-    finally:
+        return coming.result()
+    except BaseException:
         answers.close()
-        for task in (whole, gone):
+        raise
+    finally:
+        for task in (coming, gone):
             task.cancel()
 
 

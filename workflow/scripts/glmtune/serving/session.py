@@ -51,10 +51,16 @@ class Session:
         return self.asked
 
     def say(self, role: str, text: str) -> None:
-        """Put a message into the history that nobody answers; raises DataError."""
+        """Put a message into the history that nobody answers.
+
+        Raises DataError for a role that does not exist, or has no place there in this family.
+        """
         if role not in ROLES:
             raise DataError(f"unknown role {role!r}; expected one of {', '.join(ROLES)}")
-        self.history.append({"role": role, "content": text})
+        history: list[Message] = [*self.history, {"role": role, "content": text}]
+        question: Message = {"role": "user", "content": "?"}
+        chat_prompt(tokenizer_of(self.served), self.served.family, [*history, question])
+        self.history = history
 
     def siblings(self) -> list[Served]:
         """The untuned model and all that was tuned on it."""

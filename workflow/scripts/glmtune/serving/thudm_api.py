@@ -33,7 +33,7 @@ def routes(service: Service) -> APIRouter:
         limit = max(1, (body.max_length or MAX_LENGTH) - len(ids))
         choosing = Choosing(temperature, body.top_p or TOP_P)
         answers = service.answer(service.ask(served, ids, limit, choosing))
-        await unless_gone(request, answers)
+        await unless_gone(request, answers, answers.whole())
         text = answers.texts[0].shown
         return {
             "response": text,

@@ -1,4 +1,4 @@
-"""One tuning from prepared model and tokenised data to checkpoint, manifest and loss curve."""
+"""One training, from prepared model and tokenised data to checkpoint, manifest and loss curve."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from glmtune.workspace.provenance import recorded_runtime
 
 @dataclass(frozen=True)
 class _Task:
-    """One tuning: what is trained, how, on what and where."""
+    """One training: model, method, settings, data and device."""
 
     folder: Path
     """Of the prepared model."""
@@ -56,7 +56,7 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.out_dir`.
 
     `model` is untuned; `settings` are those of `Params.training_settings`.
-    Raises ResourceError for a training that cannot fit or diverges, ParamsError for quantized
+    Raises ResourceError if a training does not fit or diverges, ParamsError for quantized
     weights that cannot be trained, WeightsError for weights that are not those of the manifest.
     """
     task = _read_task(model.folder, data, settings)
@@ -80,7 +80,7 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
 
 
 def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
-    """Choose the device, say which, and open the tokenised data."""
+    """Choose and print the device, and open the tokenised data."""
     device = choose_device()
     print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     require_optimizer(settings)
@@ -101,18 +101,18 @@ def _with_stored_quantization(task: _Task) -> TuningSettings:
     if stored and task.method.trains_base:
         name = task.method.name
         raise ParamsError(
-            f"methods: {name} trains every weight, but the model's files "
+            f"methods: {name} trains all weights, but the model's files "
             f"({model_folder(task.folder)}) are quantized to {stored} bits, which cannot be "
-            f"trained; give it a checkpoint that is not quantized, or remove {name}"
+            f"trained; use a checkpoint that is not quantized, or remove {name}"
         )
     bits = task.settings.quantization_bit or stored
     return replace(task.settings, quantization_bit=bits)
 
 
 def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
-    """Print how much memory is needed, refuse what cannot fit; the expected peak in MiB.
+    """Print the memory estimate and refuse what cannot fit; the expected peak in MiB.
 
-    An estimate is advice: one that fails for another reason says so and stops nothing.
+    The estimate is advice: if it fails for another reason, training starts without it.
     """
     config, device = read_prepared_config(task.folder), task.device
     batch = largest_batch(task.rows, settings.batch_size)
@@ -128,7 +128,7 @@ def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
 
 
 def _open_for_training(task: _Task) -> ChatGLMCausalLM:
-    """The base model with the weights of the method, which alone require gradients."""
+    """The base model with the method's weights; only these require gradients."""
     settings = task.settings
     seed_everything(settings.seed, settings.torch_threads)
     base = open_prepared(
@@ -141,7 +141,7 @@ def _open_for_training(task: _Task) -> ChatGLMCausalLM:
 
 
 def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOutcome:
-    """Train `model`; a killed run goes on from `resume_dir`."""
+    """Train `model`; a killed run resumes from `resume_dir`."""
     return train(
         model.train(),
         task.rows,
@@ -154,7 +154,7 @@ def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOut
 
 
 def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
-    """Print and return what is worth saying before a training begins."""
+    """Print and return the warnings before training."""
     train_split, method = task.data["splits"]["train"], task.method
     size = count_parameters(model)
     return _print_warnings(
@@ -167,7 +167,7 @@ def _notes_before(model: ChatGLMCausalLM, task: _Task) -> list[str]:
 
 
 def _notes_after(outcome: TrainingOutcome, settings: TuningSettings) -> list[str]:
-    """Print and return what is worth saying of its losses."""
+    """Print and return the warnings about the losses."""
     losses = [point["loss"] for point in outcome.curve if "loss" in point]
     return _print_warnings(divergence_notes(losses, settings.lr))
 
@@ -181,7 +181,7 @@ def _print_warnings(notes: list[str]) -> list[str]:
 def _figures(
     model: ChatGLMCausalLM, task: _Task, outcome: TrainingOutcome, expected_peak: int | None
 ) -> dict[str, Any]:
-    """What differs from run to run: where it ran, how fast, in how much memory (MiB)."""
+    """What differs from run to run: device, speed, memory (MiB)."""
     device, tokens = task.device, len(task.rows.input_ids)
     throughput = describe_throughput(
         model,
@@ -206,7 +206,7 @@ def _manifest(
     outcome: TrainingOutcome,
     notes: list[str],
 ) -> dict[str, Any]:
-    """What identifies a checkpoint: nothing in it differs between two runs of the same thing."""
+    """What identifies a checkpoint; the same for two runs of the same training."""
     return {
         "method": settings.method,
         "base": base,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """A model with the manifests that its files must agree with: a prepared one, or a tuned one."""
+    """A prepared or tuned model, with the manifests that its files must match."""
 
     folder: Path
     """Of the prepared model, as `prepare_model` writes it."""
@@ -27,4 +27,4 @@ class Outputs:
     out_dir: Path
     """An empty folder for the results."""
     resume_dir: Path
-    """Keeps what a killed run goes on from."""
+    """What a killed run resumes from."""

@@ -1,4 +1,4 @@
-"""What one model, tuned by one method, answers: dev rows, examples, general questions."""
+"""The answers of one model and method: dev rows, examples, general questions."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from glmtune.generation.answer_log import AnswerLog
 from glmtune.generation.batches import NEAR_TIE, generate_groups
 from glmtune.generation.memory import auto_batch_size
 from glmtune.generation.settings import PredictionSettings
+from glmtune.modeling.packing import pack_linears
 from glmtune.seeding import seed_everything
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.synthetic.general_qa import probe_rows
@@ -45,7 +46,7 @@ def predict(
     """Write predictions.jsonl, examples.jsonl, probe.jsonl and runtime.json to `outputs.out_dir`.
 
     `settings` are those of `Params.generation_settings`. Answers are kept in `outputs.resume_dir`
-    as they come: a killed run goes on with the groups that have none.
+    as they come: a killed run resumes with the groups that are missing.
     Raises WeightsError for weights that are not those of the manifests.
     """
     base = read_json(model.manifest)
@@ -86,7 +87,7 @@ def _prompts(
     asked: Mapping[str, Sequence[Row]],
     settings: PredictionSettings,
 ) -> list[list[int]]:
-    """The token ids of all that is asked, in order; prints how many histories were shortened."""
+    """The token ids of all prompts, in order; prints how many histories were shortened."""
     rows = [row for part in asked.values() for row in part]
     prompts = encode_prompts(
         template,
@@ -97,18 +98,20 @@ def _prompts(
     )
     if shortened := sum(prompt.is_shortened for prompt in prompts):
         print(
-            f"{shortened} of {len(prompts)} prompts without the oldest turns of their history "
+            f"dropped the oldest turns of {shortened} of {len(prompts)} prompts "
             f"(raise max_source_tokens, now {settings.max_source_tokens})"
         )
     return [prompt.ids for prompt in prompts]
 
 
 def _open_model(model: ModelFiles, device: Device, quantization_bit: int | None) -> PreTrainedModel:
-    """The prepared model with what was tuned on it."""
+    """The prepared model with its tuned weights, ready to answer and nothing else."""
     tuned = tuned_model(get_method(model.method), model.folder, model.checkpoint)
-    return open_prepared(
+    opened = open_prepared(
         tuned, dtype=device.dtype, device=device.name, quantization_bit=quantization_bit
     )
+    pack_linears(opened)
+    return opened
 
 
 def _answers(
@@ -119,7 +122,7 @@ def _answers(
     device: Device,
     resume_dir: Path,
 ) -> list[dict[str, Any]]:
-    """An answer to each prompt: those that an earlier run wrote down, and those that are left."""
+    """An answer to each prompt: those that an earlier run logged, and the missing ones."""
     with AnswerLog(resume_dir / "answers.jsonl") as log:
         if len(log.answers) < len(prompts):
             model = open_model()
@@ -128,7 +131,7 @@ def _answers(
                 limit = settings.max_new_tokens
                 size = auto_batch_size(model, prompts, limit, total_memory(device))
                 write_json(resume_dir / BATCH_SIZE, {"batch_size": size})
-            print(f"up to {size} rows at once")
+            print(f"generating up to {size} rows at once")
             fixed = replace(settings, batch_size=size)
             groups = generate_groups(model, tokenizer, prompts, fixed, answered=log.answers)
             for group in groups:
@@ -137,10 +140,10 @@ def _answers(
 
 
 def _chosen_batch_size(settings: PredictionSettings, resume_dir: Path) -> int | None:
-    """As set; for `auto` as the first run chose, which goes for every resumed one; else None.
+    """As set; for `auto` what the first run chose, kept when it is resumed; else None.
 
-    The width of a batch shows in the last bits of half precision: a machine with other memory must
-    not change it half-way.
+    The batch size changes the last bits of half precision: a machine with other memory must not
+    change it half-way.
     """
     if settings.batch_size != "auto":
         return settings.batch_size
@@ -154,7 +157,7 @@ def _report_near_ties(answers: Sequence[Mapping[str, Any]]) -> int:
     if count:
         print(
             f"{count} of {len(answers)} answers had two best tokens whose logits differ by less "
-            f"than {NEAR_TIE}: another batch size or CPU may answer these differently"
+            f"than {NEAR_TIE}: another batch size or CPU may change these answers"
         )
     return count
 
@@ -162,7 +165,7 @@ def _report_near_ties(answers: Sequence[Mapping[str, Any]]) -> int:
 def _questions(
     dev: Sequence[Row], examples: Sequence[str], written_call: Callable[[str], str]
 ) -> dict[str, list[Row]]:
-    """All that is asked, by the file that the answers go to."""
+    """All prompts, by the file that their answers go to."""
     references = {row["content"]: shown_answer(row, written_call) for row in reversed(dev)}
     return {
         "predictions": list(dev),

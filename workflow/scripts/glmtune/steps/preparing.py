@@ -1,4 +1,4 @@
-"""Preparing a base model of any source; the manifest identifies its weights and vocabulary."""
+"""Prepares a base model of any source; the manifest identifies its weights and vocabulary."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _check_model(folder: Path, family: str) -> None:
     embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
     if isinstance(embeddings, int) and tokens > embeddings:
         raise WeightsError(
-            f"{model_folder(folder)}: the vocabulary has {tokens} tokens, the model only "
-            f"{embeddings}; they do not belong together"
+            f"{model_folder(folder)}: found a vocabulary of {tokens} tokens for a model with "
+            f"{embeddings} embeddings; use the vocabulary that belongs to the model"
         )
 
 

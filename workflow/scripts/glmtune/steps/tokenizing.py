@@ -1,6 +1,6 @@
-"""From a split's JSON Lines to a file of tokens, with a template's own prompts.
+"""Encodes a split's JSON Lines into a file of tokens, with the prompts of a template.
 
-Rows are read, encoded and written a few at a time, so that memory does not grow with a data set.
+Rows are read, encoded and written a few at a time, so memory does not grow with the data set.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from glmtune.families.vocabulary import published_vocabulary
 from glmtune.files import sha256_of
 from glmtune.labels import IGNORED_LABEL
 
-# What one worker encodes at a time: enough that handing it over costs nothing.
+# Rows that a worker encodes at a time: enough to make the transfer cheap.
 ROWS_A_CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What decides how rows become tokens; small, so that every worker can have it."""
+    """What decides how rows become tokens; small, because every worker gets a copy."""
 
     model: Path
     family: str
@@ -51,15 +51,15 @@ class Encoder:
     long_history: str
 
     def open(self) -> tuple[Template, Tokenizer]:
-        """The template and the tokenizer, opened once a process."""
+        """The template and the tokenizer, opened once per process."""
         return _open(self.model, self.family, self.template)
 
     def describe(self) -> str:
-        """One line for the log: whose vocabulary, which form of the prompt."""
+        """One line for the log: vocabulary and prompt template."""
         template, _ = self.open()
         published = published_vocabulary(vocabulary_file(model_folder(self.model), self.family))
-        origin = f"the published one of {published}" if published else "not a published one"
-        return f"vocabulary {origin}; template {template.name}: trains on {template.trains_on}"
+        origin = f"as published for {published}" if published else "not a published one"
+        return f"vocabulary: {origin}; template {template.name}: trains on {template.trains_on}"
 
     def encode(self, row: Row) -> Example:
         """One training row."""
@@ -104,7 +104,7 @@ def encode_file(
     `rows` is for the progress bar. The result is the same for any number of workers.
     """
     if workers < 1:
-        raise ParamsError(f"--workers: {workers}; expected 1 or more processes")
+        raise ParamsError(f"--workers: found {workers}; expected 1 or more processes")
     totals = _Totals()
     with tokenized_file(target) as append, tqdm(total=rows, unit="rows", desc=source.stem) as bar:
         for part in _in_order(partial(encode_lines, encoder), _chunks(source), workers):
@@ -115,21 +115,21 @@ def encode_file(
 
 
 def describe(summary: Mapping[str, Any], encoder: Encoder) -> str:
-    """One line for the log: sizes, and what the limits cut off."""
+    """One line for the log: sizes, and how many texts the limits truncated."""
     text = f"{summary['rows']} rows, {summary['tokens']} tokens"
     parts = (("prompt", encoder.max_source_tokens), ("answer", encoder.max_target_tokens))
     for (part, limit), key in zip(parts, ("source", "target"), strict=True):
         longest, cut = summary[f"{part}_tokens"]["max"], summary[f"cut_{part}s"]
         shortened = summary["shortened_prompts"] if part == "prompt" else 0
         text += f"; {part}s of up to {longest} tokens, "
-        text += f"{shortened} without their oldest turns, " if shortened else ""
-        text += f"{cut} cut"
+        text += f"{shortened} shortened by whole turns, " if shortened else ""
+        text += f"{cut} truncated"
         text += f" (raise max_{key}_tokens, now {limit})" if cut or shortened else ""
     return text
 
 
 def encode_lines(encoder: Encoder, lines: Lines) -> Encoded:
-    """Encode some lines; DataError names the line that cannot be."""
+    """Encode some lines; DataError names the line that cannot be encoded."""
     examples = []
     for number, text in enumerate(lines.texts, start=lines.first):
         try:
@@ -154,7 +154,7 @@ def encode_lines(encoder: Encoder, lines: Lines) -> Encoded:
 
 @dataclass
 class _Totals:
-    """What a manifest says about a split, added up while its rows pass by."""
+    """What a manifest says about a split, added up row by row."""
 
     tokens: int = 0
     target_tokens: int = 0
@@ -212,7 +212,7 @@ def _chunks(source: Path) -> Iterator[Lines]:
 def _in_order(
     encode: Callable[[Lines], Encoded], chunks: Iterable[Lines], workers: int
 ) -> Iterator[Encoded]:
-    """The encoded chunks in the order of the file, some of them made ahead by other processes."""
+    """The encoded chunks in the order of the file, encoded ahead by other processes."""
     if workers == 1:
         yield from map(encode, chunks)
         return

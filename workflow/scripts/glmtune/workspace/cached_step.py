@@ -1,4 +1,4 @@
-"""A step whose result is kept in the store: the flags that such scripts share, and how they run.
+"""Steps whose results are kept in the store: the flags they share, and how they run.
 
 A script lists its outputs once, as {name in the store: flag}: {"manifest.json": "manifest"}.
 """
@@ -20,7 +20,7 @@ def step_parser(doc: str | None, outputs: Mapping[str, str]) -> argparse.Argumen
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--settings", type=read_settings, required=True, help="a JSON file")
+    parser.add_argument("--settings", type=read_settings, required=True, help="settings (JSON)")
     parser.add_argument("--store", type=Path, default=store_folder(Path.cwd()))
     for flag in outputs.values():
         parser.add_argument(f"--{flag}", type=Path, required=True)
@@ -40,7 +40,7 @@ def reuse_or_run(
     """Put the outputs where `flags` say: from the store, or by `compute(out_dir, resume_dir)`.
 
     `script` is the script's file; with the `settings` and the contents of `inputs` it decides the
-    result. Without `reuse` the result is computed in any case.
+    result. Without `reuse` the result is always computed.
     """
     entry = entry_for(flags.store, Path(script).name, settings, inputs)
     paths = {name: getattr(flags, flag.replace("-", "_")) for name, flag in outputs.items()}

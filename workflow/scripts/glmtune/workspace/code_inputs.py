@@ -47,7 +47,7 @@ def _imported_files(path: Path) -> frozenset[Path]:
 
 
 def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below `node` except what stands under `if TYPE_CHECKING:`."""
+    """Every node below `node`, except below `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue

@@ -1,6 +1,6 @@
 """The folder of a run: its lock, its records, its links to the user's files.
 
-Called by the Snakefile; knows Snakemake's habits and nothing about models.
+Called by the Snakefile; depends on how Snakemake works, not on models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUNNING = Path(".snakemake/running")
 
 
 def use_this_python() -> None:
-    """Let the Python that runs Snakemake run the steps and DVC, its environment active or not."""
+    """Run the steps and DVC with the Python that runs Snakemake, even without `activate`."""
     folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
 
@@ -44,7 +44,7 @@ def _records(workspace: Path) -> Iterator[Path]:
 
 
 def link_user_files(workspace: Path, files: Mapping[str, Path]) -> dict[str, str]:
-    """Links of fixed names to the user's files, as {name: path relative to the workspace}.
+    """Links with fixed names to the user's files, as {name: path relative to the workspace}.
 
     Snakemake compares inputs by name first: a file that was only moved reruns nothing.
     """
@@ -59,40 +59,40 @@ def link_user_files(workspace: Path, files: Mapping[str, Path]) -> dict[str, str
 
 
 def check_folder(workspace: Path, project: Path) -> None:
-    """Refuse to run the project's steps in another folder, where nothing of it is found."""
+    """Refuse to run in a folder without the project's files."""
     if workspace.resolve() != project.resolve() and not (workspace / "params.yaml").exists():
         raise ParamsError(
-            f"{workspace}: no params.yaml here; every step works in the project's folder: "
+            f"{workspace}: no params.yaml here; steps run in the project's folder: use "
             f"`cd {project}`, or `snakemake --directory {project}`"
         )
 
 
 def acquire_run_lock(workspace: Path) -> TextIO:
-    """Clear the lock of a killed run, then mark this folder as in use while the file stays open.
+    """Remove a stale lock, then mark this folder as in use while the returned file is open.
 
-    The mark is the operating system's: it goes when the process ends, however it ends.
+    The operating system removes the mark when the process ends, even if it is killed.
     """
     clear_stale_lock(workspace)
     file = workspace / RUNNING
     try:
         file.parent.mkdir(exist_ok=True)
         mark = file.open("w", encoding="utf-8")
-        with suppress(OSError):  # a disk without such marks: no lock counts as stale there
+        with suppress(OSError):  # a disk without file locks: no lock counts as stale there
             fcntl.flock(mark, fcntl.LOCK_SH)
         mark.write(socket.gethostname())
         mark.flush()
     except OSError as error:
         raise ResourceError(
-            f"{file}: cannot be written ({error.strerror}); a run needs a folder that it may "
-            "write, and some free space"
+            f"{file}: cannot be written ({error.strerror}); make the folder writable, or free "
+            "some space on the disk"
         ) from None
     return mark
 
 
 def is_alone(running: TextIO) -> bool:
-    """Whether no other run of this folder lives; one that begins now waits for this one to end.
+    """Whether no other run uses this folder; one that starts now waits for this one to end.
 
-    `running` is what `acquire_run_lock` returned. On a disk without such marks the answer is yes.
+    `running` is what `acquire_run_lock` returned. True on a disk without file locks.
     """
     try:
         fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,10 +104,10 @@ def is_alone(running: TextIO) -> bool:
 
 
 def clear_stale_lock(workspace: Path) -> None:
-    """Remove Snakemake's lock when no run of this folder lives; respect a live one.
+    """Remove Snakemake's lock unless a run uses this folder.
 
-    Every run marks the folder before it takes the lock. A network disk may show the marks of this
-    machine only, so a lock stays when another machine was the last to run here.
+    Every run marks the folder before it takes the lock. A network disk may show only the marks of
+    this machine, so a lock stays if another machine was the last to run here.
     """
     try:
         with (workspace / RUNNING).open("r+", encoding="utf-8") as mark:
@@ -116,6 +116,6 @@ def clear_stale_lock(workspace: Path) -> None:
             if locks and mark.read() == socket.gethostname():
                 for lock in locks:
                     lock.unlink()
-                print("clearing the lock of a killed run", file=sys.stderr)
+                print("removing the stale lock of a killed run", file=sys.stderr)
     except OSError:
-        return  # no mark yet, a live run, or a disk without such marks
+        return  # no mark yet, a running run, or a disk without file locks

@@ -1,6 +1,6 @@
-"""A run of the workflow from the Snakefile's first line to its last: opened, begun, finished.
+"""A run of the workflow: opened by the Snakefile, begun before the first step, finished at the end.
 
-Called by the Snakefile alone. What is checked before the first step is checked here.
+Only the Snakefile calls it. All checks before the first step are here.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """What the rules need to know, and what happens around them."""
+    """What the rules need, and what happens before and after them."""
 
     workflow: Any
-    """Snakemake's own object; it knows what was asked for once the Snakefile is read."""
+    """Snakemake's own object; it knows the requested targets once the Snakefile is read."""
     here: Path
     params: Params
     fingerprints: dict[str, dict[str, str]]
-    """Of each model's source: another content runs its steps again."""
+    """The fingerprints of each model's source: a change reruns its steps."""
     user_files: dict[str, str]
     """The user's own data, as links in the workspace."""
     user_data: list[str]
     """The hashes of these files."""
     overrides: Mapping[str, Any]
-    """Values of `--config`, which params.yaml does not have."""
+    """Values of `--config`, which override params.yaml."""
     inputs: Mapping[Path, bytes]
-    """Parameters and code as the run found them; empty in a job of a cluster."""
+    """Parameters and code at the start of the run; empty in a job of a cluster."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything was asked for, so that the end is a state worth recording."""
+        """Whether all results were requested, so that the final state is worth recording."""
         dag = self.workflow.dag_settings
         wanted = set(dag.targets or ["all"]) & {"all", REPORT}
         return bool(wanted) and not (dag.until or dag.omit_from)
@@ -89,23 +89,23 @@ class Run:
         """After the last step: say where the report is, and record a complete state in dvc.lock."""
         if not self.is_complete:
             return
-        print(f"The report is {REPORT}; results/report.html is the same for a browser.")
+        print(f"The report is {REPORT} (for a browser: results/report.html).")
         if self.overrides:
-            print("not recorded: params.yaml does not have the values of --config")
+            print("not recorded: --config overrides params.yaml; set the values there instead")
         else:
             _with_workflow_errors(lambda: recording.record_in_dvc(self.here, self.inputs))
 
     def finish_without_steps(self, mark: TextIO) -> None:
-        """Make up for a run that was killed before it was recorded: no step is left to run."""
+        """Record an earlier run that was killed before it was recorded; no step is left to run."""
         wanted = self.is_complete and not self.overrides
         if wanted and folder.is_alone(mark):  # Snakemake's lock is gone by now
             _with_workflow_errors(lambda: recording.record_left_over(self.here, self.inputs))
 
 
 def open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
-    """Check params.yaml and the folder, and hold the folder to the end of this process.
+    """Check params.yaml and the folder, and mark the folder as in use until this process ends.
 
-    Raises WorkflowError with a user's mistakes, so that Snakemake shows them and no traceback.
+    Raises WorkflowError with a user's mistakes, which Snakemake shows without a traceback.
     """
     return _with_workflow_errors(lambda: _open_run(workflow, overrides))
 
@@ -139,13 +139,13 @@ def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         folder.detach_metadata_from_cache(here)
         end_on_hangup()
         recording.when_nothing_ran(workflow, lambda: run.finish_without_steps(mark))
-    for settings in each_settings(params):  # a full disk is named here, not inside a rule
+    for settings in each_settings(params):  # a full disk is reported here, not inside a rule
         write_settings(here, settings)
     return run
 
 
 def _with_workflow_errors(call: Callable[[], T]) -> T:
-    """Call a function; a user's mistake is Snakemake's own kind of error."""
+    """Call a function; a user's mistake becomes Snakemake's own kind of error."""
     try:
         return call()
     except UserError as error:

@@ -1,7 +1,7 @@
 """The results tree, as the rules' own patterns describe it: `results/scores/{model}/{method}.json`.
 
-Makes its folders, and removes from them what no rule would write now. No other list of these paths
-exists on this side; dvc.yaml is compared with the rules by a test.
+Makes its folders, and removes what no rule would write now. The rules are the only list of these
+paths; a test compares dvc.yaml with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glmtune.params.values import Params
 
 
 def make_folders(workspace: Path, patterns: Iterable[str]) -> None:
-    """Make the folders of outputs by run: DVC records each, also one that stays empty.
+    """Make the folders of outputs by run: DVC records them even if they stay empty.
 
     Without a method that trains, nothing is written below `results/checkpoints`.
     """
@@ -28,7 +28,7 @@ def make_folders(workspace: Path, patterns: Iterable[str]) -> None:
 def prune(workspace: Path, patterns: Iterable[str], params: Params) -> list[Path]:
     """Remove outputs, and their provenance, of models and methods that params no longer name.
 
-    What a killed step had half written beside its outputs goes too: DVC would version it.
+    Also removes half-written files of killed steps, which DVC would version.
     """
     patterns = list(patterns)
     for folder in {_folder_of(workspace, pattern) for pattern in patterns}:
@@ -56,7 +56,7 @@ def _folders_by_run(workspace: Path, patterns: Iterable[str]) -> set[Path]:
 
 
 def _named_outputs(workspace: Path, patterns: Iterable[str], params: Params) -> Iterator[Path]:
-    """Every output of the models and methods of params, whether it is there or not."""
+    """Every output of the models and methods of params, whether it exists or not."""
     for pattern in patterns:
         for run in params.runs:
             yield workspace / pattern.format(model=run.model, method=run.method)

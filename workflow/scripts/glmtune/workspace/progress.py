@@ -1,7 +1,7 @@
-"""What a person sees of a run: what runs now, how much is done, what went wrong.
+"""What a user sees of a run: what runs now, how much is done, what failed.
 
-Takes the place of Snakemake's messages in the terminal; its own, longer account stays in
-.snakemake/log, and `--verbose` brings it back to the terminal.
+Replaces Snakemake's messages in the terminal; its own, longer log stays in .snakemake/log, and
+`--verbose` shows it in the terminal.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from glmtune.durations import format_seconds
 from glmtune.errors import BAR_ABOVE, printable
 
-# Messages of Snakemake that say nothing to a person who waits.
+# Messages of Snakemake that do not help a user.
 NOISE = (
     *("Assuming unrestricted", "Building DAG", "Using shell", "Provided cores", "Rules claiming"),
     *("Provided resources", "Select jobs", "Execute ", "Finished jobid", "Job stats", "host:"),
     *("Trying to restart", "Shutting down", "This was a dry-run", "Would remove", "Reasons:"),
     *("Removing output", "Elapsed time", "Some jobs were triggered", "If you prefer that only"),
-    # What the failed step itself said, and its log, is shown with it.
+    # The messages and the log of the failed step itself are shown instead.
     *("RuleException:\nCalledProcessError", "WorkflowError:\nAt least one job did not"),
     *("If you are sure that a change", "Rules with provenance", "Using workflow specific profile"),
 )
-# A rule that only asks for others.
+# A rule that only requests others.
 TARGET = "all"
-# What the machine refused to Snakemake itself, in its words -> what to do.
+# System errors of Snakemake itself -> what to do.
 REFUSALS = {
     "[Errno 28]": "free some space on the disk",
     "[Errno 30]": "make the disk writable",
@@ -43,19 +43,19 @@ REFUSALS = {
     "dvc unprotect)",
 }
 LINES_OF_A_FAILED_LOG, LONGEST_REASON = 20, 160
-# Takes away the progress bar of another step, which leaves the cursor behind it.
+# Clears the progress bar of another step, which leaves the cursor at its end.
 CLEARED = "\r\x1b[K"
 
 
 def show_progress(workflow: Any) -> None:
     """Let this module write to the terminal instead of Snakemake's own handler.
 
-    Leaves everything as it is where that handler is not found: with `--logger` on the command line,
+    Changes nothing where that handler is not found: with `--logger` on the command line,
     and in a Snakemake that has another one.
     """
     from snakemake.logging import logger
 
-    # A log file that a full disk cuts short is no news worth a traceback for each line.
+    # On a full disk each line of the log file would otherwise print a traceback.
     logging.raiseExceptions = False
     for handler in list(logger.handlers):
         if handler.get_name() == "DefaultStreamHandler":
@@ -82,7 +82,7 @@ class ProgressHandler(Handler):
         self.failed: list[str] = []
 
     def emit(self, record: LogRecord) -> None:
-        """Show a record, if it tells a person something."""
+        """Show a record, if it helps a user."""
         event: Any = getattr(record, "event", None)
         show = {
             LogEvent.RUN_INFO: self._show_plan,
@@ -112,7 +112,7 @@ class ProgressHandler(Handler):
             return
         title = record["rule_msg"] or record["rule_name"]
         if self.settings.dryrun:
-            # Which files another step will write anew is what the other steps' lines say.
+            # The lines of the other steps say which files they write.
             reason = str(record["reason"]).replace("Input files updated by another job:", "after:")
             reason = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
             self._print(f"▶ {title}\n    because: {reason}")
@@ -137,7 +137,7 @@ class ProgressHandler(Handler):
         ends = [end for end in map(_tail, logs) if end]
         self._print("\n".join([f"✗ {title} failed" + ":" * bool(ends), *ends]))
         reasons = [end.splitlines()[-1].strip() for end in ends]
-        places = [f"\n    The whole log: {log}" for log in logs]
+        places = [f"\n    Full log: {log}" for log in logs]
         self.failed.append(" ".join([f"✗ {title}", *reasons]) + "".join(places))
 
     def _show_command(self, record: Mapping[str, Any]) -> None:
@@ -151,28 +151,28 @@ class ProgressHandler(Handler):
             self._print(_explained(text))
 
     def _time_left(self) -> str:
-        """From how long each kind of step took before, here or in an earlier run."""
+        """Estimated from how long each kind of step took, in this run or an earlier one."""
         known = [rule for rule, count in self.pending.items() if count > 0 and self.seconds[rule]]
         if not known:
             return ""
         left = sum(self.pending[r] * sum(self.seconds[r]) / len(self.seconds[r]) for r in known)
-        # Several jobs at a time: as much time passes for a second of work as did so far.
+        # Jobs may run in parallel: scale by the elapsed time per second of work so far.
         elapsed = time.monotonic() - self.began
         share = min(1.0, elapsed / self.worked) if self.worked else 1.0
         return f", about {format_seconds(left * share)} left"
 
     def _print(self, text: str) -> None:
-        """Write lines; what a file or an answer put into them is escaped."""
+        """Write lines; control characters from files and answers are escaped."""
         text = printable(text.expandtabs())
         encoding = self.stream.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
         with suppress(
             OSError
-        ):  # nobody reads any more (`| head`, a closed terminal): no reason to stop
+        ):  # nobody reads it any more (`| head`, a closed terminal): no reason to stop
             print(CLEARED * self.stream.isatty() + text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Repeat at the end what failed and why: the last lines are the ones that are read."""
+        """Repeat at the end what failed and why, because users read the last lines."""
         if self.failed:
             self._print("\n".join(self.failed))
             self.failed = []
@@ -180,16 +180,16 @@ class ProgressHandler(Handler):
 
 
 def _explained(text: str) -> str:
-    """A message of Snakemake, with what to do where the machine refused something.
+    """A message of Snakemake, with what to do about a system error.
 
-    Of a traceback its last line then says it; the whole is in Snakemake's log.
+    Of a traceback only the last line is shown then; Snakemake's log has all of it.
     """
     is_traceback = text.startswith("Traceback")
-    told = text.splitlines()[-1 if is_traceback else 0]
-    fix = next((fix for words, fix in REFUSALS.items() if words in told), None)
+    line = text.splitlines()[-1 if is_traceback else 0]
+    fix = next((fix for words, fix in REFUSALS.items() if words in line), None)
     if fix is None:
         return text
-    return f"{told if is_traceback else text}\n    → {fix}, then run the same command again"
+    return f"{line if is_traceback else text}\n    → {fix}, then run the same command again"
 
 
 def _earlier_seconds(folder: Path) -> dict[str, list[float]]:
@@ -203,7 +203,7 @@ def _earlier_seconds(folder: Path) -> dict[str, list[float]]:
                 float(rows[0]["s"])
             )
         except (OSError, ValueError, KeyError, IndexError):
-            continue  # a half-written one says nothing
+            continue  # half-written
     return found
 
 

@@ -1,6 +1,6 @@
-"""What was true when a result was computed: time, memory, versions, hardware, git commit.
+"""How a result was computed: time, memory, versions, hardware, git commit.
 
-None of it may stand in a file that another step depends on: it differs from run to run.
+It differs from run to run, so it must not be in a file that another step depends on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from glmtune.files import write_json
 
-# Packages whose version can change a number, and all that are told of.
+# Packages whose version can change a number, and all that are recorded.
 DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
 PACKAGES = (*DECIDING_PACKAGES, "snakemake", "dvc")
 
@@ -35,7 +35,7 @@ KERNEL_VARIABLES = (
 def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
     """Measure the enclosed work and write it to `path`; the yielded dict takes further figures.
 
-    `earlier_seconds` among them, of killed processes that this one goes on from, count as time too.
+    Its `earlier_seconds`, those of killed processes that this one resumes, are added to the time.
     """
     figures: dict[str, Any] = {}
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def describe_hardware() -> str:
 
 
 def describe_arithmetic() -> dict[str, Any]:
-    """What decides in which order the CPU adds products, and so the last digits of every number.
+    """What decides the order in which the CPU adds, and so the last digits of every number.
 
     Example: {"cpu_capability": "AVX2", "blas": "MKL", "torch_threads": 1}, and the variables that
     choose kernels, where they are set; nothing without torch.

@@ -1,7 +1,7 @@
-"""Recording a finished state in dvc.lock, also one whose run was killed before it had done so.
+"""Records finished results in dvc.lock, even if the run that made them was killed before it did.
 
-A mark stands in the workspace from the first step of a run until DVC has recorded the results, so
-it outlives a kill at any moment in between. Called by the Snakefile; knows DVC's habits.
+A mark is in the workspace from the first step of a run until DVC has recorded the results, so it
+survives a kill at any moment in between. Called by the Snakefile; depends on how DVC works.
 """
 
 from __future__ import annotations
@@ -23,28 +23,27 @@ from glmtune.workspace.repository import INITIALISE, is_in_git
 # Holds the `digest` of the inputs of the last run that had something to do.
 MARK = Path(".snakemake/unrecorded")
 EDITED = (
-    "parameters or code were edited while this ran: not recorded; run the same command again, it "
-    "repeats what the edit affects"
+    "not recorded: params.yaml or code changed during the run. Run the same command "
+    "again; only what the change affects is recomputed"
 )
 LEFT_OVER = "the last run ended before it was recorded in dvc.lock: recording it now"
 EDITED_SINCE = (
-    "not recorded: the last run ended before it was recorded in dvc.lock, and parameters or code "
-    "were edited since. `dvc commit -f` records the results as they are; `dvc checkout --force` "
-    "brings back those of dvc.lock"
+    "not recorded: the last run ended before it was recorded in dvc.lock, and params.yaml or "
+    "code changed since. `dvc commit -f` records the results as they are; `dvc checkout --force` "
+    "restores those of dvc.lock"
 )
-CUT_SHORT = "dvc.lock was cut short when DVC was killed: writing it anew"
+CUT_SHORT = "dvc.lock is incomplete, because DVC was killed: rewriting it"
 NO_REPOSITORY = (
-    "not recorded: DVC needs a git repository, and this folder is in none (a downloaded archive "
-    f"has none); once: {INITIALISE}, then `dvc commit -f`"
+    "not recorded: DVC needs a git repository, and this folder is not in one (a downloaded archive "
+    f"has none); run {INITIALISE}, then `dvc commit -f`"
 )
 FAILED = (
-    "dvc could not record this state: see above, then run snakemake again or record it by "
-    "`dvc commit -f`"
+    "not recorded: DVC failed. Fix the error above, then run snakemake again or `dvc commit -f`"
 )
 
 
 def snapshot_inputs(workspace: Path) -> dict[Path, bytes]:
-    """The parameters and the code, which DVC notes beside the results."""
+    """The parameters and the code, which DVC records with the results."""
     files = [workspace / name for name in ("params.yaml", "Snakefile", "requirements.lock")]
     for kind in ("*.py", "*.yaml"):
         files += (workspace / "workflow").rglob(kind)
@@ -60,11 +59,11 @@ def mark_unrecorded(workspace: Path, inputs: Mapping[Path, bytes]) -> None:
 def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
     """Record the finished state, as `dvc exp run` would otherwise discard it and start over.
 
-    `made_from` is the `snapshot_inputs` of the run's beginning: DVC notes what they are now.
+    `made_from` is `snapshot_inputs` from the start of the run; DVC records the present ones.
     Inside DVC (`DVC_STAGE` is set) DVC itself records; ParamsError keeps it from recording an edit.
     """
     edited = snapshot_inputs(workspace) != made_from
-    if edited and "DVC_STAGE" in os.environ:  # else DVC would note these results under the edit
+    if edited and "DVC_STAGE" in os.environ:  # else DVC would record these results under the edit
         raise ParamsError(EDITED)
     if "DVC_STAGE" in os.environ or not (workspace / ".dvc").is_dir():
         return
@@ -72,13 +71,13 @@ def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
         print(EDITED, file=sys.stderr)
         return
     if shutil.which("dvc") is None:
-        print("dvc is not on the PATH: this state is not recorded", file=sys.stderr)
+        print("not recorded: dvc is not on the PATH; activate the environment", file=sys.stderr)
         return
     if not is_in_git(workspace) and not _works_without_git(workspace):
         print(NO_REPOSITORY, file=sys.stderr)
         return
     _remove_if_cut_short(workspace / "dvc.lock")
-    # Its progress and its errors are shown, its advice about git is not: ours follows.
+    # Shows its progress and errors, but not its advice about git: ours follows.
     command = ["dvc", "commit", "-f"]
     done = subprocess.run(command, cwd=workspace, stdout=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
@@ -91,8 +90,8 @@ def record_in_dvc(workspace: Path, made_from: Mapping[Path, bytes]) -> None:
 def record_left_over(workspace: Path, inputs: Mapping[Path, bytes]) -> None:
     """Record what an earlier run left unrecorded, now that nothing is left to do.
 
-    Results made from other inputs than these are not recorded but reported: a checkout that was
-    itself killed can leave a mixture that Snakemake takes for up to date.
+    Results of other inputs are reported instead: a checkout that was itself killed can leave a
+    mixture that Snakemake considers up to date.
     """
     mark = workspace / MARK
     if not mark.is_file() or "DVC_STAGE" in os.environ:
@@ -107,7 +106,7 @@ def record_left_over(workspace: Path, inputs: Mapping[Path, bytes]) -> None:
 
 
 def when_nothing_ran(workflow: Any, call: Callable[[], None]) -> None:
-    """Call a function at the end of a run without a step, for which Snakemake calls no hook."""
+    """Call a function after a run without a step, for which Snakemake has no hook."""
     execute = workflow.execute
 
     def execute_and_call(*arguments: Any, **keywords: Any) -> Any:
@@ -128,7 +127,7 @@ def _digest(workspace: Path, inputs: Mapping[Path, bytes]) -> str:
 
 
 def _is_recorded(workspace: Path) -> bool:
-    """Whether every output is what dvc.lock says."""
+    """Whether every output matches dvc.lock."""
     lock = workspace / "dvc.lock"
     if _is_cut_short(lock) or shutil.which("dvc") is None:
         return False
@@ -140,13 +139,13 @@ def _is_recorded(workspace: Path) -> bool:
 
 
 def _works_without_git(workspace: Path) -> bool:
-    """Whether the user told DVC so: `dvc config core.no_scm true`."""
+    """Whether DVC is configured to: `dvc config core.no_scm true`."""
     files = [workspace / ".dvc" / name for name in ("config", "config.local")]
     return any("no_scm" in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
 def _is_cut_short(lock: Path) -> bool:
-    """Whether DVC was killed while it wrote its lock, which it does not do in one go."""
+    """Whether DVC was killed while it wrote its lock, which is not an atomic write."""
     return lock.is_file() and not lock.read_bytes().endswith(b"\n")
 
 

@@ -29,9 +29,9 @@ def is_shallow(folder: Path) -> bool:
 
 
 def check_queued(workspace: Path) -> None:
-    """Refuse an experiment whose results DVC would throw away once everything has run.
+    """Refuse an experiment whose results DVC would lose after everything has run.
 
-    `dvc exp run --queue` and `--temp` work in a copy, and cannot fetch what it made into a shallow
+    `dvc exp run --queue` and `--temp` work in a copy, and DVC cannot fetch results into a shallow
     clone. Raises ResourceError before the first step.
     """
     repository = main_repository(workspace)

@@ -1,7 +1,7 @@
-"""A terminal that closes ends a run as Ctrl-C does, and leaves no training behind.
+"""Closing the terminal ends a run as Ctrl-C does, and leaves no training behind.
 
 A closed terminal or a lost connection sends SIGHUP. Snakemake knows only Ctrl-C and SIGTERM: it
-would die at once, and its steps would go on without it.
+would die at once, and its steps would keep running without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def end_on_hangup() -> None:
 
 
 def _terminate_steps(number: int, frame: FrameType | None) -> None:
-    import psutil  # only who loses a terminal waits for it
+    import psutil  # rarely needed, so not imported above
 
     for step in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

@@ -1,7 +1,7 @@
-"""A step's settings as a file, named by their content: other settings are another file.
+"""A step's settings in a file named by their content: other settings have another file.
 
-A command line cannot carry them. They may hold any text, and Snakemake takes `{word}` in a
-parameter for a wildcard; they may be long, and one argument holds 128 KiB at most on Linux.
+A command line cannot hold them. They may contain any text, and Snakemake takes `{word}` in a
+parameter for a wildcard; they may be long, and Linux limits one argument to 128 KiB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from glmtune.errors import ParamsError, ResourceError
 from glmtune.files import sha256_of_bytes, write_text
 
 Settings = TypeVar("Settings")
-# Below the workspace; as in the commands of the Snakefile.
+# In the workspace; the commands in the Snakefile have the same path.
 FOLDER = Path(".glmtune/settings")
 
 
@@ -57,9 +57,9 @@ def read_settings(file: str) -> Any:
 
 
 def with_flags(flags: Namespace, *names: str) -> dict[str, Any]:
-    """The values of `--settings` with those that are flags of their own; no value may be both.
+    """The values of `--settings` with those that have flags of their own.
 
-    Raises ParamsError for a file that has one of these, too.
+    Raises ParamsError for a file that has a value of a flag, too.
     """
     if both := sorted(flags.settings.keys() & set(names)):
         raise ParamsError(
@@ -72,9 +72,9 @@ def with_flags(flags: Namespace, *names: str) -> dict[str, Any]:
 def typed(kind: type[Settings], values: dict[str, Any], **sections: type) -> Settings:
     """The values of a settings file as an object of the dataclass `kind`.
 
-    `sections` are the dataclasses of the keys that hold keys of their own.
+    `sections` are the dataclasses of the keys that are sections.
 
-    Raises ParamsError for missing and unknown keys, such as a file of another version has.
+    Raises ParamsError for missing and unknown keys, as in a file of another version.
     """
     known: Any = fields(kind)  # type: ignore[arg-type]
     names = {field.name for field in known}
@@ -84,7 +84,7 @@ def typed(kind: type[Settings], values: dict[str, Any], **sections: type) -> Set
     if mistakes:
         raise ParamsError(
             f"--settings: {'; '.join(mistakes)}; expected the keys {', '.join(sorted(names))}. "
-            "`snakemake -n` writes the settings of params.yaml anew"
+            "`snakemake -n` writes a new settings file from params.yaml"
         )
     parts: dict[str, Any] = {
         key: typed(part, values[key]) for key, part in sections.items() if key in values

@@ -1,15 +1,15 @@
-"""Finished and unfinished results outside the workspace, each under a key of all that decides it.
+"""Finished and unfinished results outside the workspace, each under a hash of all that decides it.
 
 Snakemake and DVC delete a rule's outputs before they make them again, and `dvc exp run` starts from
-the last recorded state. What took long is therefore kept here as well: a result with the same key
-is reused, an unfinished training with the same key goes on, another key is never touched.
+the last recorded state. Slow results are therefore kept here as well: a result with the same key is
+reused, an unfinished training with the same key resumes, other keys are never touched.
 
-    <store>/<step>/<key>/key.json       what the key was made of, for people
-                         contents.json  SHA-256 of every file of `done/`; its presence means whole
+    <store>/<step>/<key>/key.json       what the key is made of, to read
+                         contents.json  SHA-256 of every file of `done/`; present once complete
                          done/          the outputs
                          work/          what an unfinished run resumes from
                          lock           held by the process that computes
-    <store>/owners/<output>             who may write an output of a workspace: the last who began
+    <store>/owners/<output>             which process may write an output: the last to start
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from glmtune.files import (
 from glmtune.workspace.code_inputs import hash_code
 from glmtune.workspace.provenance import DECIDING_PACKAGES, installed_versions
 
-WORK = "computes the same result"  # what a second process waits for
+WORK = "is computing the same result"  # what a second process waits for
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Entry:
         """Whether the outputs are complete and unchanged since they were stored."""
         try:
             return read_json(self.folder / "contents.json") == hash_folder(self.done)
-        except DataError:  # not there, or damaged
+        except DataError:  # missing or damaged
             return False
 
 
@@ -93,13 +93,13 @@ def reuse_or_compute(
 ) -> bool:
     """Put an entry's files at `outputs` ({name in the entry: path}), computing them if need be.
 
-    `compute(done, work)` writes every name into the folder `done`; `work` outlives a killed run.
+    `compute(done, work)` writes every name into the folder `done`; `work` survives a kill.
     Returns whether the result was reused. A second process with the same key waits for the first;
-    one whose outputs another process has begun to write since then does not write them.
+    one whose outputs a newer process has claimed does not write them.
     """
     token = _claim(store, outputs)
     with locked(entry.folder, WORK):
-        remove_leftovers(entry.folder)  # whoever left them is dead: it held the lock
+        remove_leftovers(entry.folder)  # the process that left them is dead: it held the lock
         reused = reuse and entry.is_whole()
         if reused:
             print(f"reused: {entry.folder}", file=sys.stderr)
@@ -145,7 +145,7 @@ def _owner_file(store: Path, outputs: Mapping[str, Path]) -> Path:
 
 
 def _claim(store: Path, outputs: Mapping[str, Path]) -> str:
-    """Become the owner of these outputs: a process left over from a killed run no longer is."""
+    """Become the owner of these outputs, instead of any process left over from a killed run."""
     file = _owner_file(store, outputs)
     token = f"{os.getpid()} {os.urandom(8).hex()}"
     with locked(file.parent, WORK):
@@ -159,5 +159,5 @@ def _owned(store: Path, outputs: Mapping[str, Path], token: str) -> Iterator[Non
     with locked(file.parent, WORK):
         if not file.is_file() or file.read_text() != token:
             where = ", ".join(map(str, outputs.values()))
-            raise ResourceError(f"{where}: a newer run has begun to write here; this one stops")
+            raise ResourceError(f"{where}: another run has taken over these outputs; stopping")
         yield

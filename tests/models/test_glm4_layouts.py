@@ -58,7 +58,7 @@ def hf(official: Path, tmp_path: Path) -> Path:
 def test_logits_ids_and_gradients_equal_those_of_transformers(official: Path, hf: Path) -> None:
     ours: Any = load_model(official)
     theirs: Any = AutoModelForCausalLM.from_pretrained(hf)
-    assert type(theirs) is GlmForCausalLM
+    assert type(theirs).__name__ == "GlmForCausalLM"
     ids = prompt_ids(official)
     assert float((logits(ours, ids) - logits(theirs, ids)).abs().max()) <= 1e-5
     options: Any = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}

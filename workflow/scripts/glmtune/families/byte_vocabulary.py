@@ -2,7 +2,7 @@
 
 A vocabulary is its ranks, {bytes: id}: every byte has one, and of two neighbouring pieces those are
 joined first whose joint rank is lowest. Stored as tokenizer.model, a line `base64 rank` for each
-piece, or within tokenizer.json, where a character stands for a byte. The tokenizers library does
+piece, or within tokenizer.json, where a character represents a byte. The tokenizers library does
 the work: the ids are tiktoken's (`tests/test_byte_vocabulary.py`).
 
 Knows nothing about families, prompts or special tokens.
@@ -35,7 +35,7 @@ Ranks = Mapping[bytes, int]
 
 
 def _byte_characters() -> dict[int, str]:
-    """The character that stands for each byte in tokenizer.json, as in GPT-2: printable ones."""
+    """The character that represents each byte in tokenizer.json, as in GPT-2: printable ones."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = {byte: chr(byte) for byte in printable}

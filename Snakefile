@@ -277,12 +277,12 @@ rule render_report:
         runtimes=RUN.each_tuning(rules.finetune_model.output.runtime)
         + RUN.each_run(rules.generate_predictions.output.runtime),
     output:
-        report=report(REPORT, category="Report"),
-        html="results/report.html",
+        report=REPORT,
+        html=report("results/report.html", category="Report"),
         card="results/data_card.md",
         metrics="results/metrics.json",
         losses="results/plots/loss.csv",
-        picture="results/plots/loss.svg",
+        figures=directory("results/figures"),
     log:
         "logs/render_report.log",
     benchmark:

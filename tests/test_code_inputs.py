@@ -69,8 +69,15 @@ def imported() -> dict[str, set[str]]:
 def test_a_step_declares_exactly_the_code_it_imports(
     step: str, imported: dict[str, set[str]]
 ) -> None:
-    declared = {as_module(path) for path in code_of(step)} - {step.removesuffix(".py")}
+    modules = {as_module(path) for path in code_of(step) if path.suffix == ".py"}
+    declared = modules - {step.removesuffix(".py")}
     assert declared == imported[step]
+
+
+def test_what_a_page_is_made_of_renders_the_report_again_and_nothing_else() -> None:
+    files = {step: {path.name for path in code_of(step) if path.suffix != ".py"} for step in STEPS}
+    assert {"page.css", "page.js", "published.json"} <= files.pop("render_report.py")
+    assert set().union(*files.values()) == set()
 
 
 def test_a_miniature_depends_on_nothing_that_only_tunes_packs_or_reads_models() -> None:

@@ -215,6 +215,6 @@ def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Wo
 def test_snakemake_s_own_report_is_complete(workspace: Workspace) -> None:
     workspace.run("snakemake", "--report", "report.html")
     page = (workspace.path / "report.html").read_text(encoding="utf-8")
-    assert "results/report.md" in page
+    assert "results/report.html" in page
     for rule in ("fetch_dataset", "prepare_model", "finetune_model", "score_predictions"):
         assert rule in page

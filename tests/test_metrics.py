@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from glmtune.errors import ParamsError
-from glmtune.metrics.pairs import TextPair, requested_values
+from glmtune.metrics.attribute_values import distinct_values, requested_attributes
+from glmtune.metrics.pairs import TextPair
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS, ms_swift
 from glmtune.metrics.statistics import STATISTICS
@@ -177,7 +178,8 @@ def test_importing_metrics_loads_no_heavy_package() -> None:
 
 
 def test_attribute_recall_counts_each_requested_value_once() -> None:
-    assert requested_values([PROMPT]) == [("裙", "白色", "条纹")]
+    (attributes,) = requested_attributes([PROMPT])
+    assert distinct_values(attributes or []) == ("裙", "白色", "条纹")
     recall = of_row("白色的裙子", prompt=PROMPT)["attribute-recall"]
     assert recall == pytest.approx(200 / 3)
     assert of_row("", prompt=PROMPT)["attribute-recall"] == 0.0
@@ -192,7 +194,8 @@ def test_attribute_recall_counts_each_requested_value_once() -> None:
     ],
 )
 def test_values_are_found_in_a_prompt_inside_a_chat_template(prompt: str) -> None:
-    assert requested_values([prompt]) == [("裙", "白色")]
+    (attributes,) = requested_attributes([prompt])
+    assert distinct_values(attributes or []) == ("裙", "白色")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_values_are_found_in_a_prompt_inside_a_chat_template(prompt: str) -> Non
     ["", "你好", "类型#裙*颜色", "类型#", "#裙", "类型#裙*", "a#b#c", "类型#裙\n类型#裤"],
 )
 def test_other_prompts_have_no_attribute_recall(prompt: str) -> None:
-    assert requested_values([PROMPT, PROMPT, prompt])[2] is None
+    assert requested_attributes([PROMPT, PROMPT, prompt])[2] is None
     assert of_file(row("裙", prompt=prompt))["attribute-recall"] is None
 
 
@@ -223,6 +226,42 @@ def test_a_file_that_is_not_adgen_has_no_attribute_recall(prompts: list[str]) ->
     rows = [row("是什么楼", prompt=prompt) for prompt in prompts]
     assert of_file(*rows)["attribute-recall"] is None
     assert {each["attribute-recall"] for each in score_predictions(rows).rows} == {None}
+
+
+COLOURS = [
+    "类型#裙*颜色#白色*材质#纯棉",
+    "类型#裤*颜色#黑色*裤长#长裤",
+    "颜色#白*图案#蕾丝",
+    "材质#蕾丝",
+]
+
+
+@pytest.mark.parametrize(
+    ("response", "precision"),
+    [
+        ("白色的纯棉裙", 100.0),
+        ("黑色的纯棉", 50.0),  # 黑色 is another color than the one requested
+        ("黑色和黑色的纯棉", 50.0),  # counts once
+        ("黑色", 0.0),
+        ("纯棉长裤", 100.0),  # the prompt requests no 裤长, so 长裤 is not known to be wrong
+        ("纯棉蕾丝", 100.0),  # 蕾丝 may be a pattern, which the prompt does not request
+        ("白白的纯棉", 100.0),  # one character is too short to be certain
+        ("很美", None),
+        ("", None),
+    ],
+)
+def test_attribute_precision_counts_values_that_contradict_the_prompt(
+    response: str, precision: float | None
+) -> None:
+    rows = [row(response if index == 0 else "", prompt=p) for index, p in enumerate(COLOURS)]
+    assert score_predictions(rows).rows[0]["attribute-precision"] == precision
+
+
+def test_a_longer_or_shorter_form_of_a_requested_value_is_no_contradiction() -> None:
+    prompts = ["类型#裙*图案#条纹", "类型#裙*图案#竖条纹", "类型#裙*图案#格子"]
+    for response, precision in (("竖条纹", 100.0), ("格子条纹", 50.0)):
+        rows = [row(response, prompt=prompt) for prompt in prompts]
+        assert score_predictions(rows).rows[0]["attribute-precision"] == precision
 
 
 def test_repetition_needs_four_words_twice() -> None:
@@ -308,7 +347,7 @@ def test_blank_references_are_ignored() -> None:
 
 def test_statistics_that_need_a_prompt_are_unknown_without_one() -> None:
     summary = of_file(row("裙子"))
-    needing = {"attribute-recall", "bleu-4-multi", "rouge-l-multi"}
+    needing = {"attribute-recall", "attribute-precision", "bleu-4-multi", "rouge-l-multi"}
     assert {name for name in STATISTICS if summary[name] is None} == needing | {
         "cut-off",  # the file does not say
         "distinct-4",  # too short

@@ -24,7 +24,7 @@ from report_tree import (
 
 from glmtune.files import read_json, write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
-from glmtune.report.figures import COLORS, draw_losses
+from glmtune.report.figures import loss_figure
 from glmtune.report.writing import headline, render_markdown, write_report
 
 DEFINITIONS = "The same answers under other definitions"
@@ -121,7 +121,7 @@ def test_answers_become_ads_only_if_the_training_data_are(
 
 def test_forgetting_shows_in_the_headline_and_in_metrics_json(tree: Path) -> None:
     report = read(tree)
-    assert table_rows(render_markdown(report), "General")[1][9] == "21.7 %"
+    assert table_rows(render_markdown(report), "General")[1][8] == "21.7 %"
     numbers = headline(report)["chatglm-6b"]
     assert numbers["ptuning"]["general-questions"] == pytest.approx(1000 / 46, abs=1e-4)
     assert numbers["none"]["general-questions"] == 100.0
@@ -281,13 +281,12 @@ def test_early_stopping_and_the_best_weights_are_noted(copy: Path) -> None:
 
 
 def test_dev_losses_are_a_second_line_in_the_color_of_the_method(copy: Path) -> None:
-    plain = draw_losses(read(copy, RUNS[:2]))
     curve = "step,loss,learning_rate,dev_loss\n10,2.8,0.01,\n20,2.6,0.01,2.9\n30,2.4,0.01,2.7\n"
     (copy / "results/curves/chatglm-6b/ptuning.csv").write_text(curve, encoding="utf-8")
     report = read(copy, RUNS[:2])
     assert report.runs[1].curve == [(10, 2.8), (20, 2.6), (30, 2.4)]
     assert report.runs[1].dev_curve == [(20, 2.9), (30, 2.7)]
-    color = COLORS[0].lower()
-    assert draw_losses(report).lower().count(f"stroke: {color}") > plain.lower().count(
-        f"stroke: {color}"
-    )
+    (panel,) = loss_figure(report).panels
+    assert 'class="line s0"' in panel.body
+    assert 'class="line dev s0"' in panel.body
+    assert 'data-xy="20,2.9 30,2.7"' in panel.body

@@ -29,6 +29,7 @@ BOTH = (DIVIDES, MULTIPLIES)
 UNPUBLISHED = {"rope_ratio": 8, "seq_length": 256}
 PUBLISHED = [
     *((16, 32768, DIVIDES), (50, 32768, MULTIPLIES), (500, 131072, MULTIPLIES)),
+    *((500, 131072, "glm-4-9b"), (10_000, 1_048_576, "glm-4-9b")),
     (50, 8192, MULTIPLIES),  # shortened to fit one GPU; no ChatGLM2 has this ratio
 ]
 
@@ -63,7 +64,7 @@ def test_the_family_decides_if_the_config_does_not(family: str, tmp_path: Path) 
         load_model(base)
     message = str(caught.value)
     assert message.startswith(f"{base / 'config.json'}: rope_ratio 8: ChatGLM2-6B divides")
-    assert "family='chatglm2-6b' or family='chatglm3-6b-base'" in message
+    assert "family='chatglm2-6b', family='chatglm3-6b-base' or family='glm-4-9b'" in message
     ids = prompt_ids(base)
     [other] = {*BOTH} - {family}
     right = logits(load_model(base, family=family), ids)

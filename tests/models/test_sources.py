@@ -91,10 +91,10 @@ def test_a_local_folder_is_hashed_but_not_copied(weights: Path, tmp_path: Path) 
     [
         ("config.json", "config.json"),
         ("model.safetensors", "weights (pytorch_model*.bin or model*.safetensors)"),
-        ("tokenizer.model", "a vocabulary (ice_text.model or tokenizer.model)"),
+        ("tokenizer.model", "a vocabulary (ice_text.model, tokenizer.model or tokenizer.json)"),
         (
             "config.json tokenizer.model",
-            "config.json; a vocabulary (ice_text.model or tokenizer.model)",
+            "config.json; a vocabulary (ice_text.model, tokenizer.model or tokenizer.json)",
         ),
     ],
 )
@@ -271,7 +271,8 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(WeightsError) as caught:
         prepared(tmp_path, source="random", tokenizer="no/vocabulary")
     assert str(caught.value) == (
-        f"{tmp_path / 'no/vocabulary'}: no vocabulary; expected ice_text.model or tokenizer.model"
+        f"{tmp_path / 'no/vocabulary'}: no vocabulary; expected ice_text.model, tokenizer.model or "
+        "tokenizer.json"
     )
 
 

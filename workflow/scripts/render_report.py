@@ -3,7 +3,7 @@
 Reads   results/{scores,predictions,probe,examples,training,curves,runtime}/ of each run,
         results/models/{model}.json, data/tokenized/{model}/manifest.json,
         data/dataset/{manifest.json,card.json,train.jsonl}
-Writes  results/report.md, report.html, data_card.md, metrics.json, plots/loss.csv, plots/loss.svg
+Writes  results/report.md, report.html, data_card.md, metrics.json, plots/loss.csv, figures/*.svg
 
     python workflow/scripts/render_report.py --runs .glmtune/settings/<hash>.json
         --params .glmtune/settings/<hash>.json

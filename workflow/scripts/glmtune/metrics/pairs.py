@@ -16,7 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glmtune.attributes import are_attribute_prompts, attributes_in, is_list
+from glmtune.metrics.attribute_values import (
+    Attributes,
+    distinct_values,
+    known_values,
+    requested_attributes,
+)
 from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, ScoringProtocol
 
@@ -36,6 +41,7 @@ class TextPair:
     response: str
     reference: str
     requested: tuple[str, ...] | None = None  # attribute values; None: the prompt lists none
+    contradicting: tuple[str, ...] | None = None  # values in the response
     finished: bool | None = None  # False: cut at the length limit; None: the file does not say
     references: tuple[str, ...] | None = None  # of all rows with this prompt; None: no prompt
 
@@ -59,33 +65,30 @@ def pair_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, TextPair]]:
     """
     is_ours = all("decoded" in row for row in rows)
     pairs = [_texts_by_protocol(row, is_ours=is_ours) for row in rows]
-    requested = requested_values([row.get("prompt", "") for row in rows])
+    attributes = _attributes_of(rows, is_ours=is_ours)
+    known = known_values(attributes)
     references: dict[str, dict[str, None]] = defaultdict(dict)
     for row, each in zip(rows, pairs, strict=True):
         references[_prompt_key(row)][each[DEFAULT_PROTOCOL].reference] = None
-    for row, each, values in zip(rows, pairs, requested, strict=True):
+    for row, each, requested in zip(rows, pairs, attributes, strict=True):
+        pair = each[DEFAULT_PROTOCOL]
+        if requested is not None:
+            wrong = tuple(known.contradicting(pair.response, requested))
+            pair = replace(pair, requested=distinct_values(requested), contradicting=wrong)
         each[DEFAULT_PROTOCOL] = replace(
-            each[DEFAULT_PROTOCOL],
-            requested=tuple(map(normal_form, values)) if values and is_ours else values,
+            pair,
             finished=row.get("finished"),
             references=tuple(references[_prompt_key(row)]) if "prompt" in row else None,
         )
     return pairs
 
 
-def requested_values(prompts: Sequence[str]) -> list[tuple[str, ...] | None]:
-    """The distinct attribute values that each prompt requests; None for any other prompt.
-
-    All are None unless the file as a whole has attribute prompts (glmtune/attributes.py).
-    Example: ["类型#裙*颜色#白色*图案#白色"] -> [("裙", "白色")] and ["C#是什么"] -> [None]
-    """
-    found = [attributes_in(prompt) for prompt in prompts]
-    if not are_attribute_prompts(sum(map(is_list, found)), len(found)):
-        return [None] * len(found)
-    return [
-        None if attributes is None else tuple(dict.fromkeys(value for _, value in attributes))
-        for attributes in found
-    ]
+def _attributes_of(rows: Sequence[Mapping[str, Any]], *, is_ours: bool) -> list[Attributes | None]:
+    """The attributes that each row requests, in the form of the texts that are scored."""
+    found = requested_attributes([row.get("prompt", "") for row in rows])
+    if not is_ours:
+        return found
+    return [each and [(key, normal_form(value)) for key, value in each] for each in found]
 
 
 def _texts_by_protocol(row: Mapping[str, Any], *, is_ours: bool) -> dict[str, TextPair]:

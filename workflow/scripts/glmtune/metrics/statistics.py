@@ -40,6 +40,20 @@ def attribute_recall(pair: TextPair) -> float | None:
     return 100 * sum(value in pair.response for value in pair.requested) / len(pair.requested)
 
 
+def attribute_precision(pair: TextPair) -> float | None:
+    """Percentage of requested values among those in the response that are requested or contradict.
+
+    None if the response has neither, or the prompt lists no attributes. `KnownValues` in
+    glmtune/metrics/attribute_values.py defines what contradicts.
+    Example: 颜色#白色*材质#纯棉 and 黑色纯棉长裤 -> 50: 纯棉 is right, 黑色 contradicts.
+    """
+    if pair.requested is None or pair.contradicting is None:
+        return None
+    right = sum(value in pair.response for value in pair.requested)
+    counted = right + len(pair.contradicting)
+    return 100 * right / counted if counted else None
+
+
 def length(pair: TextPair) -> float:
     """The number of characters in the response."""
     return float(len(pair.response))
@@ -139,6 +153,7 @@ def _known_references(pair: TextPair) -> tuple[str, ...] | None:
 
 STATISTICS: dict[str, Statistic] = {
     "attribute-recall": Statistic(attribute_recall),
+    "attribute-precision": Statistic(attribute_precision),
     "length": Statistic(length),
     "length-ratio": Statistic(lengths, length_ratio, has_row_value=False),
     "distinct": Statistic(lambda pair: pair.response, distinct_texts, has_row_value=False),

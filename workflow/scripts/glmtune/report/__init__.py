@@ -1,11 +1,13 @@
-"""The comparison report: reads a results tree once and writes Markdown, HTML, CSV and SVG.
+"""The comparison report: reads a results tree once and writes a page, Markdown, CSV and SVG.
 
-    contents → reading                       the report's data; reading it from files
-             → tables                        tables with a row per model and method
-             → comparison, forgetting, definitions, data_card, seeds, training_notes, what_was_run
-                                             the longer sections and their parts
-             → sections                      SECTIONS: all sections in order
-             → figures, page, writing        the loss plot, the HTML page, all files
+    request, contents, reading               what is asked for; the report's data; reading it
+    words, blocks                            text in two languages; what a section is made of
+    svg, charts, figures                     drawing; kinds of charts; the figures of this report
+    tables, probe_differences                rows per model and method; tests of forgetting
+    conclusions                              the verdict in words, by rule
+    overview, comparison, forgetting, …      sections; `sections.SECTIONS` sets their order
+    markdown, markup, page                   blocks as Markdown and as HTML (page.css, *.js)
+    writing                                  all files
 
 Knows nothing about how scores or checkpoints are made.
 """

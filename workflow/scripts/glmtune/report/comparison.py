@@ -6,69 +6,104 @@ Phrases the verdicts; the differences themselves come from the Report.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS, detectable_difference
+from glmtune.report.blocks import Block, Cell, Heading, Prose, Row, Table
 from glmtune.report.contents import COMPARED, Comparison, MethodEntry, Report
-from glmtune.report.markdown import table
 from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
+from glmtune.report.words import Text, Words, enumerate_names, join
 
 CHANCE = 1 - CONFIDENCE
 NameOf = Callable[[MethodEntry], str]
-METRICS_PAGE = "[docs/metrics.md](../docs/metrics.md)"  # as seen from results/
+# A name, not a link: the page is mailed and copied without docs/.
+METRICS_PAGE = Words("`docs/metrics.md`", "`docs/zh/metrics.md`")
 
 
-def differences(report: Report) -> str:
+def differences(report: Report) -> list[Block]:
     """Show in tables and words which differences are significant."""
+    return [
+        Heading(2, Words("Significant differences", "显著差异"), "differences"),
+        *_compare(report),
+    ]
+
+
+def _compare(report: Report) -> list[Block]:
     if len(report.entries) < 2:
-        text = "There is only one run, so there is nothing to compare."
-    elif not report.differences:
-        text = (
-            f"The protocol {report.protocol} scores the file as a whole. Without scores of single "
-            "rows, significance cannot be tested."
-        )
-    else:
-        text = _compare_all(report)
-    return f"## Significant differences\n\n{text}"
+        return [
+            Prose(
+                Words(
+                    "There is only one run, so there is nothing to compare.",
+                    "只有一次运行，没有可比较的对象。",
+                )
+            )
+        ]
+    if not report.differences:
+        return [
+            Prose(
+                Words(
+                    f"The protocol {report.protocol} scores the file as a whole. Without scores of "
+                    "single rows, significance cannot be tested.",
+                    f"协议 {report.protocol} 只给整个文件打分。没有逐行得分，无法检验显著性。",
+                )
+            )
+        ]
+    blocks: list[Block] = [Prose(_explain_test(report))]
+    for model in report.models:
+        blocks += _of_model(report, model)
+    return [*blocks, *_between_models(report)]
 
 
-def _compare_all(report: Report) -> str:
-    parts = [_explain_test(report), *(_of_model(report, model) for model in report.models)]
-    return "\n\n".join([*parts, *_between_models(report)])
-
-
-def _explain_test(report: Report) -> str:
+def _explain_test(report: Report) -> Words:
     count = len(report.differences)
     # A protocol may skip rows: finetune_demo scores only the first 50.
     rows = max(difference.rows for difference in report.differences.values())
     if rows < MIN_ROWS:
-        return (
+        return Words(
             f"{rows} dev rows are too few to call any difference significant; "
-            f"at least {MIN_ROWS} are required."
+            f"at least {MIN_ROWS} are required.",
+            f"{rows} 行验证数据太少，无法判断任何差异是否显著；至少需要 {MIN_ROWS} 行。",
         )
-    text = f"""Each cell shows the difference of the means over the same {rows:,} dev rows:
-{" / ".join(COMPARED.values())}. **Bold: significant.** The probability that any of the {count}
-differences is wrongly called significant is below {percent_of(CHANCE)} (paired test, Holm's
-correction; see {METRICS_PAGE}). {_smallest_detectable(report)}"""
-    if report.has_seeds:
-        return f"""{text}
-For a method with several seeds, the score of a row is its mean over the seeds; ± in the table of
-scores shows how much they vary."""
-    return f"""{text}
-The test covers the choice of dev rows, not the variation between training seeds."""
+    scores, chance = " / ".join(COMPARED.values()), percent_of(CHANCE)
+    seeds = (
+        Words(
+            """For a method with several seeds, the score of a row is its mean over the seeds; ± in
+the table of scores shows how much they vary.""",
+            "有多个种子的方法，每行得分取各种子的平均；得分表里的 ± 是种子之间的波动。",
+        )
+        if report.has_seeds
+        else Words(
+            "The test covers the choice of dev rows, not the variation between training seeds.",
+            "检验只反映换一批验证数据的影响，不反映换训练种子的影响。",
+        )
+    )
+    test = Words(
+        f"""Each cell shows the difference of the means over the same {rows:,} dev rows:
+{scores}. **Bold: significant.** The probability that any of the {count}
+differences is wrongly called significant is below {chance} (paired test, Holm's
+correction; see {METRICS_PAGE.en}).""",
+        f"""每格是同样的 {rows:,} 行验证数据上均值之差：{scores}。**加粗表示显著。**
+在全部 {count} 个差异中误判任何一个的概率低于 {chance}
+（逐行配对检验，Holm 校正；见 {METRICS_PAGE.zh}）。""",
+    )
+    return join([join([test, _smallest_detectable(report)], " ", ""), seeds], "\n")
 
 
-def _smallest_detectable(report: Report) -> str:
+def _smallest_detectable(report: Report) -> Words:
     shown = [
         f"{shown_score(report, score)(least)} {title}"
         for score, title in COMPARED.items()
         if (least := _detectable(report, score)) is not None
     ]
     if not shown:
-        return ""
-    return f"""Between any two methods of a model, a true
+        return Words("", "")
+    return Words(
+        f"""Between any two methods of a model, a true
 difference of {" or ".join(shown)} would be detected in 8 of 10 evaluations; a smaller one, less
-often."""
+often.""",
+        f"同一模型的两种方法真实相差 {' 或 '.join(shown)} 时，10 次评测中有 8 次能检出；"
+        "差异更小则更难检出。",
+    )
 
 
 def _detectable(report: Report, score: str) -> float | None:
@@ -85,56 +120,67 @@ def _detectable(report: Report, score: str) -> float | None:
 # --- methods of a model ---------------------------------------------------------------------------
 
 
-def _of_model(report: Report, model: str) -> str:
+def _of_model(report: Report, model: str) -> list[Block]:
     entries = report.entries_of(model)
-    parts = [f"### {model}"]
+    blocks: list[Block] = [Heading(3, model, f"differences-{model}")]
     if report.baseline_of(model) is None:
-        parts.append("There is no run of the untuned model to compare with.")
+        blocks.append(
+            Prose(
+                Words(
+                    "There is no run of the untuned model to compare with.",
+                    "没有未微调模型的运行可供比较。",
+                )
+            )
+        )
     if len(entries) > 1:
-        parts.append(_difference_matrix(report, entries))
+        blocks.append(_difference_matrix(report, entries))
         lines = _verdicts_by_score(report, entries, lambda entry: entry.first.entry)
-        parts.append("\n".join(f"- {line}" for line in lines))
-    return "\n\n".join(parts)
+        if lines:
+            blocks.append(Prose(join((line.map("- {}".format) for line in lines), "\n")))
+    return blocks
 
 
-def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> str:
+def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> Table:
     """Pairwise differences, row minus column; each pair appears once."""
-    rows = [
-        [
-            entry.label,
-            *(_difference_cell(report, entry.key, other.key) for other in entries[:index]),
-        ]
-        for index, entry in enumerate(entries)
-    ]
-    header = ["Row minus column", *(entry.label for entry in entries[:-1])]
-    filled = [row + [""] * (len(header) - len(row)) for row in rows[1:]]
-    return table(header, filled, text_columns=1)
+    columns = entries[:-1]
+    rows = []
+    for index, entry in enumerate(entries[1:], 1):
+        cells = [_difference_cell(report, entry.key, other.key) for other in columns[:index]]
+        rows.append(Row([entry.label, *cells, *[""] * (len(columns) - index)], *entry.key))
+    model = entries[0].first.model
+    caption = Words(f"{model}: differences between its methods", f"{model}：各方法之差")
+    header = [Words("Row minus column", "行减列"), *(entry.label for entry in columns)]
+    return Table(caption, header, rows, text_columns=1)
 
 
-def _difference_cell(report: Report, ours: tuple[str, str], theirs: tuple[str, str]) -> str:
+def _difference_cell(report: Report, ours: tuple[str, str], theirs: tuple[str, str]) -> Cell:
     """Example: "**+30.21** / +1.20"."""
-    parts = []
+    parts, values = [], []
     for score in COMPARED:
         comparison = Comparison(score, ours, theirs)
         if comparison in report.differences:
             value = report.differences[comparison].value
             shown = signed(value, shown_score(report, score))
             parts.append(f"**{shown}**" if report.is_significant(comparison) else shown)
-    return f"{NO_BREAK}/{NO_BREAK}".join(parts)
+            values.append(value)
+    return Cell(f"{NO_BREAK}/{NO_BREAK}".join(parts), values[0] if values else None)
 
 
-def _verdicts_by_score(report: Report, entries: Sequence[MethodEntry], name: NameOf) -> list[str]:
+def _verdicts_by_score(report: Report, entries: Sequence[MethodEntry], name: NameOf) -> list[Words]:
     """One sentence per score; scores with the same verdict share a sentence."""
-    sentences: dict[str, list[str]] = {}
+    sentences: dict[Words, list[Text]] = {}
     for score, title in COMPARED.items():
         if sentence := _verdict_sentence(report, score, entries, name):
             sentences.setdefault(sentence, []).append(title)
-    return [f"{_join_names(titles)}: {sentence}" for sentence, titles in sentences.items()]
+    return [
+        join([enumerate_names(titles), sentence], ": ", "：")
+        for sentence, titles in sentences.items()
+    ]
 
 
 def _verdict_sentence(
     report: Report, score: str, entries: Sequence[MethodEntry], name: NameOf
-) -> str:
+) -> Words | None:
     """Example: "full and lora are higher than none; no significant difference: lora and full."."""
     higher: dict[str, list[str]] = {}
     equal: dict[str, list[str]] = {}
@@ -151,27 +197,30 @@ def _verdict_sentence(
     by_worse: dict[tuple[str, ...], list[str]] = {}
     for better, worse in higher.items():
         by_worse.setdefault(tuple(worse), []).append(better)
-    parts = [
-        f"{_join_names(better)} {'is' if len(better) == 1 else 'are'} **higher** than "
-        f"{_join_names(worse)}"
-        for worse, better in by_worse.items()
-    ]
+    parts = [_higher(better, worse) for worse, better in by_worse.items()]
     if equal:
-        pairs = [f"{one} vs. {_join_names(others)}" for one, others in equal.items()]
-        parts.append(f"no significant difference: {', '.join(pairs)}")
-    return f"{'; '.join(parts)}." if parts else ""
+        parts.append(_equal(equal))
+    return join([join(parts, "; ", "；"), Words(".", "。")], "") if parts else None
 
 
-def _join_names(names: Sequence[str]) -> str:
-    """Example: a, b, c -> "a, b and c"."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+def _higher(better: Sequence[str], worse: Sequence[str]) -> Words:
+    ours, theirs = enumerate_names(better), enumerate_names(worse)
+    verb = "is" if len(better) == 1 else "are"
+    return Words(f"{ours.en} {verb} **higher** than {theirs.en}", f"{ours.zh} **高于** {theirs.zh}")
+
+
+def _equal(pairs: Mapping[str, Sequence[str]]) -> Words:
+    shown = [(one, enumerate_names(others)) for one, others in pairs.items()]
+    return Words(
+        f"no significant difference: {', '.join(f'{one} vs. {o.en}' for one, o in shown)}",
+        f"无显著差异：{'，'.join(f'{one} 与 {o.zh}' for one, o in shown)}",
+    )
 
 
 # --- models with the same method ------------------------------------------------------------------
 
 
-def _between_models(report: Report) -> list[str]:
+def _between_models(report: Report) -> list[Block]:
     """Pairwise differences of models with the same method; nothing for a single model."""
     by_method: dict[str, list[MethodEntry]] = {}
     for entry in report.entries:
@@ -180,23 +229,26 @@ def _between_models(report: Report) -> list[str]:
     if not shared:
         return []
     rows = [
-        [
-            f"{ours}{NO_BREAK}− {theirs}",
-            *(_cell_between(report, method, ours, theirs) for method in shared),
-        ]
+        Row(
+            [
+                f"{ours}{NO_BREAK}− {theirs}",
+                *(_difference_cell(report, (ours, m), (theirs, m)) for m in shared),
+            ]
+        )
         for theirs, ours in itertools.combinations(report.models, 2)
     ]
-    sentences: dict[str, list[str]] = {}
+    sentences: dict[Words, list[Text]] = {}
     for method, entries in shared.items():
         for sentence in _verdicts_by_score(report, entries, lambda entry: entry.first.model):
             sentences.setdefault(sentence, []).append(method)
-    header = ["Models", *(entries[0].label for entries in shared.values())]
-    return [
-        "### Models with the same method",
-        table(header, rows, text_columns=1),
-        "\n".join(f"- {', '.join(methods)}. {text}" for text, methods in sentences.items()),
+    lines = [
+        join([Words("- ", "- "), join(methods, ", ", "、"), Words(". ", "。"), text], "")
+        for text, methods in sentences.items()
     ]
-
-
-def _cell_between(report: Report, method: str, ours: str, theirs: str) -> str:
-    return _difference_cell(report, (ours, method), (theirs, method))
+    header = [Words("Models", "模型"), *(entries[0].label for entries in shared.values())]
+    title = Words("Models with the same method", "用同一方法的各模型")
+    return [
+        Heading(3, title, "differences-models"),
+        Table(title, header, rows, text_columns=1),
+        Prose(join(lines, "\n")),
+    ]

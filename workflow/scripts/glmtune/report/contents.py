@@ -22,9 +22,12 @@ from glmtune.metrics.significance import (
     bootstrap_means,
     paired_differences,
 )
+from glmtune.report.probe_differences import ProbeDifferences
 from glmtune.report.request import ReportParams
+from glmtune.report.words import Words
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
+FULL_SIZE = 5e9  # parameters; at least this many count as a 6B model
 Values = Sequence[float | None]
 
 
@@ -71,18 +74,21 @@ class MethodEntry:
         return self.first.model, self.first.entry
 
     @property
-    def label(self) -> str:
+    def label(self) -> Words:
         """The label used in the tables.
 
         Example: none -> "none (untuned)", an entry small with `method: lora` -> "small (lora)",
         three seeds of lora -> "lora, 3 seeds".
         """
-        name = self.first.entry
+        name, count = self.first.entry, len(self.runs)
+        label = Words(name, name)
         if not self.first.is_trained:
-            name = f"{name} (untuned)"
+            label = Words(f"{name} (untuned)", f"{name}（未微调）")
         elif self.first.tuning != name:
-            name = f"{name} ({self.first.tuning})"
-        return name if len(self.runs) == 1 else f"{name}, {len(self.runs)} seeds"
+            label = Words(f"{name} ({self.first.tuning})", f"{name}（{self.first.tuning}）")
+        if count > 1:
+            label = Words(f"{label.en}, {count} seeds", f"{label.zh}，{count} 个种子")
+        return label
 
     def numbers(self, value: Callable[[Run], float | None]) -> list[float]:
         """The values of the runs that have one."""
@@ -152,6 +158,16 @@ class Report:
         """Whether any method was tuned with several seeds."""
         return any(len(entry.runs) > 1 for entry in self.entries)
 
+    def distinct_runtimes(self, key: str) -> list[str]:
+        """The distinct texts that the runtime files have for a key, sorted."""
+        values = (facts.get(key) for run in self.runs for facts in run.runtimes.values())
+        return sorted({value for value in values if isinstance(value, str)})
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits of the code that computed the runs; `+dirty` if it was edited."""
+        return self.distinct_runtimes("git_commit")
+
     def parameters_of(self, model: str) -> int | None:
         """The number of parameters of a model, or None if no file states it."""
         totals = [
@@ -159,6 +175,11 @@ class Report:
         ]
         # The smallest total: some methods add weights.
         return self.models[model].get("parameters") or min(filter(None, totals), default=None)
+
+    def is_full_size(self, model: str) -> bool:
+        """Whether a model has the published size and weights that mean something."""
+        is_random = self.models[model]["source"] == "random"
+        return not is_random and (self.parameters_of(model) or 0) >= FULL_SIZE
 
     @functools.cached_property
     def differences(self) -> dict[Comparison, Interval]:
@@ -237,6 +258,18 @@ class Report:
                 for row in run.probe
             ]
         return found
+
+    @functools.cached_property
+    def forgetting(self) -> ProbeDifferences:
+        """The shares of correct answers to the general questions, tested against untuned."""
+        pairs = [
+            (entry.key, baseline.key)
+            for entry in self.entries
+            if (baseline := self.baseline_of(entry.first.model)) and baseline is not entry
+        ]
+        return ProbeDifferences(
+            {entry.key: self.correct_answers(entry) for entry in self.entries}, pairs
+        )
 
     def correct_answers(self, entry: MethodEntry) -> list[float | None]:
         """For each general question, the percentage of seeds that answer it correctly."""

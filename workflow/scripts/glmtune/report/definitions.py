@@ -3,62 +3,111 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.report.blocks import Block, Head, Heading, Prose, Row, Table
 from glmtune.report.contents import COMPARED, Report, Run
-from glmtune.report.markdown import plain, table
-from glmtune.report.tables import NO_BREAK, NOTHING, digits
+from glmtune.report.markdown import plain
+from glmtune.report.tables import METHOD, MODEL, NO_BREAK, NOTHING, digits
+from glmtune.report.words import Text, Words, join
+
+# `differs` of each protocol in Chinese.
+DIFFERS_ZH = {
+    "glmtune": "人读到的回答和完整的参考答案，均经规范化",
+    "thudm": "采样；回答和参考答案都经模型的分词器解码，参考答案截到 64 个 token",
+    "llamafactory": "采样；两者都经模型的分词器解码",
+    "finetune_demo": "BLEU-4 按词，0 到 1；只评前 50 行",
+    "mindformers": "跳过空回答的行",
+    "ms_swift": "BLEU-4 按词；ROUGE 用 rouge 包；跳过空的行",
+    "ssbuild": "sacrebleu；ROUGE-L 用 rouge 包，0 到 1；没有 ROUGE-1 和 ROUGE-2",
+    "yongzhuo": "按字符，0 到 1；BLEU-4 把字符之间的空格也算上",
+    "paddle": "整个文件的 BLEU-4，0 到 1，不平滑；没有 ROUGE",
+}
 
 
-def definitions(report: Report) -> str:
+def definitions(report: Report) -> list[Block]:
     """One column per definition; definitions that give the same numbers share a column."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for name in PROTOCOLS:
         columns.setdefault(tuple(_protocol_column(report, name)), []).append(name)
     same_as = {name: names[0] for names in columns.values() for name in names[1:]}
-    header = ["Model", "Method", *(_protocol_title(names[0]) for names in columns.values())]
+    header: list[Text | Head] = [
+        MODEL,
+        METHOD,
+        *(_protocol_title(names[0]) for names in columns.values()),
+    ]
     rows = [
-        [entry.first.model, entry.label, *cells]
+        Row([entry.first.model, entry.label, *cells], *entry.key)
         for entry, *cells in zip(report.entries, *columns, strict=True)
     ]
-    differ = [
-        f"- {_protocol_title(name)}: {plain(each.differs)}"
-        + (f" (same numbers here as {_protocol_title(same_as[name])})" if name in same_as else "")
-        for name, each in PROTOCOLS.items()
+    title = Words("The same answers under other definitions", "同样的回答，换一种指标定义")
+    return [
+        Heading(2, title, "definitions"),
+        Prose(_introduce(report)),
+        Table(title, header, rows, text_columns=2, named=2),
+        Prose(Words("In brief:", "简而言之：")),
+        Prose(join((_differs(name, same_as) for name in PROTOCOLS), "\n")),
+        Prose(
+            Words(
+                "\\* Its published scores are for answers decoded differently: set `protocol:` to "
+                "compare with them.",
+                "\\* 其公开分数的回答是另一种方式解码的：要与之比较，请设置 `protocol:`。",
+            )
+        ),
     ]
-    headline = PROTOCOLS[report.protocol]
-    return f"""## The same answers under other definitions
 
-Public code computes different numbers under the names BLEU-4 and ROUGE. The scores above follow
-**{plain(headline.title)}** (`protocol: {report.protocol}`){_how_decoded(report)}.
+
+def _introduce(report: Report) -> Words:
+    headline, how = PROTOCOLS[report.protocol], _how_decoded(report)
+    scores = " / ".join(COMPARED.values())
+    return Words(
+        f"""Public code computes different numbers under the names BLEU-4 and ROUGE. The scores
+above follow **{plain(headline.title)}** (`protocol: {report.protocol}`){how.en}.
 Each cell below is
-{" / ".join(COMPARED.values())} of the same answers under another definition: compare scores within
-a column, never across columns. [docs/metrics.md](../docs/metrics.md) compares the definitions in
-detail.
-
-{table(header, rows, text_columns=2)}
-
-In brief:
-
-{chr(10).join(differ)}
-
-\\* Its published scores are for answers decoded differently: set `protocol:` to compare with
-them."""
+{scores} of the same answers under another definition: compare scores within
+a column, never across columns. `docs/metrics.md` compares the definitions in
+detail.""",
+        f"""公开代码都叫 BLEU-4 和 ROUGE，算的却不是同一个数。
+上面的得分按 **{plain(headline.title)}**（`protocol: {report.protocol}`）{how.zh}。
+下表每格是同样的回答在另一种定义下的 {scores}：只能在同一列内比较，不能跨列比较。
+各定义的详细对照见 `docs/zh/metrics.md`。""",
+    )
 
 
-def _how_decoded(report: Report) -> str:
-    """Example: ": answers decoded greedily, full references"; "" if unknown."""
+def _differs(name: str, same_as: Mapping[str, str]) -> Words:
+    title = _protocol_title(name)
+    line = Words(
+        f"- {title}: {plain(PROTOCOLS[name].differs)}", f"- {title}：{plain(DIFFERS_ZH[name])}"
+    )
+    if name not in same_as:
+        return line
+    other = _protocol_title(same_as[name])
+    return Words(
+        f"{line.en} (same numbers here as {other})", f"{line.zh}（这里与 {other} 的数值相同）"
+    )
+
+
+def _how_decoded(report: Report) -> Words:
+    """Example: ": answers decoded greedily, full references"; empty if unknown."""
     protocol = PROTOCOLS[report.protocol]
     decoding = {**report.params.generation, **(protocol.decoding or {})}
     if "do_sample" not in decoding:
-        return ""
-    how = "decoded greedily"
+        return Words("", "")
+    how = Words("decoded greedily", "贪心解码")
     if decoding["do_sample"]:
-        how = f"sampled with top-p {decoding['top_p']} and temperature {decoding['temperature']}"
+        top_p, temperature = decoding["top_p"], decoding["temperature"]
+        how = Words(
+            f"sampled with top-p {top_p} and temperature {temperature}",
+            f"采样，top-p {top_p}，温度 {temperature}",
+        )
     limit = protocol.reference_tokens
-    references = f"references truncated to {limit} tokens" if limit else "full references"
-    return f": answers {how}, {references}"
+    references = Words("full references", "参考答案完整")
+    if limit:
+        references = Words(
+            f"references truncated to {limit} tokens", f"参考答案截到 {limit} 个 token"
+        )
+    return Words(f": answers {how.en}, {references.en}", f"：回答{how.zh}，{references.zh}")
 
 
 def _protocol_title(name: str) -> str:

@@ -2,174 +2,167 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 from glmtune.metrics.probe import TRAINING_ANSWERS, Verdict
-from glmtune.metrics.significance import (
-    CONFIDENCE,
-    MIN_ROWS,
-    Interval,
-    adjusted_p_values,
-    bootstrap_means,
-    paired_differences,
-)
+from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS
+from glmtune.report.blocks import Block, Heading, Prose, Row, Table
 from glmtune.report.contents import MethodEntry, Report, Run
-from glmtune.report.markdown import plain, table
+from glmtune.report.markdown import plain
 from glmtune.report.tables import (
-    NO_BREAK,
+    EMPTY,
+    MODEL,
     Column,
     DifferenceColumn,
     correct_share,
+    minus_untuned,
     percent,
     percent_of,
     run_table,
     share,
 )
+from glmtune.report.words import Text, Words, join
 
 SHOWN_QUESTIONS = 4
 LONGEST_SHOWN = 60  # characters of an answer
+CORRECT = Words("Correct", "答对")
 
 
-def forgetting(report: Report) -> str:
+def forgetting(report: Report) -> list[Block]:
     """Show how many general questions each run still answers correctly, with examples."""
-    found = _Forgetting(report)
-    count = len(report.runs[0].probe)
-    return f"""## What the models forgot
-
-Each model answers the same {count} short general questions (sums, capitals, colors, …), which are
-unrelated to the data. {_worst_in_words(found, count)}
-
-{run_table(report, tuple(_probe_columns(found)))}
-
-*Correct*: the answer contains the expected one and does not imitate the training data. In
-parentheses: the {percent_of(CONFIDENCE)} confidence interval of the share, and of its difference
+    count, style = len(report.runs[0].probe), _style_title(report)
+    opening = Words(
+        f"Each model answers the same {count} short general questions (sums, capitals, colors, …), "
+        "which are unrelated to the data.",
+        f"每个模型回答同样的 {count} 道简短常识题（加法、首都、颜色等），与训练数据无关。",
+    )
+    legend = Words(
+        f"""*Correct*: the answer contains the expected one and does not imitate the training data.
+In parentheses: the {percent_of(CONFIDENCE)} confidence interval of the share, and of its difference
 from the untuned model on the same questions. Bold: significant (Holm's correction).
-*{_style_title(report)}*: at least half of the answer's character 4-grams occur in the first
+*{style.en}*: at least half of the answer's character 4-grams occur in the first
 {TRAINING_ANSWERS:,} training answers, and less than half of the untuned answer's. *Similarity to
-untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).
+untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).""",
+        f"""*答对*：回答包含正确答案，且没有模仿训练数据。
+括号内：比例及其与同题未微调回答之差的 {percent_of(CONFIDENCE)} 置信区间。加粗：显著（Holm 校正）。
+*{style.zh}*：回答的字符 4-gram 至少一半出现在前 {TRAINING_ANSWERS:,} 条训练回答里，
+而未微调的回答不到一半。
+*与未微调的相似度*：与未微调回答的重合程度，0 到 100（字符级 ROUGE-L）。""",
+    )
+    caption = Words("General questions", "常识题")
+    return [
+        Heading(2, Words("What the models forgot", "模型忘了什么"), "forgetting"),
+        Prose(join([opening, _worst_in_words(report, count)], " ", "")),
+        run_table(report, tuple(_probe_columns(report)), caption),
+        Prose(legend),
+        *_sample_answers(report),
+    ]
 
-{_sample_answers(report)}"""
+
+def _verdict_share(
+    report: Report, holds: Callable[[Verdict], bool]
+) -> Callable[[Run], float | None]:
+    """The percentage of a trained run's answers for which `holds` is true."""
+
+    def value(run: Run) -> float | None:
+        verdicts = report.verdicts[run.model, run.method]
+        return share(map(holds, verdicts)) if run.is_trained else None
+
+    return value
 
 
-@dataclass(frozen=True)
-class _Forgetting:
-    """A report with the differences in correct answers between entries and their untuned model."""
+def _overlap(report: Report) -> Callable[[Run], float | None]:
+    """The mean overlap of a trained run's answers with the untuned ones."""
 
-    report: Report
-
-    @functools.cached_property
-    def differences(self) -> dict[tuple[str, str], Interval]:
-        pairs = [
-            (entry.key, baseline.key)
-            for entry in self.report.entries
-            if (baseline := self.report.baseline_of(entry.first.model)) and baseline is not entry
-        ]
-        found = paired_differences(self._correct_answers, pairs)
-        return {ours: each for (ours, _), each in found.items()}
-
-    @functools.cached_property
-    def adjusted(self) -> dict[tuple[str, str], float]:
-        """The p-values of the differences after Holm's correction."""
-        return adjusted_p_values(self.differences)
-
-    @functools.cached_property
-    def shares(self) -> dict[tuple[str, str], Interval]:
-        """The share of correct answers by entry."""
-        return bootstrap_means(self._correct_answers)
-
-    @functools.cached_property
-    def _correct_answers(self) -> dict[tuple[str, str], list[float | None]]:
-        return {entry.key: self.report.correct_answers(entry) for entry in self.report.entries}
-
-    def is_significant(self, entry: MethodEntry) -> bool:
-        """Whether an entry's share of correct answers differs significantly from untuned."""
-        return self.adjusted.get(entry.key, 1.0) < 1 - CONFIDENCE
-
-    def share(self, holds: Callable[[Verdict], bool]) -> Callable[[Run], float | None]:
-        """The percentage of a trained run's answers for which `holds` is true."""
-
-        def value(run: Run) -> float | None:
-            verdicts = self.report.verdicts[run.model, run.method]
-            return share(map(holds, verdicts)) if run.is_trained else None
-
-        return value
-
-    def overlap(self, run: Run) -> float | None:
-        """The mean overlap of a trained run's answers with the untuned ones."""
-        found = [verdict.overlap for verdict in self.report.verdicts[run.model, run.method]]
+    def value(run: Run) -> float | None:
+        found = [verdict.overlap for verdict in report.verdicts[run.model, run.method]]
         known = [overlap for overlap in found if overlap is not None]
         return statistics.fmean(known) if run.is_trained and known else None
 
+    return value
 
-def _probe_columns(found: _Forgetting) -> Iterator[Column | DifferenceColumn]:
+
+def _probe_columns(report: Report) -> Iterator[Column | DifferenceColumn]:
+    test = report.forgetting
     yield Column(
-        "Correct",
-        correct_share(found.report),
+        CORRECT,
+        correct_share(report),
         percent,
-        interval=lambda entry: found.shares[entry.key],
+        interval=lambda entry: test.shares[entry.key],
+        better=1,
     )
-    if found.differences:
+    if test.differences:
         yield DifferenceColumn(
-            f"Correct{NO_BREAK}− untuned",
-            lambda entry: found.differences.get(entry.key),
-            found.is_significant,
+            minus_untuned(CORRECT),
+            lambda entry: test.differences.get(entry.key),
+            lambda entry: test.is_significant(entry.key),
             "{:.1f}".format,
         )
-    style = _style_title(found.report)
-    yield Column(style, found.share(lambda verdict: verdict.imitates_training), percent)
-    yield Column("Similarity to untuned", found.overlap, "{:.1f}".format)
+    imitating = _verdict_share(report, lambda verdict: verdict.imitates_training)
+    yield Column(_style_title(report), imitating, percent, better=-1)
+    similarity = Words("Similarity to untuned", "与未微调的相似度")
+    yield Column(similarity, _overlap(report), "{:.1f}".format, better=1)
 
 
-def _style_title(report: Report) -> str:
+def _style_title(report: Report) -> Words:
     """Name answers that imitate the training data: ads, unless users bring their own data."""
-    is_own = report.dataset["source"]["kind"] == "files"
-    return "Answers in training style" if is_own else "Answers turned into ads"
+    if report.dataset["source"]["kind"] == "files":
+        return Words("Answers in training style", "变成训练风格的回答")
+    return Words("Answers turned into ads", "变成广告的回答")
 
 
-def _worst_in_words(found: _Forgetting, count: int) -> str:
+def _worst_in_words(report: Report, count: int) -> Words:
     """Describe the worst entry and what helps."""
+    test = report.forgetting
     if count < MIN_ROWS:
-        return f"Fewer than {MIN_ROWS} questions are too few to detect forgetting."
-    if not found.differences:
-        return "Measuring forgetting requires both a tuned and an untuned run."
-    lost = {
-        entry.key: found.differences[entry.key].value
-        for entry in found.report.entries
-        if found.is_significant(entry)
-    }
-    worst = min(
-        (entry for entry in found.report.entries if lost.get(entry.key, 0) < 0),
-        key=lambda entry: lost[entry.key],
-        default=None,
-    )
-    if worst is None:
-        return "No run answers significantly fewer of them correctly than the untuned model."
-    right = statistics.fmean(worst.numbers(correct_share(found.report)))
-    imitating = statistics.fmean(
-        worst.numbers(found.share(lambda verdict: verdict.imitates_training))
-    )
-    return (
-        f"**{worst.first.model} forgot most with {worst.label}{_learning_rate(worst.first)}: "
-        f"{percent(right)} correct instead of {percent(right - lost[worst.key])}; "
-        f"{percent(imitating)} of its answers imitate the training data.** A lower learning rate, "
-        "LoRA, or mixing general questions and answers into the training data helps."
+        return Words(
+            f"Fewer than {MIN_ROWS} questions are too few to detect forgetting.",
+            f"少于 {MIN_ROWS} 道题，无法检验遗忘。",
+        )
+    if not test.differences:
+        return Words(
+            "Measuring forgetting requires both a tuned and an untuned run.",
+            "要衡量遗忘，既需要微调后的运行，也需要未微调的运行。",
+        )
+    worst = max(report.entries, key=lambda entry: test.loss(entry.key))
+    if not test.loss(worst.key):
+        return Words(
+            "No run answers significantly fewer of them correctly than the untuned model.",
+            "没有任何运行答对的题显著少于未微调的模型。",
+        )
+    return _worst(report, worst)
+
+
+def _worst(report: Report, worst: MethodEntry) -> Words:
+    right = statistics.fmean(worst.numbers(correct_share(report)))
+    imitating = _verdict_share(report, lambda verdict: verdict.imitates_training)
+    ads = percent(statistics.fmean(worst.numbers(imitating)))
+    before = percent(right + report.forgetting.loss(worst.key))
+    model, label, rate = worst.first.model, worst.label, _learning_rate(worst.first)
+    return Words(
+        f"**{model} forgot most with {label.en}{rate.en}: {percent(right)} correct instead of "
+        f"{before}; {ads} of its answers imitate the training data.** A lower learning rate, "
+        "LoRA, or mixing general questions and answers into the training data helps.",
+        f"**{model} 用 {label.zh} 微调后忘得最多{rate.zh}：答对 {percent(right)}，原来是 {before}；"
+        f"{ads} 的回答在模仿训练数据。** 降低学习率、改用 LoRA、"
+        "或在训练数据里混入常识问答都有帮助。",
     )
 
 
-def _learning_rate(run: Run) -> str:
+def _learning_rate(run: Run) -> Words:
     """Example: " (lr 0.02)"."""
     rate = run.training.get("settings", {}).get("lr")
-    return f" (lr {rate:g})" if isinstance(rate, int | float) else ""
+    if not isinstance(rate, int | float):
+        return Words("", "")
+    return Words(f" (lr {rate:g})", f"（学习率 {rate:g}）")
 
 
-def _sample_answers(report: Report) -> str:
+def _sample_answers(report: Report) -> list[Block]:
     """Show a few evenly spaced questions with the answers of all methods side by side."""
     methods = {entry.key[1]: entry.label for entry in report.entries}
-    header = ["Model", "Question", "Expected", *methods.values()]
+    header = [MODEL, Words("Question", "问题"), Words("Expected", "正确答案"), *methods.values()]
     rows = []
     for model in report.models:
         runs = {entry.key[1]: entry.first for entry in report.entries_of(model)}
@@ -179,10 +172,18 @@ def _sample_answers(report: Report) -> str:
                 _first_characters(runs[method].probe[index]["predict"]) if method in runs else ""
                 for method in methods
             ]
-            rows.append([model, plain(asked["prompt"]), plain(asked["labels"]), *responses])
-    seeds = ", answered with the first seed" if report.has_seeds else ""
-    intro = f"A sample of the questions, evenly spaced{seeds}:"
-    return f"{intro}\n\n{table(header, rows, text_columns=len(header))}"
+            cells = [model, plain(asked["prompt"]), plain(asked["labels"]), *responses]
+            rows.append(Row(cells, model))
+    intro = (
+        Words(
+            "A sample of the questions, evenly spaced, answered with the first seed:",
+            "等间隔抽取的几道题，由第一个种子回答：",
+        )
+        if report.has_seeds
+        else Words("A sample of the questions, evenly spaced:", "等间隔抽取的几道题：")
+    )
+    caption = Words("Answers to some general questions", "部分常识题的回答")
+    return [Prose(intro), Table(caption, header, rows, text_columns=len(header))]
 
 
 def _evenly_spaced(count: int) -> list[int]:
@@ -191,6 +192,6 @@ def _evenly_spaced(count: int) -> list[int]:
     return [(2 * place + 1) * count // (2 * shown) for place in range(shown)]
 
 
-def _first_characters(response: str) -> str:
+def _first_characters(response: str) -> Text:
     cut = "".join(islice(response, LONGEST_SHOWN))
-    return (plain(cut) + ("…" if len(response) > LONGEST_SHOWN else "")) or "*(empty)*"
+    return (plain(cut) + ("…" if len(response) > LONGEST_SHOWN else "")) or EMPTY

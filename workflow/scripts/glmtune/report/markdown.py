@@ -1,7 +1,6 @@
-r"""Markdown for arbitrary text and values, escaped so that it shows exactly their characters.
+r"""Writes blocks as Markdown, and escapes arbitrary text so that it shows exactly its characters.
 
-Characters that control terminals or reverse text direction appear as escapes, such as \x1b. Knows
-nothing about reports.
+Characters that control terminals or reverse text direction appear as escapes, such as \x1b.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 import yaml
 
 from glmtune.errors import printable, shown_name
+from glmtune.report.blocks import Block, Cell, Code, Figure, Folded, Head, Heading, Prose, Table
+from glmtune.report.words import english
 
 
 def plain(text: str) -> str:
@@ -34,17 +35,43 @@ def code(text: str) -> str:
     return f"{fence}{padding}{shown}{padding}{fence}"
 
 
-def yaml_block(value: Any) -> str:
-    """Render JSON values as a YAML block: keys in order, Chinese unescaped, lines unfolded."""
+def yaml_text(value: Any) -> str:
+    """JSON values as YAML: keys in order, Chinese unescaped, lines unfolded."""
     dumped = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=math.inf)
-    dumped = printable(dumped.strip())
-    fence = _fence(dumped, 4)
-    return f"{fence}yaml\n{dumped}\n{fence}"
+    return printable(dumped.strip())
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
-    """Build a Markdown table; the first `text_columns` are left-aligned, the others right."""
-    rule = ["---" if index < text_columns else "---:" for index in range(len(header))]
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """Blocks in English, as GitHub shows them."""
+    return "\n\n".join(filter(None, map(_block, blocks)))
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {english(block.title)}"
+        case Prose():
+            return english(block.text)
+        case Table():
+            return _table(block)
+        case Figure():
+            return f"![{block.alt.en}](figures/{block.name}.svg)" if block.panels else ""
+        case Folded():
+            return to_markdown(block.blocks)
+        case Code():
+            fence = _fence(block.text, 4)
+            return f"{fence}{block.language}\n{block.text}\n{fence}"
+        case _:
+            return ""
+
+
+def _table(table: Table) -> str:
+    header = [english(head.title if isinstance(head, Head) else head) for head in table.header]
+    rule = ["---" if index < table.text_columns else "---:" for index in range(len(header))]
+    rows = [
+        [english(cell.text if isinstance(cell, Cell) else cell) for cell in row.cells]
+        for row in table.rows
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
 
 

@@ -1,4 +1,4 @@
-"""The sections of the report: each is a function of a Report that returns Markdown.
+"""The sections of the report: each is a function of a Report that returns blocks.
 
 SECTIONS sets their order. To add a section, write a function and list it there.
 """
@@ -10,126 +10,152 @@ from collections.abc import Callable
 from glmtune.errors import DataError
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.significance import CONFIDENCE
+from glmtune.report.answers import all_answers
+from glmtune.report.blocks import Block, Heading, Prose, Row, Table
 from glmtune.report.comparison import differences
 from glmtune.report.contents import Report
-from glmtune.report.data_card import data_section, kind_of
+from glmtune.report.data_card import data_section
 from glmtune.report.definitions import definitions
+from glmtune.report.figures import cost_figure, length_figure, loss_figure
 from glmtune.report.forgetting import forgetting
-from glmtune.report.markdown import code, plain, table
+from glmtune.report.markdown import code, plain
+from glmtune.report.overview import overview
+from glmtune.report.published import published
 from glmtune.report.seeds import seed_table
-from glmtune.report.tables import fairer_columns, percent_of, run_table, score_columns, text_columns
+from glmtune.report.tables import (
+    EMPTY,
+    METHOD,
+    MODEL,
+    fairer_columns,
+    percent_of,
+    run_table,
+    score_columns,
+    text_columns,
+)
 from glmtune.report.training_notes import training_notes
 from glmtune.report.what_was_run import what_was_run
-
-MODEL_NOTES = {
-    "miniature": (
-        "A **miniature** is built by this workflow; it has the real architecture at a tiny size "
-        "and its own vocabulary. Its scores show what the methods do; they say nothing about the "
-        "6B model."
-    ),
-    "random": (
-        "A model with **random weights** has the real configuration but is untrained: its times "
-        "and memory are meaningful, its scores are not."
-    ),
-}
+from glmtune.report.words import Text, Words, join
 
 
-def summary(report: Report) -> str:
-    """State what is compared, and the limits of the comparison."""
-    opening = (
-        f"Each model answers the same {report.rows:,} dev prompts of {kind_of(report)}, "
-        f"{_tuned_with(report)}."
-    )
-    sources = {model: manifest["source"] for model, manifest in report.models.items()}
-    models = [
-        f"- {model}: {plain(source)}, {_parameter_count(report, model)}"
-        for model, source in sources.items()
-    ]
-    notes = [note for source, note in MODEL_NOTES.items() if source in sources.values()]
-    return "\n\n".join(["# Fine-tuning report", opening, "\n".join(models), *notes])
-
-
-def _tuned_with(report: Report) -> str:
-    """Example: "untuned and after tuning with ptuning, lora"."""
-    tuned = dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained)
-    if not tuned:
-        return "untuned; nothing was tuned"
-    untuned = "" if all(run.is_trained for run in report.runs) else "untuned and "
-    return f"{untuned}after tuning with {', '.join(tuned)}"
-
-
-def _parameter_count(report: Report, model: str) -> str:
-    """Example: 6,243,584,000 -> "about 6.2 billion parameters"."""
-    count = report.parameters_of(model)
-    if count is None:
-        return "unknown size"
-    shown = f"{count / 1e9:.1f} billion" if count >= 1e8 else f"{count / 1e6:.1f} million"
-    return f"about {shown} parameters"
-
-
-def scores(report: Report) -> str:
+def scores(report: Report) -> list[Block]:
     """Show the table of scores and further statistics of the generated texts."""
-    parts = [
-        "## Scores",
-        run_table(report, score_columns(report)),
-        f"""BLEU-4 and ROUGE follow the definition of {plain(PROTOCOLS[report.protocol].title)}
-and compare {_compared_texts(report)}. In
-parentheses: the {percent_of(CONFIDENCE)} confidence interval. *− untuned*: the difference from the
+    title, protocol = Words("Scores", "得分"), plain(PROTOCOLS[report.protocol].title)
+    compared, confidence = _compared_texts(report), percent_of(CONFIDENCE)
+    legend = Words(
+        f"""BLEU-4 and ROUGE follow the definition of {protocol}
+and compare {compared.en}. In
+parentheses: the {confidence} confidence interval. *− untuned*: the difference from the
 untuned model on the same rows. Bold: significant (Holm's correction): a score above that of every
-other method of its model, or a difference from zero. *Attributes*: requested attribute values that
-appear verbatim in the answer. *General*: general questions answered correctly, see below.
-*Dev loss*: loss of the tuned model on the references. *Trained*: trainable parameters, and their
-share of all parameters. *Time*: training time.""",
+other method of its model, or a difference from zero. *General*: general questions answered
+correctly, see below. *Dev loss*: loss of the tuned model on the references. *Trained*: trainable
+parameters, and their share of all parameters. *Time*: training time.""",
+        f"""BLEU-4 和 ROUGE 按 {protocol} 的定义，比较{compared.zh}。
+括号内：{confidence} 置信区间。*− 未微调*：在同样的行上与未微调模型之差。
+加粗：显著（Holm 校正），即得分高于同一模型的其他每种方法，或差异不为零。
+*常识题*：答对的比例，见下文。*验证损失*：微调后的模型在参考答案上的损失。
+*训练参数*：参与训练的参数量及占比。*用时*：训练用时。""",
+    )
+    return [
+        Heading(2, title, "scores"),
+        run_table(report, score_columns(report), title),
+        Prose(legend),
         *_each_seed(report),
-        run_table(report, text_columns(report)),
-        """*Characters*: mean answer length. *Distinct*: share of distinct answers. *Distinct-4*:
-share of distinct word 4-grams. *Repetition-4*: answers that repeat a word 4-gram. *Cut off*:
-answers that reached the length limit before they ended.""",
         *_fairer_scores(report),
     ]
-    return "\n\n".join(parts)
 
 
-def _compared_texts(report: Report) -> str:
+def _compared_texts(report: Report) -> Words:
     """The texts that the headline scores compare."""
     protocol = PROTOCOLS[report.protocol]
-    answers = {"predict": "answers as displayed", "decoded": "answers as decoded"}
-    references = {"labels": "references as in the data", "decoded_labels": "references as decoded"}
-    form = ", both with normalized punctuation and whitespace" if protocol.normal_form else ""
-    return f"{answers[protocol.response_key]} and {references[protocol.reference_key]}{form}"
+    answers = {
+        "predict": Words("answers as displayed", "人读到的回答"),
+        "decoded": Words("answers as decoded", "解码后的回答"),
+    }[protocol.response_key]
+    references = {
+        "labels": Words("references as in the data", "数据里的参考答案"),
+        "decoded_labels": Words("references as decoded", "解码后的参考答案"),
+    }[protocol.reference_key]
+    form = Words("", "")
+    if protocol.normal_form:
+        form = Words(", both with normalized punctuation and whitespace", "，标点和空白均经规范化")
+    return Words(
+        f"{answers.en} and {references.en}{form.en}", f"{answers.zh}与{references.zh}{form.zh}"
+    )
 
 
-def _each_seed(report: Report) -> list[str]:
+def _each_seed(report: Report) -> list[Block]:
     found = seed_table(report)
-    text = "Methods with several seeds show the mean ± standard deviation. Each seed separately:"
-    return [text, found] if found else []
+    text = Words(
+        "Methods with several seeds show the mean ± standard deviation. Each seed separately:",
+        "有多个种子的方法显示均值 ± 标准差。各个种子：",
+    )
+    return [Prose(text), found] if found else []
 
 
-def _fairer_scores(report: Report) -> list[str]:
+def _fairer_scores(report: Report) -> list[Block]:
     columns = fairer_columns(report)
     if not columns:
         return []
-    text = (
-        "Scores against fairer references, by the default definition: without "
-        f"{plain('<UNK>')}, which no model can guess, and against the references of all rows with "
-        "the same prompt."
+    unknown = plain("<UNK>")
+    text = Words(
+        f"Scores against fairer references, by the default definition: without {unknown}, which no "
+        "model can guess, and against the references of all rows with the same prompt.",
+        f"按默认定义、对更公平的参考答案计分：去掉任何模型都猜不到的 {unknown}，"
+        "以及对同一提示词所有行的参考答案。",
     )
-    return [text, run_table(report, columns)]
+    caption = Words("Scores against fairer references", "更公平的参考答案下的得分")
+    return [Prose(text), run_table(report, columns, caption)]
 
 
-def before_and_after(report: Report) -> str:
+def texts(report: Report) -> list[Block]:
+    """Show what the generated texts are like: lengths, attributes, variety."""
+    title = Words("Texts", "文本")
+    legend = Words(
+        """*Characters*: mean answer length. *Attribute recall*: requested attribute values that
+appear verbatim in the answer. *Attribute precision*: requested values among those in the answer
+that are requested or contradict the prompt; see `docs/metrics.md`. *Distinct*: share of distinct
+answers. *Distinct-4*: share of distinct word 4-grams. *Repetition-4*: answers that repeat a word
+4-gram. *Cut off*: answers that reached the length limit before they ended.""",
+        """*字符数*：回答的平均长度。*属性召回率*：要求的属性值中原样出现在回答里的比例。
+*属性准确率*：回答里「符合要求」或「与提示词矛盾」的属性值中符合要求的比例（`docs/zh/metrics.md`）。
+*互异*：互不相同的回答所占比例。*Distinct-4*：互不相同的词 4-gram 所占比例。
+*Repetition-4*：有重复词 4-gram 的回答。*被截断*：没写完就到了长度上限的回答。""",
+    )
+    lengths = Words(
+        "The length of answers and references: the median, and the range of 90 % of the rows.",
+        "回答与参考答案的长度：中位数，以及 90 % 的行所在的范围。",
+    )
+    return [
+        Heading(2, title, "texts"),
+        run_table(report, text_columns(report), title),
+        Prose(legend),
+        Prose(lengths),
+        length_figure(report),
+    ]
+
+
+def before_and_after(report: Report) -> list[Block]:
     """Show the answers to each example prompt side by side."""
-    parts = ["## Before and after", ""]
+    blocks: list[Block] = [Heading(2, Words("Before and after", "微调前后"), "examples")]
     if not report.examples:
-        parts.append("No example prompts are configured.")
+        nothing = Words("No example prompts are configured.", "没有配置示例提示词。")
+        blocks.append(Prose(nothing))
     elif report.has_seeds:
-        parts += ["Methods with several seeds show the answer of the first one.", ""]
-    for prompt in report.examples:
-        parts += [f"### {code(prompt)}", "", _answer_table(report, prompt), ""]
-    return "\n".join(parts).rstrip()
+        first = Words(
+            "Methods with several seeds show the answer of the first one.",
+            "有多个种子的方法显示第一个种子的回答。",
+        )
+        blocks.append(Prose(first))
+    for number, prompt in enumerate(report.examples, 1):
+        caption = Words(f"Answers to example {number}", f"例 {number} 的回答")
+        blocks += [
+            Heading(3, code(prompt), f"example-{number}"),
+            _answer_table(report, prompt, caption),
+        ]
+    return blocks
 
 
-def _answer_table(report: Report, prompt: str) -> str:
+def _answer_table(report: Report, prompt: str, caption: Words) -> Table:
     """One row per model and method, plus the reference if the prompt is a dev row."""
     rows, references = [], []
     for entry in report.entries:
@@ -140,30 +166,51 @@ def _answer_table(report: Report, prompt: str) -> str:
                 f"examples of {run.name}: no answer to {prompt!r}; run generate_predictions again"
             )
         references.append(example.get("labels"))
-        rows.append([run.model, entry.label, plain(example["predict"]) or "*(empty)*"])
+        answer: Text = plain(example["predict"]) or EMPTY
+        rows.append(Row([run.model, entry.label, answer], *entry.key))
     reference = next(filter(None, references), None)
     if reference:
-        rows.append(["reference", "", plain(reference)])
-    return table(["Model", "Method", "Answer"], rows, text_columns=3)
+        rows.append(Row([Words("reference", "参考答案"), "", plain(reference)]))
+    header = [MODEL, METHOD, Words("Answer", "回答")]
+    return Table(caption, header, rows, text_columns=3, named=2)
 
 
-def loss_curves(report: Report) -> str:
+def loss_curves(report: Report) -> list[Block]:
     """Show the loss plot and notes on unusual trainings."""
-    if not any(run.curve for run in report.runs):
-        return "## Loss curves\n\nNo run was trained."
-    picture = "![Training loss over steps (dashed: dev loss), one panel per model](plots/loss.svg)"
-    notes = "\n".join(training_notes(report))
-    return "\n\n".join(["## Loss curves", picture, *([notes] if notes else [])])
+    heading = Heading(2, Words("Loss curves", "损失曲线"), "losses")
+    figure, notes = loss_figure(report), training_notes(report)
+    if not figure.panels:
+        notes = [Words("No run was trained.", "没有训练任何运行。")]
+    return [heading, figure, *([Prose(join(notes, "\n"))] if notes else [])]
 
 
-SECTIONS: tuple[Callable[[Report], str], ...] = (
-    summary,
+def cost(report: Report) -> list[Block]:
+    """Show what each training cost against what it scores."""
+    text = Words(
+        "Score against cost: cheaper is further left, better is higher. Time and memory are "
+        "those of "
+        "the machine that trained (see the last section).",
+        "得分与成本：越靠左越省，越靠上越好。用时和内存取自训练所用的机器（见最后一节）。",
+    )
+    figure = cost_figure(report)
+    if not figure.panels:
+        text = Words("Nothing was trained.", "没有训练任何模型。")
+    return [Heading(2, Words("Cost and quality", "成本与质量"), "cost"), Prose(text), figure]
+
+
+Section = Callable[[Report], list[Block]]
+SECTIONS: tuple[Section, ...] = (
+    overview,
     scores,
     differences,
     forgetting,
-    definitions,
+    texts,
     before_and_after,
+    all_answers,
     loss_curves,
+    cost,
+    published,
+    definitions,
     data_section,
     what_was_run,
 )

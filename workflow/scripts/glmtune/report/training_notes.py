@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from glmtune.report.contents import Report, Run, finite
 from glmtune.report.markdown import plain
-
-SIX_BILLION = 5e9  # parameters; at least this many count as a 6B model
+from glmtune.report.words import Words
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,11 @@ class Band:
     published: str
     low: float
     high: float
+
+    @property
+    def published_zh(self) -> str:
+        """Example: "3.22 to 3.44" -> "3.22 到 3.44"."""
+        return self.published.replace("to", "到")
 
 
 # ChatGLM-6B and ChatGLM2-6B: THUDM's ptuning/README.md and logs published by users, widened by
@@ -28,17 +32,17 @@ BANDS = {
 }
 
 
-def training_notes(report: Report) -> list[str]:
+def training_notes(report: Report) -> list[Words]:
     """One line per note on a training."""
-    notes = [
-        f"- {run.name}: {plain(note)}."
-        for run in report.runs
-        for note in (*run.training.get("notes", ()), *_early_end_notes(run))
-    ]
+    notes = []
+    for run in report.runs:
+        written = [Words(plain(note), plain(note)) for note in run.training.get("notes", ())]
+        for note in (*written, *_early_end_notes(run)):
+            notes.append(Words(f"- {run.name}: {note.en}.", f"- {run.name}：{note.zh}。"))
     return notes + _loss_notes(report)
 
 
-def _early_end_notes(run: Run) -> list[str]:
+def _early_end_notes(run: Run) -> list[Words]:
     """Say where a training ended, unless it kept the weights of its last planned step."""
     if not run.is_trained:
         return []
@@ -46,32 +50,44 @@ def _early_end_notes(run: Run) -> list[str]:
     best = run.training["best_step"]
     notes = []
     if planned is not None and steps < planned:
-        notes.append(f"stopped after {steps} of {planned} steps: the dev loss stopped falling")
+        notes.append(
+            Words(
+                f"stopped after {steps} of {planned} steps: the dev loss stopped falling",
+                f"计划 {planned} 步，第 {steps} 步停止：验证损失不再下降",
+            )
+        )
     if best is not None and best != steps:
-        notes.append(f"kept the weights of step {best}, which has the lowest dev loss")
+        notes.append(
+            Words(
+                f"kept the weights of step {best}, which has the lowest dev loss",
+                f"保留验证损失最低的第 {best} 步的权重",
+            )
+        )
     return notes
 
 
-def _loss_notes(report: Report) -> list[str]:
+def _loss_notes(report: Report) -> list[Words]:
     """One line per run with an unusual loss, for 6B models on ADGEN only.
 
     Random weights are skipped: their loss is always outside the published range.
     """
     if report.dataset["source"]["kind"] != "adgen":
         return []
-    large = {
-        model
-        for model, manifest in report.models.items()
-        if manifest["source"] != "random" and (report.parameters_of(model) or 0) >= SIX_BILLION
-    }
-    return [note for run in report.runs if run.model in large for note in _loss_note(run)]
+    return [
+        note for run in report.runs if report.is_full_size(run.model) for note in _loss_note(run)
+    ]
 
 
-def _loss_note(run: Run) -> list[str]:
+def _loss_note(run: Run) -> list[Words]:
     loss, band = finite(run.training.get("train_loss")), BANDS.get(run.tuning)
     if loss is None or band is None or band.low <= loss <= band.high:
         return []
     return [
-        f"- {run.name}: train loss {loss:.2f} is outside {band.low} to {band.high}; published runs "
-        f"of {run.tuning} on ADGEN ended at {band.published}."
+        Words(
+            f"- {run.name}: train loss {loss:.2f} is outside {band.low} to {band.high}; published "
+            f"runs of {run.tuning} on ADGEN ended at {band.published}.",
+            f"- {run.name}：训练损失 {loss:.2f} 不在 {band.low} 到 {band.high} 之间；公开的 "
+            f"{run.tuning} "
+            f"在 ADGEN 上以 {band.published_zh} 结束。",
+        )
     ]

@@ -1,7 +1,8 @@
 """Which files of the library a script runs: inputs of its rule, and part of its results' key.
 
 Found by reading import statements, also those inside functions, and `call_in_fork("module", …)` of
-fork_server.py, so the list is known before anything runs and costs milliseconds.
+fork_server.py, so the list is known before anything runs and costs milliseconds. Files beside the
+modules of a package, such as the style of a page, count as its code.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+DATA_FILES = (".css", ".html", ".js", ".json")
 SCRIPTS = Path(__file__).resolve().parents[2]
 
 
@@ -26,7 +28,8 @@ def code_of(script: str) -> list[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting.extend(_imported_files(path))
+            if path.suffix == ".py":
+                waiting.extend(_imported_files(path))
     return sorted(found)
 
 
@@ -76,3 +79,5 @@ def _files_of(module: str) -> Iterator[Path]:
         for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():
                 yield path
+        # Not the modules' caches, which are in a folder.
+        yield from (path for path in base.glob("*.*") if path.suffix in DATA_FILES)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
         **describe_arithmetic(),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
         "git_commit": git_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(path, runtime | figures)
 

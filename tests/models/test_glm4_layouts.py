@@ -25,6 +25,7 @@ from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json, write_json
 from glmtune.miniatures.settings import ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 pytestmark = pytest.mark.numeric
@@ -112,7 +113,8 @@ def test_an_export_is_read_back(hf: Path, tmp_path: Path, format_name: str) -> N
 
 def test_prepare_takes_either_layout(hf: Path, tmp_path: Path) -> None:
     settings = ModelSettings(source=str(hf), family=FAMILY, seed=1)
-    prepare(settings, tmp_path / "out", tmp_path / "resume")
+    outputs = Outputs(out_dir=tmp_path / "out", resume_dir=tmp_path / "resume")
+    prepare(settings=settings, outputs=outputs)
     assert "tokenizer.json" in read_json(tmp_path / "out" / "manifest.json")["files"]
 
 
@@ -161,8 +163,10 @@ def test_another_glm_is_refused_by_name(
     assert str(caught.value).startswith(f"{official / 'config.json'}: found ")
     assert name in str(caught.value)
     assert str(caught.value).endswith("; use one of these")
+    settings = ModelSettings(source=str(official), family=FAMILY, seed=1)
+    outputs = Outputs(out_dir=tmp_path / "out", resume_dir=ROOT)
     with pytest.raises(WeightsError, match=name):
-        prepare(ModelSettings(source=str(official), family=FAMILY, seed=1), tmp_path / "out", ROOT)
+        prepare(settings=settings, outputs=outputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -170,7 +170,7 @@ def test_whole_weights_are_told_with_their_size(params: Params, weights: Path) -
         (lambda folder: (folder / "config.json").unlink(), "no config.json in "),
         (
             lambda folder: (folder / "tokenizer.model").unlink(),
-            "no vocabulary (ice_text.model or tok",
+            "no vocabulary (ice_text.model, tok",
         ),
         (
             lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs"),

@@ -91,7 +91,8 @@ def test_the_prompt_is_masked_and_the_answer_is_not(
     assert len(example.input_ids) == len(example.labels)
     targets = [label for label in example.labels if label != IGNORED_LABEL]
     assert tokenizer.decode(targets).strip() == ANSWER
-    assert targets[-1] == tokenizer.eos_token_id
+    assert targets[-1] == getattr(tokenizer, "answer_end_id", tokenizer.eos_token_id)
+    assert targets[-1] in tokenizer.stop_token_ids
     # The row begins with the ids for generate() (whose last token is v1's first target).
     assert example.input_ids[: len(prompt)] == prompt
     assert set(example.labels[: len(prompt) - 1]) == {IGNORED_LABEL}
@@ -347,7 +348,7 @@ def test_words_after_a_break_become_pieces_used_within_sentences(
     assert len(plain(tokenizer, "红色裙子图案风格")) == 1 + 4  # dummy space, 4 words
 
 
-@pytest.mark.parametrize("family_name", FAMILY_NAMES)
+@pytest.mark.parametrize("family_name", [name for name in FAMILY_NAMES if name != "glm-4-9b"])
 def test_a_vocabulary_smaller_than_the_characters_is_refused(
     tmp_path: Path, family_name: str
 ) -> None:
@@ -362,7 +363,7 @@ def test_a_miniature_config_has_the_real_keys_and_the_vocabulary_s_ids(
     family, tokenizer = FAMILIES[family_name], tokenizers[family_name]
     config = family.miniature_config(tokenizer, hidden_size=48, num_layers=2, num_heads=4)
     assert config.keys() == family.real_config.keys()
-    assert config["eos_token_id"] == tokenizer.eos_token_id
+    assert config["eos_token_id"] in (tokenizer.eos_token_id, list(tokenizer.stop_token_ids))
     assert config["pad_token_id"] == tokenizer.pad_token_id
     rows = config.get("vocab_size") or config["padded_vocab_size"]
     assert rows % 8 == 0
@@ -405,7 +406,9 @@ def test_chatglm3_learns_the_name_of_the_tool_that_it_calls(tokenizers: dict[str
     whole = encode_example(template, tokenizer, row, **OFFICIAL, max_target_tokens=99)
     targets = [label for label in whole.labels if label != IGNORED_LABEL]
     shown = tokenizer.process_response(tokenizer.decode(targets))
-    assert normal_form(shown) == normal_form(shown_answer(row)) == "clock 红色"
+    assert (
+        normal_form(shown) == normal_form(shown_answer(row, template.written_call)) == "clock 红色"
+    )
     # Also where the prompt alone would fill the limits.
     limits: Any = OFFICIAL | {"max_source_tokens": 4}
     cut = encode_example(template, tokenizer, row, **limits, max_target_tokens=4)

@@ -177,7 +177,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "models.glm4",
             {"source": "miniature"},
-            'models: unknown "glm4"; known: chatglm-6b, chatglm2-6b, chatglm3-6b-base; '
+            'models: unknown "glm4"; known: chatglm-6b, chatglm2-6b, chatglm3-6b-base, glm-4-9b; '
             "or give the entry a `family:`",
         ),
         (
@@ -233,7 +233,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "models.mine",
             {"source": "miniature", "family": "chatglm4"},
             'models.mine.family: found "chatglm4"; expected one of "chatglm-6b", '
-            '"chatglm2-6b", "chatglm3-6b-base"',
+            '"chatglm2-6b", "chatglm3-6b-base", "glm-4-9b"',
         ),
         (
             "methods.mine",

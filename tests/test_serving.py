@@ -19,11 +19,12 @@ from glmtune.commands.flags import add_model, choose
 from glmtune.commands.main import COMMANDS
 from glmtune.commands.texts import CHINESE, ENGLISH
 from glmtune.errors import DataError, ParamsError
+from glmtune.families.conversation import TRAINING_TIME
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
-from glmtune.families.tokenizers import TRAINING_TIME
+from glmtune.families.tool_calls import tool_call
 from glmtune.files import write_json
-from glmtune.serving.answer_text import AnswerText, tool_call
+from glmtune.serving.answer_text import AnswerText
 from glmtune.serving.catalog import find, read_folder, read_results, stamp_of
 from glmtune.serving.prompts import (
     chat_prompt,

@@ -39,8 +39,8 @@ from bench_cases import (
 )
 from transformers import ContinuousBatchingConfig, GlmConfig, GlmForCausalLM
 
+from glmtune.checkpoints.transformers_layout import glm_config, glm_state
 from glmtune.devices import Device
-from glmtune.export.transformers_format import glm_config, glm_state
 from glmtune.generation.batches import generate_texts
 from glmtune.generation.sampling import logits_in_parts
 from glmtune.generation.settings import GenerationSettings

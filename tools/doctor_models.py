@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from findings import Finding  # noqa: E402
 
-from glmtune.checkpoints.sources import hub_snapshot  # noqa: E402
-from glmtune.checkpoints.weight_files import check_is_content, read_object, weight_files  # noqa: E402
+from glmtune.checkpoints.sources import hub_snapshot, is_vocabulary  # noqa: E402
+from glmtune.checkpoints.weight_files import check_is_content, weight_files  # noqa: E402
 from glmtune.errors import UserError, WeightsError  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.locations import kind_of_source, user_path  # noqa: E402
@@ -26,7 +26,8 @@ from glmtune.params.values import Params  # noqa: E402
 
 GIB, GB = 1024**3, 1e9
 # Of the published models; a miniature has a million, which no disk notices.
-REAL_PARAMETERS = 6.2e9
+REAL_PARAMETERS = dict.fromkeys(("chatglm-6b", "chatglm2-6b", "chatglm3-6b-base"), 6.2e9)
+REAL_PARAMETERS |= {"glm-4-9b": 9.4e9}
 # A hub's fp16 files; a checkpoint of full fine-tuning in fp32, in the store and once more in DVC's
 # cache; what a training saves to resume from: weights and two moments, in fp32, and for a moment
 # twice, because a checkpoint stays until the next one has been read back.
@@ -52,11 +53,12 @@ def weights(params: Params) -> Iterator[Finding]:
             yield _complete(model, user_path(entry.source))
         elif kind == "hub":
             folder = cached(entry)
-            yield _complete(model, folder) if folder else _to_be_downloaded(model, entry)
+            missing = _to_be_downloaded(model, entry, params.family(model))
+            yield _complete(model, folder) if folder else missing
 
 
-def _to_be_downloaded(model: str, entry: Model) -> Finding:
-    size = BYTES_DOWNLOADED * REAL_PARAMETERS / GB
+def _to_be_downloaded(model: str, entry: Model, family: str) -> Finding:
+    size = BYTES_DOWNLOADED * REAL_PARAMETERS[family] / GB
     return Finding(
         f"{model}: {entry.source} is not in this machine's hub cache",
         f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
@@ -81,10 +83,12 @@ def _complete(model: str, folder: Path) -> Finding:
     except (UserError, OSError) as error:
         return Finding(f"{model}: incomplete weights", str(error), stops=True)
     needs = {
-        "config.json": "config.json",
-        "vocabulary (ice_text.model or tokenizer.model)": "*.model",
+        "config.json": (folder / "config.json").is_file(),
+        "vocabulary (ice_text.model, tokenizer.model or tokenizer.json)": any(
+            map(is_vocabulary, folder.iterdir())
+        ),
     }
-    missing = [need for need, pattern in needs.items() if not any(folder.glob(pattern))]
+    missing = [need for need, is_there in needs.items() if not is_there]
     if missing:
         fix = "download it into the same folder"
         return Finding(f"{model}: no {' and no '.join(missing)} in {folder}", fix, stops=True)
@@ -136,13 +140,15 @@ def _memory_of(
 
 def config_of(params: Params, model: str) -> dict[str, Any]:
     """The values of a model's config.json, or of the published one where it is not here."""
+    from glmtune.checkpoints.loading import read_model_config
+
     entry, published = params.file.models[model], get_family(params.family(model)).real_config
     kind = _kind(params, model)
     folder = cached(entry) if kind == "hub" else user_path(entry.source)
     if kind == "random" or folder is None or not (folder / "config.json").is_file():
         return {**published, **(entry.config or {})}
     try:
-        return read_object(folder / "config.json")
+        return read_model_config(folder)
     except WeightsError:
         return dict(published)
 
@@ -154,9 +160,10 @@ def disk(params: Params, store: Path) -> Iterator[Finding]:
     for model in real_models(params):
         is_missing = _kind(params, model) == "hub" and not cached(params.file.models[model])
         needed += len(params.methods) * BYTES_OF_A_RUN
-        needed += is_missing * BYTES_DOWNLOADED * REAL_PARAMETERS
-        needed += len(full) * BYTES_OF_FULL * REAL_PARAMETERS
-        needed += bool(full) * BYTES_TO_RESUME * REAL_PARAMETERS
+        parameters = REAL_PARAMETERS[params.family(model)]
+        needed += is_missing * BYTES_DOWNLOADED * parameters
+        needed += len(full) * BYTES_OF_FULL * parameters
+        needed += bool(full) * BYTES_TO_RESUME * parameters
     free = shutil.disk_usage(next(p for p in (store, *store.parents) if p.exists())).free
     needed = max(needed, GIB)
     fix = f"free some (make clean-store), or set GLMTUNE_STORE to a larger disk (now {store})"

@@ -24,6 +24,7 @@ from glmtune.families.registry import FAMILIES
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.precision import BITS
 from glmtune.modeling.quantization import quantize_model
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 FAMILY_NAMES = sorted(FAMILIES)
@@ -191,8 +192,9 @@ def test_the_first_release_of_chatglm_is_explained(tmp_path: Path) -> None:
     write_folder(source, {"transformer.word_embeddings.weight": torch.zeros(2, 2)}, config)
     FAMILIES["chatglm-6b"].train_tokenizer(["红色的裙子。"], source, vocab_size=20)
     settings = ModelSettings(source=str(source), family="chatglm-6b", seed=1)
+    outputs = Outputs(out_dir=tmp_path / "done", resume_dir=tmp_path / "work")
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
-        prepare(settings, tmp_path / "done", tmp_path / "work")
+        prepare(settings=settings, outputs=outputs)
     with pytest.raises(WeightsError, match=r"first release of ChatGLM-6B \(vocabulary 150528"):
         load_model(source)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import SIZES, pad_left, prompt, tiny_model
+from tiny_models import PADS, SIZES, pad_left, prompt, tiny_model
 
 from glmtune.families.registry import FAMILIES
 from glmtune.modeling.chatglm import ChatGLMConfig, prompt_positions
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.numeric
 
 ROWS = [prompt([5, 9, 33, 12, 41, 8]), prompt([17]), prompt([20, 21, 22])]
 FAMILY_NAMES = sorted(FAMILIES)
-PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import SIZES, pad_left, prompt, tiny_model
+from tiny_models import PADS, SIZES, pad_left, prompt, tiny_model
 from tiny_training import settings_of
 
 from glmtune.checkpoints.loading import load_model
@@ -38,7 +38,6 @@ pytestmark = pytest.mark.numeric
 
 FAMILY_NAMES = sorted(FAMILIES)
 TUNINGS = sorted(name for name in METHODS if name != "none")
-PADS = {"chatglm-6b": 3, "chatglm2-6b": 0, "chatglm3-6b-base": 0}
 SETTINGS: dict[str, Any] = {
     "pre_seq_len": 3,
     "prefix_projection": False,

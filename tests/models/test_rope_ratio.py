@@ -19,6 +19,7 @@ from glmtune.export.exporting import export_model
 from glmtune.families.registry import FAMILIES
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.modeling.chatglm2 import rotary_table
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 pytestmark = pytest.mark.numeric
@@ -28,6 +29,7 @@ BOTH = (DIVIDES, MULTIPLIES)
 UNPUBLISHED = {"rope_ratio": 8, "seq_length": 256}
 PUBLISHED = [
     *((16, 32768, DIVIDES), (50, 32768, MULTIPLIES), (500, 131072, MULTIPLIES)),
+    *((500, 131072, "glm-4-9b"), (10_000, 1_048_576, "glm-4-9b")),
     (50, 8192, MULTIPLIES),  # shortened to fit one GPU; no ChatGLM2 has this ratio
 ]
 
@@ -62,7 +64,7 @@ def test_the_family_decides_if_the_config_does_not(family: str, tmp_path: Path) 
         load_model(base)
     message = str(caught.value)
     assert message.startswith(f"{base / 'config.json'}: rope_ratio 8: ChatGLM2-6B divides")
-    assert "family='chatglm2-6b' or family='chatglm3-6b-base'" in message
+    assert "family='chatglm2-6b', family='chatglm3-6b-base' or family='glm-4-9b'" in message
     ids = prompt_ids(base)
     [other] = {*BOTH} - {family}
     right = logits(load_model(base, family=family), ids)
@@ -83,7 +85,8 @@ def test_a_published_model_is_not_taken_for_the_other_family() -> None:
 def test_a_prepared_model_is_opened_as_one_of_its_family(family: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / family, family, **UNPUBLISHED)
     done = tmp_path / "done"
-    prepare(ModelSettings(source=str(base), family=family, seed=1), done, tmp_path / "work")
+    settings = ModelSettings(source=str(base), family=family, seed=1)
+    prepare(settings=settings, outputs=Outputs(out_dir=done, resume_dir=tmp_path / "work"))
     ids = prompt_ids(base)
     expected = logits(load_model(base, family=family), ids)
     assert torch.equal(logits(open_prepared(ModelRef(done / "model")), ids), expected)

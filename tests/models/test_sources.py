@@ -29,6 +29,7 @@ from glmtune.errors import ParamsError, UserError, WeightsError
 from glmtune.families.registry import FAMILIES
 from glmtune.files import hash_folder
 from glmtune.miniatures.settings import ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.steps.preparing import prepare
 
 FAMILY = "chatglm2-6b"
@@ -60,7 +61,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def prepared(tmp_path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     done = tmp_path / "done"
     values: dict[str, Any] = {"family": FAMILY, "seed": 1, **settings}
-    prepare(ModelSettings(**values), done, tmp_path / "work")
+    outputs = Outputs(out_dir=done, resume_dir=tmp_path / "work")
+    prepare(settings=ModelSettings(**values), outputs=outputs)
     return done / "model", json.loads((done / "manifest.json").read_text())
 
 
@@ -89,10 +91,10 @@ def test_a_local_folder_is_hashed_but_not_copied(weights: Path, tmp_path: Path) 
     [
         ("config.json", "config.json"),
         ("model.safetensors", "weights (pytorch_model*.bin or model*.safetensors)"),
-        ("tokenizer.model", "a vocabulary (ice_text.model or tokenizer.model)"),
+        ("tokenizer.model", "a vocabulary (ice_text.model, tokenizer.model or tokenizer.json)"),
         (
             "config.json tokenizer.model",
-            "config.json; a vocabulary (ice_text.model or tokenizer.model)",
+            "config.json; a vocabulary (ice_text.model, tokenizer.model or tokenizer.json)",
         ),
     ],
 )
@@ -269,7 +271,8 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(WeightsError) as caught:
         prepared(tmp_path, source="random", tokenizer="no/vocabulary")
     assert str(caught.value) == (
-        f"{tmp_path / 'no/vocabulary'}: no vocabulary; expected ice_text.model or tokenizer.model"
+        f"{tmp_path / 'no/vocabulary'}: no vocabulary; expected ice_text.model, tokenizer.model or "
+        "tokenizer.json"
     )
 
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from glmtune.errors import run_script
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.fork_server import call_in_fork
 from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed, with_flags
 
@@ -50,11 +52,9 @@ def main() -> None:
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
         lease_gpu()
-        # Imported here: a reused result needs no torch.
-        from glmtune.steps.finetuning import finetune
-        from glmtune.steps.inputs_outputs import ModelFiles, Outputs
-
-        finetune(
+        call_in_fork(
+            "glmtune.steps.finetuning",
+            "finetune",
             model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
             data=flags.data,
             settings=settings,

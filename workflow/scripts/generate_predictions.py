@@ -23,7 +23,9 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.generation.settings import PredictionSettings
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.fork_server import call_in_fork
 from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import read_settings, typed
 
@@ -56,10 +58,6 @@ def main() -> None:
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
         lease_gpu()
-        # Imported here: a reused result needs no torch.
-        from glmtune.steps.inputs_outputs import ModelFiles, Outputs
-        from glmtune.steps.predicting import predict
-
         model = ModelFiles(
             folder=flags.model,
             manifest=flags.model_manifest,
@@ -67,7 +65,9 @@ def main() -> None:
             checkpoint=flags.checkpoint if flags.training_manifest else None,
             training_manifest=flags.training_manifest,
         )
-        predict(
+        call_in_fork(
+            "glmtune.steps.predicting",
+            "predict",
             model=model,
             dev=flags.dev,
             examples=flags.examples,

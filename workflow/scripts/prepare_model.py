@@ -18,7 +18,9 @@ from pathlib import Path
 from glmtune.checkpoints.sources import vocabulary_files
 from glmtune.errors import run_script
 from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
+from glmtune.workspace.fork_server import call_in_fork
 from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed
 
@@ -35,10 +37,8 @@ def main() -> None:
     def compute(out_dir: Path, resume_dir: Path) -> None:
         if is_miniature:
             lease_gpu()
-        # Imported here: a reused result needs no torch.
-        from glmtune.steps.preparing import prepare
-
-        prepare(settings, out_dir, resume_dir)
+        outputs = Outputs(out_dir=out_dir, resume_dir=resume_dir)
+        call_in_fork("glmtune.steps.preparing", "prepare", settings=settings, outputs=outputs)
 
     # Other sources than miniatures are located and hashed every time: it is quick, and the user's
     # files can change while the parameters stay the same.

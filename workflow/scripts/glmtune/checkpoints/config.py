@@ -19,8 +19,9 @@ ARCHITECTURES: tuple[type[ChatGLMCausalLM], ...] = (
     ChatGLM2ForConditionalGeneration,
 )
 # rope_ratio of published models, or (rope_ratio, seq_length) -> whether positions are divided by
-# it: ChatGLM2-6B-32K; ChatGLM3-6B-32K and ChatGLM3-6B-128K, whose values no ChatGLM2-6B has.
-PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False}
+# it: ChatGLM2-6B-32K; ChatGLM3-6B-32K, ChatGLM3-6B-128K and GLM-4-9B-Chat, GLM-4-9B-Chat-1M, whose
+# values no ChatGLM2-6B has.
+PUBLISHED_RATIOS: dict[Any, bool] = {(16, 32768): True, 50: False, 500: False, 10_000: False}
 
 
 def model_class_of(
@@ -31,8 +32,8 @@ def model_class_of(
     if found is None:
         raise WeightsError(
             f"{source}: found model_type {values.get('model_type')!r} without the keys of "
-            "ChatGLM-6B (inner_hidden_size) or of ChatGLM2-6B and ChatGLM3-6B (padded_vocab_size); "
-            "expected a model of one of these families"
+            "ChatGLM-6B (inner_hidden_size) or of ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B "
+            "(padded_vocab_size); expected a model of one of these families"
         )
     if family is not None:
         wanted = get_family(family)
@@ -93,13 +94,13 @@ def interpolates_positions(values: dict[str, Any], family: str | None, source: s
     wanted = get_family(family).interpolates_positions if family else settled
     if wanted is None:
         raise WeightsError(
-            f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B "
-            "multiplies the rotary base by it, and the config does not say which of them this is; "
-            "pass family='chatglm2-6b' or family='chatglm3-6b-base' to load_model, or --family to "
-            "export_model.py"
+            f"{source}: rope_ratio {ratio!r}: ChatGLM2-6B divides positions by it, ChatGLM3-6B and "
+            "GLM-4-9B multiply the rotary base by it, and the config does not say which of them "
+            "this is; pass family='chatglm2-6b', family='chatglm3-6b-base' or family='glm-4-9b' to "
+            "load_model, or --family to export_model.py"
         )
     if settled not in (None, wanted):
-        owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B"
+        owner = "ChatGLM2-6B" if settled else "ChatGLM3-6B or GLM-4-9B"
         raise WeightsError(
             f"{source}: rope_ratio {ratio!r} with seq_length {length}: a model of {owner}; found "
             f"family {family}; expected the family of {owner}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from glmtune.checkpoints.tensors import QUANTIZED_TYPES, is_finite, read_weights
+from glmtune.checkpoints.transformers_layout import official_weights
 from glmtune.errors import WeightsError, shown_name
 from glmtune.modeling.causal_lm import ChatGLMCausalLM, tied_names
 from glmtune.modeling.prefix import PREFIX_KEY
@@ -35,7 +36,8 @@ def fill(
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
     aliased: dict[str, torch.Tensor] = {}
-    for name, tensor in read_weights(folder, quantized=bool(model.config.quantization_bit)):
+    stored = read_weights(folder, quantized=bool(model.config.quantization_bit))
+    for name, tensor in official_weights(stored):
         if name in model.aliases and name not in expected:
             aliased[name] = tensor.to(device, dtype, copy=True)
         elif name.startswith(PREFIX_KEY):

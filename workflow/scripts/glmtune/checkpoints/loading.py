@@ -1,4 +1,4 @@
-"""Load models from folders: official checkpoints or ours, with a prefix or a PEFT adapter.
+"""Load models from folders: official or transformers' layout, with a prefix or a PEFT adapter.
 
 Never runs code from a model folder, and unpickles nothing but tensors. Refuses a folder whose
 tensors are not exactly those that its config.json needs.
@@ -15,8 +15,10 @@ from glmtune.checkpoints.adapters import load_adapter
 from glmtune.checkpoints.config import known_keys, make_config, model_class_of
 from glmtune.checkpoints.config_checks import ignored_keys, report_ignored_keys
 from glmtune.checkpoints.filling import fill
+from glmtune.checkpoints.other_models import refuse_other_models
 from glmtune.checkpoints.prefix import INFO_FILE, install_prefix, load_prefix
 from glmtune.checkpoints.tensors import read_config, read_weights
+from glmtune.checkpoints.transformers_layout import official_values
 from glmtune.checkpoints.weight_files import weight_files
 from glmtune.devices import choose_device, parse_device, parse_dtype
 from glmtune.errors import ParamsError, WeightsError
@@ -43,7 +45,9 @@ def load_model(
     quantization_bit: int | None = None,
     family: str | None = None,
 ) -> ChatGLMCausalLM:
-    """Load the model in the folder `path`, official or ours, in eval mode: users start here.
+    """Load the model in the folder `path`, in official or transformers' layout, in eval mode.
+
+    Users start here.
 
     Steps of the workflow open prepared models with `open_prepared` (`prepared.py`).
     `device` and `dtype` default to those of the workflow's steps: the GPU in 16 bits if there is
@@ -88,7 +92,10 @@ def attach_parts(
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """Read the config.json of a model folder; WeightsError for the folder of a tuned part alone."""
+    """Read the config.json of a model folder, in either layout, as official values.
+
+    WeightsError for the folder of a tuned part alone, and for a model of no family here.
+    """
     if not (folder / "config.json").is_file():
         for marker, (what, role) in TUNED_PARTS.items():
             if (folder / marker).is_file():
@@ -96,7 +103,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
                     f"{folder}: found {what}; expected a model; pass the folder of its base model, "
                     f"and this folder as {role}"
                 )
-    return read_config(folder)
+    values, source = read_config(folder), str(folder / "config.json")
+    refuse_other_models(values, source)
+    return official_values(values, source)
 
 
 def _dtype_and_device(

@@ -24,7 +24,7 @@ from glmtune.files import read_json
 from glmtune.locations import kind_of_source, user_path
 
 LOCATION = "location.json"
-VOCABULARY_FILES = ("*.model", "tokenizer_config.json")
+VOCABULARY_FILES = ("*.model", "tokenizer.json", "tokenizer_config.json")
 MODEL_FILES = ("config.json", "pytorch_model*.bin*", "model*.safetensors*", *VOCABULARY_FILES)
 
 
@@ -163,9 +163,16 @@ def vocabulary_files(tokenizer: str | None) -> list[Path]:
     files = [source]
     if source.is_dir():
         files = sorted(path for pattern in VOCABULARY_FILES for path in source.glob(pattern))
-    if not any(path.suffix == ".model" and path.is_file() for path in files):
-        raise WeightsError(f"{source}: no vocabulary; expected ice_text.model or tokenizer.model")
+    if not any(is_vocabulary(path) and path.is_file() for path in files):
+        raise WeightsError(
+            f"{source}: no vocabulary; expected ice_text.model, tokenizer.model or tokenizer.json"
+        )
     return files
+
+
+def is_vocabulary(path: Path) -> bool:
+    """Whether a file has a vocabulary's name."""
+    return path.suffix == ".model" or path.name == "tokenizer.json"
 
 
 def copy_vocabulary(folder: Path, target: Path) -> None:

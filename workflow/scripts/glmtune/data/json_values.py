@@ -254,6 +254,9 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str:
     if error.msg.startswith("Invalid control"):
         escape = json.dumps(found).strip('"')
         return f"{place}; {EXPECTED}; write a control character inside a string as {escape}"
+    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13, which points at the comma
+        found = error.doc[error.pos + 1 :].lstrip()[:1]
+        return f"{place}; {EXPECTED}; remove the comma before {found!r}"
     if found in ("}", "]") and error.doc[: error.pos].rstrip().endswith(","):
         return f"{place}; {EXPECTED}; remove the comma before {found!r}"
     if found == "'":

@@ -37,7 +37,7 @@ class ReadOptions:
     data_format: str | None = None
     # Whether to skip rows with mistakes instead of raising an error.
     skip_bad_rows: bool = False
-    # Whether rows with tools are usable; only ChatGLM3 supports them.
+    # Whether rows with tools are usable; only ChatGLM3 and GLM-4 support them.
     takes_tools: bool = True
     # train or dev: rows marked as belonging to the other split are left out.
     split: str | None = None

@@ -24,16 +24,18 @@ from glmtune.checkpoints.sources import (
     check_checkpoint,
     check_model,
     copy_vocabulary,
+    is_vocabulary,
     model_folder,
     open_tokenizer,
     read_location,
 )
+from glmtune.checkpoints.transformers_layout import glm_config, glm_state
 from glmtune.errors import ParamsError, WeightsError
+from glmtune.export.fast_tokenizer import write_fast_tokenizer
 from glmtune.export.merging import merge_adapter
-from glmtune.export.transformers_format import glm_config, glm_state, write_fast_tokenizer
-from glmtune.families.loading import detect_family
+from glmtune.families.byte_vocabulary import ranks_as_lines
+from glmtune.families.loading import detect_family, vocabulary_file
 from glmtune.families.registry import get_family
-from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.chatglm2 import ChatGLM2ForConditionalGeneration
@@ -121,6 +123,10 @@ def _write_official(model: ModelRef, folder: Path, dtype: str | None) -> None:
     named = {"_name_or_path": family}
     write_json(folder / "config.json", _official_values(model) | config_values(merged) | named)
     copy_vocabulary(model.folder, folder)
+    vocabulary = folder / get_family(family).tokenizer_class.file_name
+    if not vocabulary.is_file():  # transformers' layout of GLM-4 has tokenizer.json only
+        tokenizer: Any = open_tokenizer(model.folder, family)
+        vocabulary.write_bytes(ranks_as_lines(tokenizer.ranks))
 
 
 def _write_transformers(model: ModelRef, folder: Path, dtype: str | None) -> None:
@@ -128,12 +134,12 @@ def _write_transformers(model: ModelRef, folder: Path, dtype: str | None) -> Non
     if not isinstance(_model_without_weights(model), ChatGLM2ForConditionalGeneration):
         raise WeightsError(
             f"{model.folder}: transformers has no architecture for {get_family(family).title}; "
-            "expected ChatGLM2-6B or ChatGLM3-6B; use --format official"
+            "expected ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B; use --format official"
         )
     _refuse_quantized_model(model)
     tokenizer: Any = open_tokenizer(model.folder, family)
-    processor = read_vocabulary(model_folder(model.folder) / tokenizer.file_name)
-    write_fast_tokenizer(processor, tokenizer, folder)
+    vocabulary = vocabulary_file(model_folder(model.folder), family)
+    write_fast_tokenizer(vocabulary, tokenizer, folder)
     merged = _merged_model(model, dtype)
     config: Any = merged.config
     write_weights(folder, glm_state(merged.state_dict(), config))
@@ -198,11 +204,11 @@ def _family_with_vocabulary(model: ModelRef) -> str:
     """The family of a model whose folder must contain the vocabulary."""
     _model_without_weights(model)  # fails if the folder is not a model of this family
     folder = model_folder(model.folder)
-    if not any(folder.glob("*.model")):
+    if not any(map(is_vocabulary, folder.iterdir())):
         raise WeightsError(
             f"{folder}: a model without a vocabulary; copy ice_text.model (ChatGLM-6B) or "
-            "tokenizer.model (ChatGLM2-6B, ChatGLM3-6B) and tokenizer_config.json from its base "
-            "model's folder into it"
+            "tokenizer.model (ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B) and tokenizer_config.json from "
+            "its base model's folder into it"
         )
     return model.family or detect_family(folder)
 

@@ -1,7 +1,7 @@
 r"""ChatGLM2-6B: `[gMASK] sop prompt answer </s>`, encoded as THUDM's ptuning/main.py does.
 
 The text of a prompt, `[Round 1]\n\n问：…\n\n答：`, is in `tokenizers.py`. ChatGLM3-6B has the same
-architecture and kind of vocabulary and reuses this module.
+architecture and kind of vocabulary and reuses this module; GLM-4-9B has the architecture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glmtune.families.family import (
     round_up,
     write_trained_vocabulary,
 )
-from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from glmtune.families.tokenizers import ChatGLM2Tokenizer, Tokenizer
 from glmtune.families.vocabulary import WORD_BREAK, train_pieces
 from glmtune.labels import IGNORED_LABEL
 
@@ -157,12 +157,12 @@ def miniature_config(
 
 
 def shrink(
-    tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer,
+    tokenizer: Tokenizer,
     hidden_size: int,
     num_layers: int,
     num_heads: int,
 ) -> dict[str, Any]:
-    """The config values that differ between the 6B model and a miniature."""
+    """The config values that differ between a published model and a miniature."""
     return {
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -3,7 +3,8 @@
     finetune-demo         ChatGLM3's finetune_demo; answers end where the next message begins
     chatglm3-base-tuning  every answer ends with `</s>`
 
-The architecture is ChatGLM2-6B's. All answers of a conversation are targets.
+The architecture is ChatGLM2-6B's. All answers of a conversation are targets. GLM-4 reuses the first
+layout: its own finetune_demo differs in the token that ends the last answer.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from typing import Any
 from glmtune.families import chatglm2
 from glmtune.families.conversation import Message, Turn, as_messages
 from glmtune.families.family import Example, Template, by_name, check_limits
-from glmtune.families.tokenizers import ChatGLM3Tokenizer
+from glmtune.families.tokenizers import ChatGLM3Tokenizer, GLM4Tokenizer
 from glmtune.labels import IGNORED_LABEL
 
 # config.json of THUDM/chatglm3-6b-base, without its remote code.
 REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/chatglm3-6b-base"}
 
 ANSWERER = "assistant"
+# Those whose prompts are messages.
+MessageTokenizer = ChatGLM3Tokenizer | GLM4Tokenizer
 # Parts of a conversation: ids, and whether they belong to an answer.
-Layout = Callable[[ChatGLM3Tokenizer, Sequence[Message]], Iterator[tuple[list[int], bool]]]
+Layout = Callable[[MessageTokenizer, Sequence[Message]], Iterator[tuple[list[int], bool]]]
 
 
 def finetune_demo(
-    tokenizer: ChatGLM3Tokenizer, messages: Sequence[Message]
+    tokenizer: MessageTokenizer, messages: Sequence[Message]
 ) -> Iterator[tuple[list[int], bool]]:
     """Concatenate the messages, as in chat()."""
     for message in messages:
@@ -37,7 +40,7 @@ def finetune_demo(
 
 
 def base_tuning(
-    tokenizer: ChatGLM3Tokenizer, messages: Sequence[Message]
+    tokenizer: MessageTokenizer, messages: Sequence[Message]
 ) -> Iterator[tuple[list[int], bool]]:
     """End each answer with an end token; after a system message, begin questions with a break."""
     line_break = tokenizer.encode("\n", add_special_tokens=False)[-1:]
@@ -52,7 +55,7 @@ def base_tuning(
 
 def encode_prompt(
     layout: Layout,
-    tokenizer: ChatGLM3Tokenizer,
+    tokenizer: MessageTokenizer,
     query: str,
     history: Sequence[Turn | Message] = (),
     *,
@@ -72,7 +75,7 @@ def encode_prompt(
 
 def encode_example(
     layout: Layout,
-    tokenizer: ChatGLM3Tokenizer,
+    tokenizer: MessageTokenizer,
     query: str,
     answer: str,
     history: Sequence[Turn | Message] = (),
@@ -107,7 +110,7 @@ def encode_example(
     # finetune_demo would train on a row without a target, whose loss is NaN.
     limit = max_source_tokens
     prompt = encode_prompt(layout, tokenizer, query, history, max_source_tokens=limit, role=role)
-    last_answer = [*tokenizer.message_ids(answered)[1:], tokenizer.eos_token_id]
+    last_answer = [*tokenizer.message_ids(answered)[1:], tokenizer.answer_end_id]
     targets = last_answer[: max_tokens - len(prompt)]
     return replace(
         row,
@@ -118,12 +121,12 @@ def encode_example(
 
 
 def encode_reference(
-    tokenizer: ChatGLM3Tokenizer, answer: str, *, max_target_tokens: int
+    tokenizer: MessageTokenizer, answer: str, *, max_target_tokens: int
 ) -> list[int]:
-    """The label ids of finetune_demo's evaluation: metadata line, answer, `</s>`; truncated."""
+    """The label ids of finetune_demo's evaluation: metadata line, answer, end; truncated."""
     check_limits(max_target_tokens=max_target_tokens)
     _, *ids = tokenizer.message_ids(_said_by(ANSWERER, answer))
-    return [*ids, tokenizer.eos_token_id][:max_target_tokens]
+    return [*ids, tokenizer.answer_end_id][:max_target_tokens]
 
 
 def _said_by(role: str, content: str, metadata: str = "") -> Message:
@@ -131,7 +134,7 @@ def _said_by(role: str, content: str, metadata: str = "") -> Message:
 
 
 def _whole_row(
-    tokenizer: ChatGLM3Tokenizer, parts: Iterable[tuple[list[int], bool]]
+    tokenizer: MessageTokenizer, parts: Iterable[tuple[list[int], bool]]
 ) -> tuple[list[int], list[int]]:
     """Ids and labels without limits; a token is a target if the previous one is in an answer.
 
@@ -142,13 +145,14 @@ def _whole_row(
     for part, is_answer in parts:
         ids += part
         spoken += [is_answer] * len(part)
-    if ids[-1] != tokenizer.eos_token_id:
-        ids.append(tokenizer.eos_token_id)
+    if ids[-1] != tokenizer.answer_end_id:
+        ids.append(tokenizer.answer_end_id)
     labels = [i if hit else IGNORED_LABEL for i, hit in zip(ids, [False, *spoken], strict=False)]
     return ids, labels
 
 
-def _make_template(name: str, layout: Layout) -> Template:
+def make_template(name: str, layout: Layout, written_call: Callable[[str], str] = str) -> Template:
+    """A template of messages; `written_call` is Template's."""
     return Template(
         name=name,
         trains_on="every answer",
@@ -156,12 +160,13 @@ def _make_template(name: str, layout: Layout) -> Template:
         encode_example=partial(encode_example, layout),
         encode_reference=encode_reference,
         takes_tools=True,
+        written_call=written_call,
     )
 
 
 TEMPLATES = by_name(
-    _make_template("finetune-demo", finetune_demo),
-    _make_template("chatglm3-base-tuning", base_tuning),
+    make_template("finetune-demo", finetune_demo),
+    make_template("chatglm3-base-tuning", base_tuning),
 )
 
 

@@ -9,7 +9,7 @@ Knows nothing about tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from glmtune.errors import DataError
@@ -18,9 +18,11 @@ Turn = Sequence[str]
 Message = Mapping[str, Any]
 Row = Mapping[str, Any]  # of a data set, as `glmtune.data.rows` describes it
 ROLES = ("system", "user", "assistant", "observation")
+# The official chat() replaces this placeholder of the training data in every answer.
+TRAINING_TIME = ("[[训练时间]]", "2023年")
 NO_TOOLS = (
     "tools, a call or an observation; expected only questions and answers, since ChatGLM-6B and "
-    "ChatGLM2-6B do not support tools; use chatglm3-6b-base or leave the row out"
+    "ChatGLM2-6B do not support tools; use chatglm3-6b-base or glm-4-9b, or leave the row out"
 )
 
 
@@ -43,10 +45,22 @@ def uses_tools(row: Row) -> bool:
     return bool(row.keys() & {"role", "metadata"}) or any(map(_uses_tools, messages))
 
 
-def shown_answer(row: Row) -> str:
-    """A row's answer as displayed: a call begins with a line that names the tool."""
+def shown_answer(row: Row, written_call: Callable[[str], str]) -> str:
+    """A row's answer as displayed: a call begins with a line that names the tool.
+
+    `written_call` is that of the template (`glmtune.families.family`).
+    """
     answer: str = row["summary"]
-    return f"{row['metadata']}\n{answer}" if "metadata" in row else answer
+    return f"{row['metadata']}\n{written_call(answer)}" if "metadata" in row else answer
+
+
+def shown_content(text: str) -> str:
+    r"""The answer of a model whose prompts are messages: without the empty metadata line.
+
+    Example: "\n你好" -> "你好"; "clock\n{}" stays, because it is the call of a tool.
+    """
+    metadata, _, content = text.partition("\n")
+    return (text if metadata.strip() else content).strip().replace(*TRAINING_TIME)
 
 
 def as_rounds(query: str, history: Sequence[Turn | Message]) -> tuple[str, list[Turn]]:

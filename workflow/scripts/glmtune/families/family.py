@@ -54,6 +54,8 @@ class Template:
     # Whether prompts support calls and observations; then encode_prompt and encode_example also
     # accept `role`, the role of the query, and encode_example `metadata`, the called tool.
     takes_tools: bool = False
+    # (content of a call as data sets have it, ChatGLM3's form) -> as this family writes it.
+    written_call: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,12 @@ class Family:
     # (tokenizer, *, hidden_size, num_layers, num_heads) -> a tiny config with the same keys.
     miniature_config: Callable[..., dict[str, Any]]
     # The meaning of `rope_ratio` in config.json: it divides positions (True; ChatGLM2-6B-32K) or
-    # multiplies the rotary base (False; ChatGLM3-6B-32K and -128K).
+    # multiplies the rotary base (False; ChatGLM3-6B-32K and -128K, GLM-4-9B-Chat).
     interpolates_positions: bool = False
+    # The vocabulary's name in folders of transformers' own layout, which lack the official one.
+    other_vocabulary: str | None = None
+    # What a server says before a list of tools that comes without a system message.
+    tools_introduction: str = ""
 
     def template(self, name: str | None = None) -> Template:
         """The template of that name, by default the first; ParamsError lists the choices."""

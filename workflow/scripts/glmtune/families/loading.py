@@ -13,12 +13,15 @@ import re
 from pathlib import Path
 
 from glmtune.errors import WeightsError
+from glmtune.families.byte_vocabulary import is_ranks_file
 from glmtune.families.registry import get_family
-from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer, Tokenizer
-from glmtune.families.vocabulary import read_optional_config, read_vocabulary
+from glmtune.families.tokenizers import ChatGLMTokenizer, GLM4Tokenizer, Tokenizer
+from glmtune.families.vocabulary import read_optional_config
 
 # The vocabulary size of ChatGLM-6B's first release, whose ids begin with 20000 image tokens.
 IMAGE_TOKEN_VOCABULARY = 150528
+# The digit in a model's name -> its family.
+FAMILY_OF = {"2": "chatglm2-6b", "3": "chatglm3-6b-base", "4": "glm-4-9b"}
 
 
 def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
@@ -29,43 +32,63 @@ def load_tokenizer(path: Path | str, family: str | None = None) -> Tokenizer:
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    tokenizer_class = get_family(family or detect_family(folder)).tokenizer_class
+    family = family or detect_family(folder)
+    tokenizer_class = get_family(family).tokenizer_class
     if tokenizer_class is ChatGLMTokenizer:
         refuse_first_release(folder)
-    file = path if path.is_file() else folder / tokenizer_class.file_name
-    processor = read_vocabulary(file)
-    try:
-        return tokenizer_class(processor)
-    except WeightsError as error:
-        raise WeightsError(f"{file}: {error}") from None
+    file = path if path.is_file() else vocabulary_file(folder, family)
+    if tokenizer_class is not GLM4Tokenizer and file.is_file() and is_ranks_file(file):
+        raise WeightsError(
+            f"{file}: a vocabulary of GLM-4; expected that of {get_family(family).title}; "
+            "use family glm-4-9b, or the vocabulary of the model's own folder"
+        )
+    return tokenizer_class.from_file(file)
+
+
+def vocabulary_file(folder: Path, family: str) -> Path:
+    """The vocabulary in a model folder: the official file, unless only the family's other is there.
+
+    It need not exist.
+    """
+    described = get_family(family)
+    official = folder / described.tokenizer_class.file_name
+    if described.other_vocabulary is None or official.is_file():
+        return official
+    other = folder / described.other_vocabulary
+    return other if other.is_file() else official
 
 
 def detect_family(folder: Path | str) -> str:
     """Detect the family of a model folder, a key of FAMILIES; WeightsError if it is ambiguous.
 
-    Checks the vocabulary's file name, then tokenizer_config.json, config.json and the folder's
-    name. Chat and Base variants are one family.
+    Checks the vocabulary's file name and form, then tokenizer_config.json, config.json and the
+    folder's name. Chat and Base variants are one family.
     """
     folder = Path(folder)
     if (folder / ChatGLMTokenizer.file_name).is_file():
         return "chatglm-6b"
-    if not (folder / ChatGLM2Tokenizer.file_name).is_file():
+    vocabulary = vocabulary_file(folder, "glm-4-9b")
+    if not vocabulary.is_file():
         raise WeightsError(
-            f"{folder}: no vocabulary; expected ice_text.model (ChatGLM-6B) or tokenizer.model "
-            "(ChatGLM2-6B, ChatGLM3-6B); download the whole model folder, or copy the vocabulary "
-            "and tokenizer_config.json of its base model into it"
+            f"{folder}: no vocabulary; expected ice_text.model (ChatGLM-6B), tokenizer.model "
+            "(ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B) or tokenizer.json (GLM-4-9B of transformers); "
+            "download the whole model folder, or copy the vocabulary and tokenizer_config.json of "
+            "its base model into it"
         )
+    if vocabulary.suffix == ".json" or is_ranks_file(vocabulary):
+        return "glm-4-9b"
     tokenizer_config = read_optional_config(folder / "tokenizer_config.json")
     names = (
         tokenizer_config.get("name_or_path"),
+        tokenizer_config.get("tokenizer_class"),  # ChatGLM4Tokenizer; the others' has no number
         # After re-saving with transformers the name may be missing, but role tokens are listed.
         "chatglm3" if "<|user|>" in json.dumps(tokenizer_config) else None,
         read_optional_config(folder / "config.json").get("_name_or_path"),
         folder.resolve().name,
     )
     for name in names:
-        if found := re.findall(r"chatglm([23])", str(name), re.IGNORECASE):
-            return {"2": "chatglm2-6b", "3": "chatglm3-6b-base"}[found[-1]]
+        if found := re.findall(r"chatglm[23]|glm-?4", str(name), re.IGNORECASE):
+            return FAMILY_OF[found[-1][-1]]
     raise WeightsError(
         f"{folder}: ChatGLM2-6B or ChatGLM3-6B? tokenizer.model is the same for both, and neither "
         "tokenizer_config.json nor config.json names the model; "

@@ -1,14 +1,15 @@
-"""The registry of ChatGLM families that this project fine-tunes."""
+"""The registry of ChatGLM and GLM-4 families that this project fine-tunes."""
 
 from __future__ import annotations
 
 from glmtune.errors import ParamsError
-from glmtune.families import chatglm, chatglm2, chatglm3
+from glmtune.families import chatglm, chatglm2, chatglm3, glm4
 from glmtune.families.family import Family
 from glmtune.families.tokenizers import (
     ChatGLM2Tokenizer,
     ChatGLM3Tokenizer,
     ChatGLMTokenizer,
+    GLM4Tokenizer,
 )
 
 FAMILIES: dict[str, Family] = {
@@ -39,6 +40,21 @@ FAMILIES: dict[str, Family] = {
         train_tokenizer=chatglm3.train_tokenizer,
         real_config=chatglm3.REAL_CONFIG,
         miniature_config=chatglm3.miniature_config,
+        # openai_api_demo of ChatGLM3.
+        tools_introduction=(
+            "Answer the following questions as best as you can. "
+            "You have access to the following tools:"
+        ),
+    ),
+    "glm-4-9b": Family(
+        name="glm-4-9b",
+        title="GLM-4-9B",
+        tokenizer_class=GLM4Tokenizer,
+        templates=glm4.TEMPLATES,
+        train_tokenizer=glm4.train_tokenizer,
+        real_config=glm4.REAL_CONFIG,
+        miniature_config=glm4.miniature_config,
+        other_vocabulary="tokenizer.json",
     ),
 }
 

@@ -1,9 +1,10 @@
-"""The three official tokenizers, as small classes around sentencepiece.
+"""The official tokenizers, as small classes; here the three around sentencepiece.
 
-All have `encode`, `decode`, `chat_prompt_ids`, `process_response`, `special_ids`, `pad_token_id`,
-`eos_token_id`, `stop_token_ids`, `spelled_ids` and `vocab_size`. They know nothing about models,
-lengths, labels or padding, and import neither torch nor transformers. Every id comes from the
-vocabulary file. `glmtune.families.loading` loads the tokenizer of a model folder.
+All, GLM-4's in `glm4_tokenizer.py` too, have `from_file`, `encode`, `decode`, `chat_prompt_ids`,
+`process_response`, `special_ids`, `pad_token_id`, `eos_token_id`, `stop_token_ids`, `spelled_ids`
+and `vocab_size`. They know nothing about models, lengths, labels or padding, and import neither
+torch nor transformers. Every id comes from the vocabulary file. `glmtune.families.loading` loads
+the tokenizer of a model folder.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
 from glmtune.errors import DataError, WeightsError
-from glmtune.families.conversation import ROLES, Message, Turn, as_messages, as_rounds
-from glmtune.families.vocabulary import has_piece, spelled_ids
-
-# The official chat() replaces this placeholder from the training data in every answer.
-TRAINING_TIME = ("[[训练时间]]", "2023年")
+from glmtune.families.conversation import (
+    ROLES,
+    TRAINING_TIME,
+    Message,
+    Turn,
+    as_messages,
+    as_rounds,
+    shown_content,
+)
+from glmtune.families.glm4_tokenizer import GLM4Tokenizer
+from glmtune.families.vocabulary import has_piece, read_vocabulary, spelled_ids
 
 
 class ChatGLMTokenizer:
@@ -36,12 +44,6 @@ class ChatGLMTokenizer:
     LINE_BREAK, TAB, LONGEST_BLANK = "<n>", "<|tab|>", 80
 
     def __init__(self, processor: SentencePieceProcessor) -> None:
-        missing = [name for name in self.SPECIALS if not has_piece(processor, name)]
-        if missing:
-            raise WeightsError(
-                f"no token {', '.join(missing)}; expected the vocabulary of the current ChatGLM-6B "
-                "revision; the file is incomplete or belongs to another model: download it again"
-            )
         self._processor = processor
         self.special_ids = {name: processor.piece_to_id(name) for name in self.SPECIALS}
         self.mask_token_id = self.special_ids["[MASK]"]
@@ -56,6 +58,18 @@ class ChatGLMTokenizer:
         # Dropped by decode(skip_special_tokens=True).
         self._skipped = {i for i in range(self.vocab_size) if processor.is_control(i)}
         self._skipped.add(processor.unk_id())
+
+    @classmethod
+    def from_file(cls, file: Path) -> ChatGLMTokenizer:
+        """The tokenizer with the vocabulary in `file`; WeightsError if it is none of this model."""
+        processor = read_vocabulary(file)
+        if missing := [name for name in cls.SPECIALS if not has_piece(processor, name)]:
+            raise WeightsError(
+                f"{file}: no token {', '.join(missing)}; expected the vocabulary of the current "
+                "ChatGLM-6B revision; the file is incomplete or belongs to another model: download "
+                "it again"
+            )
+        return cls(processor)
 
     def encode(
         self, text: str, add_special_tokens: bool = True, *, add_dummy_prefix: bool = True
@@ -131,6 +145,11 @@ class ChatGLM2Tokenizer:
         self.vocab_size = self._vocabulary.size
         self.spelled_ids = spelled_ids(processor)
 
+    @classmethod
+    def from_file(cls, file: Path) -> ChatGLM2Tokenizer:
+        """The tokenizer with the vocabulary in `file`; WeightsError if it is none of this model."""
+        return cls(read_vocabulary(file))
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""
         ids = self._vocabulary.encode(text)
@@ -170,11 +189,17 @@ class ChatGLM3Tokenizer:
         self.prefix_ids = [self.special_ids["[gMASK]"], self.special_ids["sop"]]
         self.pad_token_id = processor.unk_id()  # 0, as in the official tokenizer
         self.eos_token_id = processor.eos_id()
+        self.answer_end_id = self.eos_token_id
         # The official chat() also stops where another role begins.
         others = (self.special_ids["<|user|>"], self.special_ids["<|observation|>"])
         self.stop_token_ids = (self.eos_token_id, *others)
         self.vocab_size = self._vocabulary.size
         self.spelled_ids = spelled_ids(processor)
+
+    @classmethod
+    def from_file(cls, file: Path) -> ChatGLM3Tokenizer:
+        """The tokenizer with the vocabulary in `file`; WeightsError if it is none of this model."""
+        return cls(read_vocabulary(file))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""
@@ -206,9 +231,8 @@ class ChatGLM3Tokenizer:
         return [*ids, self.special_ids["<|assistant|>"]]
 
     def process_response(self, text: str) -> str:
-        """The answer as displayed by the official chat(), without an empty metadata line."""
-        metadata, _, content = text.partition("\n")
-        return (text if metadata.strip() else content).strip().replace(*TRAINING_TIME)
+        """The answer as the official chat() shows it: without the empty metadata line."""
+        return shown_content(text)
 
 
 class CommandVocabulary:
@@ -238,7 +262,7 @@ class CommandVocabulary:
         return self._processor.decode_pieces(pieces)
 
 
-Tokenizer = ChatGLMTokenizer | ChatGLM2Tokenizer | ChatGLM3Tokenizer
+Tokenizer = ChatGLMTokenizer | ChatGLM2Tokenizer | ChatGLM3Tokenizer | GLM4Tokenizer
 
 
 def mark_white_space(text: str) -> str:

@@ -21,15 +21,16 @@ from glmtune.files import is_lfs_pointer, sha256_of
 # piece "红色" that is used within sentences; "红色" alone makes "▁红色", which is used only at the
 # beginning of a text.
 WORD_BREAK = "␟"
-# SHA-256 of the published files; ChatGLM2 and ChatGLM3 share one.
+# SHA-256 of the published files; ChatGLM2 and ChatGLM3 share one, and so do all GLM-4-9B.
 PUBLISHED = {
     "5e974d9a69c242ce014c88c2b26089270f6198f3c0b700a887666cd3e816f17e": "ChatGLM-6B",
     "e7dc4c393423b76e4373e5157ddc34803a0189ba96b21ddbb40269d31468a6f2": "ChatGLM2-6B, ChatGLM3-6B",
+    "5a493598071550244b2ee7f26118f3edec2150b9dfa967929a99052ac83fe716": "GLM-4-9B",
 }
 
 
-def read_vocabulary(path: Path) -> SentencePieceProcessor:
-    """Read a sentencepiece file; WeightsError if it is missing, truncated or a Git LFS pointer."""
+def read_vocabulary_file(path: Path) -> bytes:
+    """The content of a vocabulary; WeightsError if it is missing or a Git LFS pointer."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -41,6 +42,12 @@ def read_vocabulary(path: Path) -> SentencePieceProcessor:
             f"{path}: a Git LFS pointer; expected the vocabulary itself; "
             "run `git lfs pull` in that folder or download the file"
         )
+    return content
+
+
+def read_vocabulary(path: Path) -> SentencePieceProcessor:
+    """Read a sentencepiece file; WeightsError if it is missing, a Git LFS pointer or cut off."""
+    content = read_vocabulary_file(path)
     try:
         if content:  # sentencepiece accepts an empty file and fails later
             processor = SentencePieceProcessor(model_proto=content)

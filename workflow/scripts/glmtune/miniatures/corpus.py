@@ -35,8 +35,8 @@ def write_vocabulary(settings: ModelSettings, folder: Path) -> None:
         # A vocabulary alone does not reveal its family: ChatGLM2 and 3 have the same one.
         write_json(folder / "tokenizer_config.json", {"name_or_path": f"glmtune/{family.name}"})
         for path in given:
-            is_vocabulary = path.suffix == ".model"
-            name = family.tokenizer_class.file_name if is_vocabulary else path.name
+            is_official = path.suffix == ".model"
+            name = family.tokenizer_class.file_name if is_official else path.name
             shutil.copyfile(path, folder / name)
         return
     assert settings.miniature is not None, "no vocabulary is given"

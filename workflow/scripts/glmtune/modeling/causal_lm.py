@@ -1,7 +1,7 @@
 """What the two architectures share: attention over a prefix, visibility, the loss, the outer class.
 
 Knows nothing about positions, norms or residual paths: those are what tells ChatGLM-6B
-(`modeling_chatglm`) from ChatGLM2-6B and ChatGLM3-6B (`modeling_chatglm2`).
+(`modeling/chatglm.py`) from ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B (`modeling/chatglm2.py`).
 
 Shapes: b batch, s query positions, t key positions (cached and new), p prefix length, h heads,
 g key-value groups, d head dim. Caches and prefixes are (b, g, positions, d).

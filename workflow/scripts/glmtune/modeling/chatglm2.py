@@ -1,4 +1,4 @@
-"""The architecture of ChatGLM2-6B and ChatGLM3-6B, with the official names of parameters.
+"""The architecture of ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B, with the official names of parameters.
 
 A decoder with RMSNorm, grouped queries, SwiGLU and rotary positions on half of each head, with
 interleaved pairs. Official checkpoints, prefixes and adapters load without conversion. Written from
@@ -34,7 +34,7 @@ ROTARY_BASE = 10000
 
 
 class ChatGLM2Config(PreTrainedConfig):
-    """config.json of ChatGLM2-6B and ChatGLM3-6B; the defaults are those of the 6B models."""
+    """config.json of ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B; the defaults are the 6B models'."""
 
     model_type = "chatglm"
     attribute_map: ClassVar[dict[str, str]] = {
@@ -83,7 +83,7 @@ class ChatGLM2Config(PreTrainedConfig):
     use_cache: bool = True
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
-    eos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 2
     pad_token_id: int | None = 0
 
     def misfit(self) -> str | None:
@@ -303,7 +303,7 @@ def _positions(
 
 
 class ChatGLM2ForConditionalGeneration(ChatGLMCausalLM):
-    """ChatGLM2-6B or ChatGLM3-6B as a transformers model."""
+    """ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B as a transformers model."""
 
     config_class = ChatGLM2Config
     _no_split_modules = ["GLMBlock"]

@@ -100,7 +100,7 @@ class Data(Section):
 class Model(Section):
     """One entry of `models:`: a group of rows in the report."""
 
-    family: Literal["chatglm-6b", "chatglm2-6b", "chatglm3-6b-base"] = ABSENT
+    family: Literal["chatglm-6b", "chatglm2-6b", "chatglm3-6b-base", "glm-4-9b"] = ABSENT
     """The model family; optional if it is the entry's name."""
     source: Text
     """`miniature`, `random`, a local folder such as ./weights, or a hub id such as owner/name."""

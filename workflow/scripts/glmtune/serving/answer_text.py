@@ -7,13 +7,11 @@ the beginning of a stop word. Needs no torch.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from glmtune.families.tokenizers import TRAINING_TIME, Tokenizer
+from glmtune.families.conversation import TRAINING_TIME
+from glmtune.families.tokenizers import Tokenizer
 
 # Marks that are shown full-width if Chinese follows, and half a character.
 _UNSETTLED = ",!:;?\N{REPLACEMENT CHARACTER}"
@@ -87,24 +85,3 @@ def settled(text: str) -> str:
         if shorter == text:
             return text
         text = shorter
-
-
-def tool_call(text: str) -> dict[str, str] | None:
-    r"""The call of a tool that ChatGLM3 wrote, {"name", "arguments": JSON}; None for other text.
-
-    The official code evaluates the call as Python; here only literals are read.
-    Example: "track\n```python\ntool_call(symbol='10111')\n```"
-    """
-    name, _, rest = text.strip().partition("\n")
-    code = re.fullmatch(r"\s*```(?:python)?\n(.*?)\n?```\s*", rest, re.DOTALL)
-    if not name.strip() or code is None:
-        return None
-    try:
-        call: Any = ast.parse(code[1].strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            return None
-        values = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        arguments = json.dumps(values, ensure_ascii=False, allow_nan=False)
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return None
-    return {"name": name.strip(), "arguments": arguments}

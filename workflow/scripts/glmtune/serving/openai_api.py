@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from glmtune.families.registry import FAMILIES
+from glmtune.families.tool_calls import tool_call
 from glmtune.serving import replies
-from glmtune.serving.answer_text import tool_call
 from glmtune.serving.answering import Answers, Choosing, Delta, tokenizer_of
 from glmtune.serving.api_types import ChatRequest, CompletionRequest, Sampling
 from glmtune.serving.catalog import Served

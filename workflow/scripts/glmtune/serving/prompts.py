@@ -16,13 +16,9 @@ from glmtune.families.conversation import Message
 from glmtune.families.registry import get_family
 from glmtune.families.tokenizers import Tokenizer
 
-# ChatGLM3's own words before a list of tools (openai_api_demo).
-TOOLS_INTRODUCTION = (
-    "Answer the following questions as best as you can. You have access to the following tools:"
-)
 NO_TOOLS = (
     "has no place for tools, calls or observations in its prompt; expected questions and answers "
-    "only; use a ChatGLM3 model for tools"
+    "only; use a ChatGLM3 or GLM-4 model for tools"
 )
 # Typed by users of ChatGLM-6B to have it filled in, so the one special token that a text may hold.
 BLANK = "[MASK]"
@@ -84,7 +80,7 @@ def chat_prompt(tokenizer: Tokenizer, family: str, messages: Sequence[Message]) 
 
     Raises DataError for tools where the family has no place for them.
     """
-    *history, last = messages
+    *history, last = _introduced(messages, get_family(family).tools_introduction)
     takes_tools = get_family(family).template().takes_tools
     if not takes_tools and any(_is_of_tools(message) for message in messages):
         raise DataError(f"{get_family(family).title} {NO_TOOLS}")
@@ -174,7 +170,15 @@ def _with_tools(messages: list[Message], tools: list[dict[str, Any]]) -> list[Me
         return messages
     if messages[0]["role"] == "system":
         return [{**messages[0], "tools": tools}, *messages[1:]]
-    return [{"role": "system", "content": TOOLS_INTRODUCTION, "tools": tools}, *messages]
+    return [{"role": "system", "content": "", "tools": tools}, *messages]
+
+
+def _introduced(messages: Sequence[Message], introduction: str) -> list[Message]:
+    """The messages, with the family's own words before tools that come without a system text."""
+    first, *others = messages
+    if first.get("tools") and not first["content"]:
+        first = {**first, "content": introduction}
+    return [first, *others]
 
 
 def _is_of_tools(message: Message) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glmtune.errors import DataError, ParamsError, UserError, shown_name
-from glmtune.serving.answer_text import tool_call
+from glmtune.families.tool_calls import tool_call
 from glmtune.serving.catalog import Catalog, Served
 from glmtune.serving.scheduling import QueueFull
 

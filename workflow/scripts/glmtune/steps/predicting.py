@@ -56,7 +56,7 @@ def predict(
     tokenizer = open_tokenizer(model.folder, base["family"])
     device = choose_device()
     print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
-    asked = _questions(read_jsonl(dev), examples)
+    asked = _questions(read_jsonl(dev), examples, template.written_call)
     prompts = _prompts(template, tokenizer, asked, settings)
     with (
         recorded_runtime(outputs.out_dir / "runtime.json") as figures,
@@ -74,7 +74,10 @@ def predict(
     decode_reference = partial(_decode_reference, template, tokenizer, limit)
     left = iter(answers)
     for name, part in asked.items():
-        lines = [_prediction_line(row, next(left), decode_reference) for row in part]
+        lines = [
+            _prediction_line(row, next(left), decode_reference, template.written_call)
+            for row in part
+        ]
         write_jsonl(outputs.out_dir / f"{name}.jsonl", lines)
 
 
@@ -159,9 +162,11 @@ def _report_near_ties(answers: Sequence[Mapping[str, Any]]) -> int:
     return count
 
 
-def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Row]]:
+def _questions(
+    dev: Sequence[Row], examples: Sequence[str], written_call: Callable[[str], str]
+) -> dict[str, list[Row]]:
     """All prompts, by the file that their answers go to."""
-    references = {row["content"]: shown_answer(row) for row in reversed(dev)}
+    references = {row["content"]: shown_answer(row, written_call) for row in reversed(dev)}
     return {
         "predictions": list(dev),
         "examples": [{"content": e, "summary": references.get(e)} for e in examples],
@@ -170,10 +175,13 @@ def _questions(dev: Sequence[Row], examples: Sequence[str]) -> dict[str, list[Ro
 
 
 def _prediction_line(
-    row: Row, answer: Mapping[str, Any], decode_reference: Callable[[str], str]
+    row: Row,
+    answer: Mapping[str, Any],
+    decode_reference: Callable[[str], str],
+    written_call: Callable[[str], str],
 ) -> dict[str, Any]:
     """A line of a predictions file; docs/formats.md describes its keys."""
-    label = row["summary"] and shown_answer(row)
+    label = row["summary"] and shown_answer(row, written_call)
     shown = {key: value for key, value in answer.items() if key != "near_tie"}
     line = {"prompt": row["content"], "labels": label, **shown}
     if label is not None and (decoded := decode_reference(label)) != label:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from glmtune.checkpoints.other_models import refuse_other_models
 from glmtune.checkpoints.sources import (
     LOCATION,
     hash_model,
     hub_snapshot,
+    is_vocabulary,
     local_folder,
     model_files,
     model_folder,
@@ -22,30 +24,33 @@ from glmtune.files import read_json, write_json
 from glmtune.locations import kind_of_source
 from glmtune.miniatures.corpus import write_vocabulary
 from glmtune.miniatures.settings import ModelSettings
+from glmtune.steps.inputs_outputs import Outputs
 from glmtune.workspace.provenance import recorded_runtime
 
 
-def prepare(settings: ModelSettings, out_dir: Path, resume_dir: Path) -> None:
-    """Write model/, manifest.json and runtime.json into `out_dir`.
+def prepare(*, settings: ModelSettings, outputs: Outputs) -> None:
+    """Write model/, manifest.json and runtime.json into `outputs.out_dir`.
 
-    `resume_dir` keeps what a killed run resumes from.
     Raises WeightsError for a folder without config, weights or vocabulary.
     """
+    out_dir = outputs.out_dir
     folder = out_dir / "model"
     folder.mkdir(parents=True)
     kind = kind_of_source(settings.source)
     with recorded_runtime(out_dir / "runtime.json"):
-        PREPARE[kind](settings, folder, resume_dir)
-        _check_vocabulary(folder, settings.family)
+        PREPARE[kind](settings, folder, outputs.resume_dir)
+        _check_model(folder, settings.family)
         files = hash_model(folder)
     manifest = {"family": settings.family, "source": kind, "files": files}
     write_json(out_dir / "manifest.json", manifest | _random_identity(folder))
 
 
-def _check_vocabulary(folder: Path, family: str) -> None:
-    """Refuse a vocabulary with more tokens than the model has embeddings."""
+def _check_model(folder: Path, family: str) -> None:
+    """Refuse a model of no family here, and more tokens than the model has embeddings."""
     tokens = open_tokenizer(folder, family).vocab_size
-    config = read_location(folder).get("random") or read_json(model_folder(folder) / "config.json")
+    source = model_folder(folder) / "config.json"
+    config = read_location(folder).get("random") or read_json(source)
+    refuse_other_models(config, str(source))
     embeddings = config.get("padded_vocab_size", config.get("vocab_size"))
     if isinstance(embeddings, int) and tokens > embeddings:
         raise WeightsError(
@@ -94,8 +99,8 @@ def _check_complete(folder: Path) -> None:
         "weights (pytorch_model*.bin or model*.safetensors)": any(
             name.endswith((".bin", ".safetensors")) for name in names
         ),
-        "a vocabulary (ice_text.model or tokenizer.model)": any(
-            name.endswith(".model") for name in names
+        "a vocabulary (ice_text.model, tokenizer.model or tokenizer.json)": any(
+            map(is_vocabulary, model_files(folder))
         ),
     }
     missing = [need for need, is_there in needs.items() if not is_there]

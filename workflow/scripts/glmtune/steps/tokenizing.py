@@ -25,6 +25,7 @@ from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import Row
 from glmtune.families.encoding import encode_example
 from glmtune.families.family import Example, Template
+from glmtune.families.loading import vocabulary_file
 from glmtune.families.registry import get_family
 from glmtune.families.tokenized import TokenizedRows, from_examples, tokenized_file
 from glmtune.families.tokenizers import Tokenizer
@@ -56,8 +57,7 @@ class Encoder:
     def describe(self) -> str:
         """One line for the log: vocabulary and prompt template."""
         template, _ = self.open()
-        file = model_folder(self.model) / get_family(self.family).tokenizer_class.file_name
-        published = published_vocabulary(file)
+        published = published_vocabulary(vocabulary_file(model_folder(self.model), self.family))
         origin = f"as published for {published}" if published else "not a published one"
         return f"vocabulary: {origin}; template {template.name}: trains on {template.trains_on}"
 

@@ -1,8 +1,8 @@
 """Which files of the library a script runs: inputs of its rule, and part of its results' key.
 
-Found by reading import statements, also those inside functions, so the list is known before
-anything runs and costs milliseconds. Files beside the modules of a package, such as the style of a
-page, count as its code.
+Found by reading import statements, also those inside functions, and `call_in_fork("module", …)` of
+fork_server.py, so the list is known before anything runs and costs milliseconds. Files beside the
+modules of a package, such as the style of a page, count as its code.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _modules_of(node: ast.AST) -> Iterator[str]:
         yield node.module
         # `from glmtune.families import chatglm` names a module, not only a member.
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "call_in_fork":
+        yield ast.literal_eval(node.args[0])
 
 
 def _files_of(module: str) -> Iterator[Path]:

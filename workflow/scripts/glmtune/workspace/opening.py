@@ -18,7 +18,7 @@ from glmtune.checkpoints.sources import fingerprint
 from glmtune.content_hashes import hash_files
 from glmtune.errors import UserError
 from glmtune.params.values import Params, each_settings, read_params
-from glmtune.workspace import folder, outputs, recording
+from glmtune.workspace import folder, fork_server, outputs, recording
 from glmtune.workspace.code_inputs import code_of
 from glmtune.workspace.gpus import visible_gpus
 from glmtune.workspace.progress import show_progress
@@ -92,6 +92,7 @@ class Run:
         recording.mark_unrecorded(self.here, self.inputs)
         outputs.prune(self.here, self.output_patterns, self.params)
         outputs.make_folders(self.here, self.output_patterns)
+        fork_server.start()
 
     def finish(self) -> None:
         """After the last step: say where the report is, and record a complete state in dvc.lock."""

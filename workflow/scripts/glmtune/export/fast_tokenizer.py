@@ -1,52 +1,23 @@
-"""Converts ChatGLM2-6B and ChatGLM3-6B to transformers' own GlmForCausalLM and fast tokenizer.
+"""Converts the vocabulary of ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B to transformers' fast tokenizer.
 
-The architecture is the same under other names: nothing is permuted, two fused matrices are split.
-The vocabulary becomes a tokenizer.json that gives the same ids. No remote code is needed.
+Writes a tokenizer.json that gives the same ids, and a chat template. No remote code is needed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 
 from glmtune.errors import WeightsError
-from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from glmtune.families.byte_vocabulary import fast_tokenizer
+from glmtune.families.glm4_tokenizer import TOOLS_HEADING, TOOLS_USE
+from glmtune.families.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer, GLM4Tokenizer
+from glmtune.families.vocabulary import read_vocabulary
 from glmtune.files import write_json
-from glmtune.modeling.chatglm2 import ROTARY_BASE, ChatGLM2Config
 
-# GlmConfig's key -> the official one.
-CONFIG_NAMES = {
-    "vocab_size": "padded_vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "ffn_hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "multi_query_group_num",
-    "head_dim": "kv_channels",
-    "attention_bias": "add_qkv_bias",
-    "attention_dropout": "attention_dropout",
-    "rms_norm_eps": "layernorm_epsilon",
-    "max_position_embeddings": "seq_length",
-    "use_cache": "use_cache",
-    "pad_token_id": "pad_token_id",
-    "bos_token_id": "bos_token_id",
-}
-# Parts of tensor names, official -> transformers'.
-RENAMED = {
-    "transformer.output_layer.": "lm_head.",
-    "transformer.embedding.word_embeddings.": "model.embed_tokens.",
-    "transformer.encoder.final_layernorm.": "model.norm.",
-    "transformer.encoder.layers.": "model.layers.",
-    ".self_attention.dense.": ".self_attn.o_proj.",
-    ".mlp.dense_h_to_4h.": ".mlp.gate_up_proj.",
-    ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
-}
-FUSED = ".self_attention.query_key_value."
 # Commands that are plain words; the angle brackets keep them apart from English words.
 BRACKETED = {"sop": "<sop>", "eop": "<eop>"}
 # Jinja templates for the messages of `chat_prompt_ids`. Transformers encodes the text at once, the
@@ -78,7 +49,28 @@ MESSAGES = """[gMASK]<sop>
     {{- " " ~ content if content else "" }}
 {%- endfor %}
 {{- "<|assistant|>" if add_generation_prompt else "" }}"""
-CHAT_TEMPLATES = {ChatGLM2Tokenizer: ROUNDS, ChatGLM3Tokenizer: MESSAGES}
+GLM4_MESSAGES = """[gMASK]<sop>
+{%- for message in messages %}
+    {%- if message.tools %}
+        {{- "<|system|>\n@HEADING@" }}
+        {%- for tool in message.tools %}
+            {%- set tool = tool.function if tool.function is defined else tool %}
+            {{- "\n\n## " ~ tool.name ~ "\n\n" ~ tool | tojson(indent=4) ~ "\n@USE@" }}
+        {%- endfor %}
+    {%- endif %}
+    {%- if message.content or not message.tools %}
+        {{- "<|" ~ message.role ~ "|>" ~ message.metadata | default("") ~ "\n" }}
+        {{- message.content }}
+    {%- endif %}
+{%- endfor %}
+{{- "<|assistant|>" if add_generation_prompt else "" }}"""
+GLM4_MESSAGES = GLM4_MESSAGES.replace("@HEADING@", TOOLS_HEADING.replace("\n", "\\n"))
+GLM4_MESSAGES = GLM4_MESSAGES.replace("@USE@", TOOLS_USE)
+CHAT_TEMPLATES = {
+    ChatGLM2Tokenizer: ROUNDS,
+    ChatGLM3Tokenizer: MESSAGES,
+    GLM4Tokenizer: GLM4_MESSAGES,
+}
 # Texts that are easy to get wrong; both tokenizers must agree on them.
 PROBES = (
     "",
@@ -91,82 +83,33 @@ PROBES = (
 )
 
 
-def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) -> dict[str, Any]:
-    """The values of transformers' config.json."""
-    rotary = _rope_parameters(config)
-    return {
-        **{new: getattr(config, old) for new, old in CONFIG_NAMES.items()},
-        "architectures": ["GlmForCausalLM"],
-        "eos_token_id": list(stop_ids),
-        "hidden_act": "silu",
-        "model_type": "glm",
-        # Transformers 5 reads the first key, version 4 the others.
-        "rope_parameters": rotary,
-        "rope_theta": rotary["rope_theta"],
-        "partial_rotary_factor": rotary["partial_rotary_factor"],
-        **({"rope_scaling": rotary} if config.interpolates_positions else {}),
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-    }
-
-
-def _rope_parameters(config: ChatGLM2Config) -> dict[str, Any]:
-    """The rotary embedding in transformers' terms."""
-    half = {"partial_rotary_factor": 0.5}
-    if config.interpolates_positions:
-        scaling = {"rope_type": "linear", "factor": float(config.rope_ratio)}
-        return {**scaling, "rope_theta": float(ROTARY_BASE), **half}
-    theta = float(ROTARY_BASE * config.rope_ratio)
-    return {"rope_type": "default", "rope_theta": theta, **half}
-
-
-def glm_state(state: dict[str, torch.Tensor], config: ChatGLM2Config) -> dict[str, torch.Tensor]:
-    """The tensors under transformers' names, with separate queries, keys and values."""
-    widths = [
-        config.kv_channels * heads
-        for heads in (
-            config.num_attention_heads,
-            config.multi_query_group_num,
-            config.multi_query_group_num,
-        )
-    ]
-    renamed: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        for old, new in RENAMED.items():
-            name = name.replace(old, new)
-        if FUSED not in name:
-            renamed[name] = tensor
-            continue
-        for letter, rows in zip("qkv", tensor.split(widths), strict=True):
-            # A copy: safetensors cannot store views of one tensor.
-            renamed[name.replace(FUSED, f".self_attn.{letter}_proj.")] = rows.clone()
-    return renamed
-
-
 def write_fast_tokenizer(
-    processor: SentencePieceProcessor,
-    tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer,
+    vocabulary: Path,
+    tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer | GLM4Tokenizer,
     folder: Path,
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json, with a chat template, for AutoTokenizer.
 
-    Raises WeightsError if it would not give the ids of `tokenizer`.
+    `vocabulary` is the file that `tokenizer` was read from. Raises WeightsError if the written one
+    would not give the ids of `tokenizer`.
     """
-    fast = _fast_tokenizer(processor, tokenizer)
+    if isinstance(tokenizer, GLM4Tokenizer):
+        fast, unknown, end = _byte_level(tokenizer)
+    else:
+        fast, unknown, end = _sentencepiece(read_vocabulary(vocabulary), tokenizer)
     fast.encode_special_tokens = True
     for text in PROBES:
         if fast.encode(text).ids != tokenizer.encode(text):
             raise WeightsError(
-                f"{ChatGLM2Tokenizer.file_name}: as a tokenizer.json this vocabulary gives "
+                f"{vocabulary.name}: as a tokenizer.json this vocabulary gives "
                 f"different ids for {text!r}; expected BPE with byte fallback and no "
                 "normalization, as published; use --format official"
             )
     fast.save(str(folder / "tokenizer.json"))
-    unknown, end = (processor.id_to_piece(i) for i in (processor.unk_id(), processor.eos_id()))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": unknown,
-        "pad_token": unknown,  # as in the official tokenizer
+        **({"unk_token": unknown} if unknown is not None else {}),
+        "pad_token": unknown if unknown is not None else end,  # as in the official tokenizer
         "eos_token": end,
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -176,10 +119,18 @@ def write_fast_tokenizer(
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _fast_tokenizer(
+def _byte_level(tokenizer: GLM4Tokenizer) -> tuple[FastTokenizer, None, str]:
+    """Rebuild GLM-4's BPE, followed by its special tokens; no unknown token, and its end token."""
+    fast, end = fast_tokenizer(tokenizer.ranks), "<|endoftext|>"
+    fast.decoder = decoders.ByteLevel()
+    _add_specials(fast, list(tokenizer.special_ids), tokenizer.special_ids, end)
+    return fast, None, end
+
+
+def _sentencepiece(
     processor: SentencePieceProcessor, tokenizer: ChatGLM2Tokenizer | ChatGLM3Tokenizer
-) -> FastTokenizer:
-    """Rebuild sentencepiece's BPE with the tokenizers library, followed by the commands."""
+) -> tuple[FastTokenizer, str, str]:
+    """Rebuild sentencepiece's BPE, followed by the commands; also its unknown and end tokens."""
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     marks = [processor.unk_id(), processor.bos_id(), processor.eos_id()]
@@ -204,19 +155,20 @@ def _fast_tokenizer(
         ]
     )
     commands = {BRACKETED.get(name, name): i for name, i in tokenizer.special_ids.items()}
-    names = [*(pieces[i] for i in marks), *commands]
+    unknown, end = pieces[processor.unk_id()], pieces[processor.eos_id()]
+    ids = commands | {end: processor.eos_id()}
+    _add_specials(fast, [*(pieces[i] for i in marks), *commands], ids, end)
+    return fast, unknown, end
+
+
+def _add_specials(fast: FastTokenizer, names: list[str], ids: dict[str, int], end: str) -> None:
+    """Add special tokens, in the order of their ids, and what stands around a text."""
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    end = pieces[processor.eos_id()]
     fast.post_processor = processors.TemplateProcessing(
         single="[gMASK] <sop> $A",
         pair=f"[gMASK] <sop> $A $B {end}",
-        special_tokens=[
-            ("[gMASK]", commands["[gMASK]"]),
-            ("<sop>", commands["<sop>"]),
-            (end, processor.eos_id()),
-        ],
+        special_tokens=[(name, ids[name]) for name in ("[gMASK]", "<sop>", end)],
     )
-    return fast
 
 
 def _bpe_merges(processor: SentencePieceProcessor, pieces: list[str]) -> list[tuple[str, str]]:

@@ -18,6 +18,11 @@ from glmtune.workspace.code_inputs import SCRIPTS
 PROMPT = "类型#裙*颜色#白色"
 
 
+def as_from_a_terminal() -> None:
+    """Take Ctrl-C as in a terminal; a shell lets its background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Server:
     """`glmtune serve` as a process of its own."""
 
@@ -35,7 +40,11 @@ class Server:
         environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=environment, stdout=log, stderr=subprocess.STDOUT
+                self.command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=as_from_a_terminal,
             )
         for _ in range(600):
             try:

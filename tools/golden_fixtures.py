@@ -105,9 +105,10 @@ def check(files: Files) -> int:
 
 
 def stored() -> list[str]:
-    """The files below tests/fixtures, without the README."""
+    """The files of golden data below tests/fixtures."""
     folder = golden_files.FIXTURES
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
+    folders = [folder / name for name in ("metrics", *golden_files.VERSIONS)]
+    paths = (path for each in folders for path in each.rglob("*") if path.is_file())
     return [path.relative_to(folder).as_posix() for path in paths]
 
 

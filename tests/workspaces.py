@@ -122,12 +122,14 @@ def _readable(output: str) -> str:
 
 
 def _is_volatile(name: str) -> bool:
-    return name.startswith(("results/runtime/", "results/report.")) or ".snakemake" in name
+    volatile = ("results/runtime/", "results/report.", "results/figures/cost.svg")
+    return name.startswith(volatile) or ".snakemake" in name
 
 
 def _without_times(report: str) -> bytes:
-    """The report up to its account of what was run, without the times in its tables."""
+    """The report up to its account of what was run, without times, dates and commits."""
     text, _, _ = report.partition("\n## What was run")
+    text = re.sub(r"Computed [^.]*\.", "…", text)
     return re.sub(r"[\d.]+\s(s|min|h)\b", "…", text).encode()
 
 

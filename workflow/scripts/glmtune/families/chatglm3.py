@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.families import chatglm2
+from glmtune.families.base_tokenizer import MessageTokenizer
 from glmtune.families.conversation import Message, Turn, as_messages
 from glmtune.families.family import Example, Template, by_name, check_limits
-from glmtune.families.tokenizers import ChatGLM3Tokenizer, GLM4Tokenizer
+from glmtune.families.tokenizers import ChatGLM3Tokenizer
 from glmtune.labels import IGNORED_LABEL
 
 # config.json of THUDM/chatglm3-6b-base, without its remote code.
 REAL_CONFIG: dict[str, Any] = chatglm2.REAL_CONFIG | {"_name_or_path": "THUDM/chatglm3-6b-base"}
 
 ANSWERER = "assistant"
-# Those whose prompts are messages.
-MessageTokenizer = ChatGLM3Tokenizer | GLM4Tokenizer
 # Parts of a conversation: ids, and whether they belong to an answer.
 Layout = Callable[[MessageTokenizer, Sequence[Message]], Iterator[tuple[list[int], bool]]]
 

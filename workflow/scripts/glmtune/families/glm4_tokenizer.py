@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glmtune.errors import DataError, WeightsError
+from glmtune.families.base_tokenizer import MessageTokenizer
 from glmtune.families.byte_vocabulary import ByteVocabulary, Ranks, read_ranks
-from glmtune.families.conversation import ROLES, Message, Turn, as_messages, shown_content
+from glmtune.families.conversation import ROLES, Message, shown_content
 from glmtune.families.tool_calls import call_as_json
 from glmtune.families.vocabulary import read_optional_config
 
@@ -21,7 +22,7 @@ TOOLS_HEADING = (
 TOOLS_USE = "在调用上述函数时，请使用 Json 格式表示调用的参数。"
 
 
-class GLM4Tokenizer:
+class GLM4Tokenizer(MessageTokenizer):
     """GLM-4-9B, Base and Chat: lossless byte-level BPE; prompts are messages."""
 
     file_name = "tokenizer.model"
@@ -63,15 +64,6 @@ class GLM4Tokenizer:
                 )
         return tokenizer
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """`[gMASK] <sop>`, then the ids of `text`; special tokens in the text stay plain text."""
-        ids = self._vocabulary.encode(text)
-        return self.prefix_ids + ids if add_special_tokens else ids
-
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`; ids beyond the vocabulary (padded model rows) have no text."""
-        return self._vocabulary.decode(ids, skip_special_tokens)
-
     def message_ids(self, message: Message) -> list[int]:
         """One message: role token, metadata line, content; tools are a system message before it."""
         role, content = message["role"], message["content"]
@@ -82,15 +74,6 @@ class GLM4Tokenizer:
             return self._said(role, metadata, call_as_json(content) if metadata else content)
         described = self._said("system", "", describe_tools(message["tools"]))
         return described + self._said(role, "", content) if content else described
-
-    def chat_prompt_ids(
-        self, query: str, history: Sequence[Turn | Message] = (), role: str = "user"
-    ) -> list[int]:
-        """The ids that the official chat() generates from; `role` is who says the query."""
-        ids = list(self.prefix_ids)
-        for message in [*as_messages(history), {"role": role, "content": query}]:
-            ids += self.message_ids(message)
-        return [*ids, self.special_ids["<|assistant|>"]]
 
     def process_response(self, text: str) -> str:
         """The answer as the official chat() shows it: without the empty metadata line."""

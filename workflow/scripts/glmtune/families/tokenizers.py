@@ -17,12 +17,12 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 
 from glmtune.errors import DataError, WeightsError
+from glmtune.families.base_tokenizer import CommandTokenizer, MessageTokenizer
 from glmtune.families.conversation import (
     ROLES,
     TRAINING_TIME,
     Message,
     Turn,
-    as_messages,
     as_rounds,
     shown_content,
 )
@@ -129,7 +129,7 @@ class ChatGLMTokenizer:
         return self._processor.encode(self.LINE_BREAK + text)[2:]
 
 
-class ChatGLM2Tokenizer:
+class ChatGLM2Tokenizer(CommandTokenizer):
     """ChatGLM2-6B: lossless BPE; prompts begin with `[gMASK] sop` and are numbered rounds."""
 
     file_name = "tokenizer.model"
@@ -150,15 +150,6 @@ class ChatGLM2Tokenizer:
         """The tokenizer with the vocabulary in `file`; WeightsError if it is none of this model."""
         return cls(read_vocabulary(file))
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""
-        ids = self._vocabulary.encode(text)
-        return self.prefix_ids + ids if add_special_tokens else ids
-
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`; ids beyond the vocabulary (padded model rows) have no text."""
-        return self._vocabulary.decode(ids, skip_special_tokens)
-
     def chat_prompt(self, query: str, history: Sequence[Turn | Message] = ()) -> str:
         """The official chat prompt: rounds numbered from 1, including the first."""
         query, turns = as_rounds(query, history)
@@ -177,7 +168,7 @@ class ChatGLM2Tokenizer:
         return text.strip().replace(*TRAINING_TIME)
 
 
-class ChatGLM3Tokenizer:
+class ChatGLM3Tokenizer(MessageTokenizer):
     """ChatGLM3-6B: the vocabulary of ChatGLM2-6B and role tokens; prompts are messages."""
 
     file_name = "tokenizer.model"
@@ -201,15 +192,6 @@ class ChatGLM3Tokenizer:
         """The tokenizer with the vocabulary in `file`; WeightsError if it is none of this model."""
         return cls(read_vocabulary(file))
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """`[gMASK] sop`, then the ids of `text`; command names in the text stay plain text."""
-        ids = self._vocabulary.encode(text)
-        return self.prefix_ids + ids if add_special_tokens else ids
-
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`; ids beyond the vocabulary (padded model rows) have no text."""
-        return self._vocabulary.decode(ids, skip_special_tokens)
-
     def message_ids(self, message: Message) -> list[int]:
         """One message: role token, metadata line, content; a system message may list tools."""
         role, content = message["role"], message["content"]
@@ -220,15 +202,6 @@ class ChatGLM3Tokenizer:
         # Encoded separately, as in the official code: the content has its own dummy space.
         header = self._vocabulary.encode(message.get("metadata", "") + "\n")
         return [self.special_ids[f"<|{role}|>"], *header, *self._vocabulary.encode(content)]
-
-    def chat_prompt_ids(
-        self, query: str, history: Sequence[Turn | Message] = (), role: str = "user"
-    ) -> list[int]:
-        """The ids that the official chat() generates from; `role` is the role of the query."""
-        ids = list(self.prefix_ids)
-        for message in [*as_messages(history), {"role": role, "content": query}]:
-            ids += self.message_ids(message)
-        return [*ids, self.special_ids["<|assistant|>"]]
 
     def process_response(self, text: str) -> str:
         """The answer as the official chat() shows it: without the empty metadata line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def workspace(recorded: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the recorded workspace."""
     return recorded.copy_to(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small results tree, which tests only read."""
+    from report_tree import write_tree
+
+    return write_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture
+def copy(tree: Path, tmp_path: Path) -> Path:
+    """The same results tree, which a test may change."""
+    return Path(shutil.copytree(tree, tmp_path / "copy"))

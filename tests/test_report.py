@@ -23,7 +23,6 @@ from report_tree import (
     spaced,
     table_rows,
     write_tokens,
-    write_tree,
 )
 
 from glmtune.durations import format_seconds
@@ -33,16 +32,6 @@ from glmtune.report.figures import loss_table
 from glmtune.report.page import render_page
 from glmtune.report.tables import score_columns
 from glmtune.report.writing import headline, render_markdown, render_sections, write_report
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 def test_the_table_has_a_row_per_run_with_the_untuned_model_first(tree: Path) -> None:

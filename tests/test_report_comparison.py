@@ -21,7 +21,6 @@ from report_tree import (
     table_rows,
     write_probe,
     write_scores,
-    write_tree,
 )
 
 from glmtune.files import write_jsonl
@@ -30,16 +29,6 @@ from glmtune.report.figures import loss_figure, loss_table
 from glmtune.report.writing import headline, render_markdown
 
 TITLE = "Significant differences"
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 def test_a_matrix_and_sentences_show_which_differences_are_significant(tree: Path) -> None:

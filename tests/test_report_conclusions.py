@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
 from report_tree import (
     PARAMS,
     RUNS,
@@ -14,7 +12,6 @@ from report_tree import (
     row_scores,
     write_probe,
     write_scores,
-    write_tree,
 )
 
 from glmtune.files import write_jsonl
@@ -23,16 +20,6 @@ from glmtune.report.markup import paragraphs
 from glmtune.report.words import Words
 
 MODEL = "chatglm-6b"
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 def test_the_best_is_named_with_its_gain_and_what_others_lost(tree: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_tree import RUNS, change, read, table_rows, write_tree
+from report_tree import RUNS, change, read, table_rows
 
 from glmtune.files import write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
@@ -26,16 +25,6 @@ from glmtune.report.published import FIGURES
 from glmtune.report.svg import log_ticks, short, ticks
 from glmtune.report.words import Words, chinese, english
 from glmtune.report.writing import render_markdown, render_sections, write_report
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 def unpacked(report: Report, **limit: int) -> dict[str, Any]:
@@ -122,6 +111,12 @@ def test_cells_say_what_they_are_to_a_screen_reader() -> None:
     assert '<th scope="row">lora</th><td lang="zh">白色的裙子</td><td>text</td>' in page
     assert page.count('<th scope="col"') == 3
     assert '<tr data-model="chatglm-6b" data-method="lora">' in page
+
+
+def test_the_page_shows_no_marks_of_markdown(tree: Path) -> None:
+    page = render_page(render_sections(read(tree)))
+    text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", "", page, flags=re.S)
+    assert "**" not in text
 
 
 def test_no_two_elements_of_the_page_have_the_same_id(tree: Path) -> None:

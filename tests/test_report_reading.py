@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tree import METHODS, MODELS, PARAMS, RUNS, change, read, write_tree
+from report_tree import METHODS, MODELS, PARAMS, RUNS, change, read
 from steps import SCRIPTS, run_step
 
 from glmtune.errors import DataError
 from glmtune.files import write_json, write_jsonl
 from glmtune.metrics.probe import TRAINING_ANSWERS
 from glmtune.report.writing import render_markdown
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 def test_a_missing_answer_names_run_and_prompt(tree: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from report_tree import (
     spread,
     table_rows,
     write_probe,
-    write_tree,
 )
 
 from glmtune.files import read_json, write_jsonl
@@ -29,16 +27,6 @@ from glmtune.report.writing import headline, render_markdown, write_report
 
 DEFINITIONS = "The same answers under other definitions"
 FORGOT = "What the models forgot"
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "copy"))
 
 
 # --- forgetting -----------------------------------------------------------------------------------

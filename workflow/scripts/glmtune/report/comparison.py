@@ -82,7 +82,7 @@ the table of scores shows how much they vary.""",
 {scores}. **Bold: significant.** The probability that any of the {count}
 differences is wrongly called significant is below {chance} (paired test, Holm's
 correction; see {METRICS_PAGE.en}).""",
-        f"""每格是同样的 {rows:,} 行验证数据上均值之差：{scores}。**加粗表示显著。**
+        f"""每格是同样的 {rows:,} 行验证数据上均值之差：{scores}。**加粗表示显著**。
 在全部 {count} 个差异中误判任何一个的概率低于 {chance}
 （逐行配对检验，Holm 校正；见 {METRICS_PAGE.zh}）。""",
     )

@@ -135,7 +135,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "measured": "测量于 {date}，提交 {commit}：{hardware}，{kernels} 指令集，{threads} 线程，"
         "torch {torch}。{elsewhere}",
         "and": "、",
-        "elsewhere": "同样的运行换成 {kernels} 指令集，BLEU-4 最多相差 {bleu:.1f}（{bleu_run}），"
+        "elsewhere": "同样的配置换成 {kernels} 指令集，BLEU-4 最多相差 {bleu:.1f}（{bleu_run}），"
         "常识问答正确率最多相差 {general:.0f} 个百分点（{general_run}）："
         "不同 CPU 的浮点累加顺序不同，训练又会把差异放大。",
         "asked": "提示词为 `{prompt}` 时，{title} 微型模型的回答：",

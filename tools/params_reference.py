@@ -108,7 +108,7 @@ WORDS = {
         "string": "字符串",
         "boolean": "`true` 或 `false`",
         "array": "列表",
-        "object": "小节",
+        "object": "一组键",
         "or": " 或 ",
         "comma": "，",
         "between": "、",

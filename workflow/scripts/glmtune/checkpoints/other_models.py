@@ -30,7 +30,7 @@ def refuse_other_models(values: Mapping[str, Any], source: str) -> None:
 def _other_model(values: Mapping[str, Any]) -> str | None:
     kind = values.get("model_type")
     if kind == "glm" and rotary_values(values).get("partial_rotary_factor", 0.5) != 0.5:
-        return "a GLM-Edge model, which rotates whole heads by position and has a vocabulary of own"
+        return "a GLM-Edge model, which rotates whole heads and has its own vocabulary"
     if "vision_config" in values and kind == "chatglm":
         return "GLM-4V-9B, which reads images"
     return OTHER_MODELS.get(kind) if isinstance(kind, str) else None

@@ -43,7 +43,7 @@ RENAMED = {
     ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
 }
 FUSED = ".self_attention.query_key_value."
-# Keys of GlmConfig that are told in other words or have one value, not kept.
+# Keys of GlmConfig that the official config expresses differently, or that have one value.
 REPLACED = {"architectures", "hidden_act", "initializer_range", "rope_parameters", "rope_theta"}
 REPLACED |= {"partial_rotary_factor", "rope_scaling"}
 
@@ -61,7 +61,7 @@ def official_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _rope_ratio(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """What the angles of positions are, in the official words."""
+    """The rotary angles in the official keys."""
     rotary = rotary_values(values)
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     theta = rotary.get("rope_theta", ROTARY_BASE)
@@ -133,7 +133,7 @@ def glm_config(config: ChatGLM2Config, stop_ids: tuple[int, ...], dtype: str) ->
 
 
 def _rope_parameters(config: ChatGLM2Config) -> dict[str, Any]:
-    """What the angles of positions are, in the words of transformers."""
+    """The rotary angles in the keys of transformers."""
     half = {"partial_rotary_factor": 0.5}
     if config.interpolates_positions:
         scaling = {"rope_type": "linear", "factor": float(config.rope_ratio)}

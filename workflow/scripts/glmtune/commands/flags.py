@@ -92,7 +92,7 @@ def number(least: float, most: float) -> type[float]:
 
 
 def temperature(text: str) -> float:
-    """An argparse type: a temperature, 0 for what is too low to be told from it."""
+    """An argparse type: a temperature; one too low to differ from 0 becomes 0."""
     value: float = number(0, HOTTEST)(text)
     return value if value >= COLDEST else 0.0
 

@@ -162,7 +162,7 @@ def _sentencepiece(
 
 
 def _add_specials(fast: FastTokenizer, names: list[str], ids: dict[str, int], end: str) -> None:
-    """Add special tokens, in the order of their ids, and what stands around a text."""
+    """Add special tokens, in the order of their ids, and the template around a text."""
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     fast.post_processor = processors.TemplateProcessing(
         single="[gMASK] <sop> $A",

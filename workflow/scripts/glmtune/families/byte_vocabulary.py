@@ -148,7 +148,7 @@ def _ranks_in_lines(path: Path) -> dict[bytes, int]:
         except binascii.Error:
             piece = b""
         if match is None or not piece:
-            raise _no_vocabulary(path, f"line {number} is no `base64 rank`")
+            raise _no_vocabulary(path, f"line {number} is not `base64 rank`")
         ranks[piece] = int(match[2])
     return ranks
 

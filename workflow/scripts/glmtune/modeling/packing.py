@@ -1,4 +1,4 @@
-"""Linear layers for answering on a CPU, with their weights in the order that oneDNN computes in.
+"""Linear layers for inference on a CPU, with weights in the memory order that oneDNN computes in.
 
 A product with a plain matrix first rearranges the matrix, at every call. Rearranged once,
 the same product takes a fifth less time (docs/benchmarks.md). The weights are then oneDNN's own:
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-# Smaller matrices, such as a miniature's, gain less than what such a call takes more.
+# For smaller matrices, such as a miniature's, the call costs more than the order saves.
 FEWEST_ELEMENTS = 1 << 18
 # Outputs of a part: those of 256 rows stay in the processor's cache until they have been read.
 PART = 4096
-USUAL_ROWS = 256  # which oneDNN chooses the order for; it holds for any number
+USUAL_ROWS = 256  # oneDNN chooses the order for this many rows; it works for any number
 
 
 class PackedLinear(nn.Module):

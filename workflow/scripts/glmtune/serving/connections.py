@@ -1,4 +1,4 @@
-"""Connections that end: no client keeps one by sending or reading too slowly."""
+"""Time limits of connections: no client keeps one open by sending or reading too slowly."""
 
 from __future__ import annotations
 

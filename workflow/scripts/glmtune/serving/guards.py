@@ -1,4 +1,4 @@
-"""What comes before every route: the names it answers to, the key, the length of a body."""
+"""Checks before every route: the host name, the API key, the size of the body."""
 
 from __future__ import annotations
 

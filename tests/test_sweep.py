@@ -63,7 +63,7 @@ def test_the_page_has_a_figure_per_parameter_a_heat_map_and_the_cost(sweep: Swee
 def test_the_page_says_that_the_choice_saw_the_scored_rows(sweep: Sweep) -> None:
     page = render_page(sections(sweep))
     assert "The choice saw the scored rows" in page
-    assert "挑选时已经看过打分的数据" in page
+    assert "挑选时用的就是评分数据" in page
 
 
 def test_runs_on_other_rows_are_not_tested(sweep: Sweep, tmp_path: Path) -> None:

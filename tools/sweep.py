@@ -41,7 +41,7 @@ HEAT = ("lr", "pre_seq_len")  # drawn as a heat map if both differ
 MANY_FOLD = 8  # values that span more are drawn on a log scale
 
 Key = tuple[str, str]  # model and entry
-GENERAL = Words("General questions correct (%)", "常识题答对率（%）")
+GENERAL = Words("General questions correct (%)", "常识题正确率（%）")
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def sections(sweep: Sweep) -> list[list[Block]]:
 SEEN = Words(
     "**The choice saw the scored rows.** The best of several runs on the same dev rows is too good "
     "on average: before you publish it, score it on rows that no choice has used.",
-    "**挑选时已经看过打分的数据。** 在同一批验证数据上取多次运行的最优值，平均会偏高；"
-    "公布之前，请在没有参与挑选的数据上重新打分。",
+    "**挑选时用的就是评分数据。** 在同一批验证数据上取多次运行的最优值，平均会偏高；"
+    "公布之前，请在没有参与挑选的数据上重新评分。",
 )
 
 

@@ -47,6 +47,11 @@ def test_the_plan_counts_steps_and_not_the_target(handler: ProgressHandler) -> N
     assert shown(handler) == ["3 steps: 2 finetune_model, 1 render_report"]
 
 
+def test_one_step_is_not_called_steps(handler: ProgressHandler) -> None:
+    plan(handler, render_report=1)
+    assert shown(handler) == ["1 step: 1 render_report"]
+
+
 def test_a_step_is_announced_and_ends_with_its_time(handler: ProgressHandler) -> None:
     plan(handler, finetune_model=2)
     start(handler, 5, "Tune a.")

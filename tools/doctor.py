@@ -80,7 +80,10 @@ def parameters() -> Iterator[Finding]:
             "params.yaml cannot be used", str(error).replace("\n", "\n      "), stops=True
         )
         return
-    yield Finding(f"params.yaml: {len(params.models)} models, {len(params.methods)} methods")
+    models, methods = len(params.models), len(params.methods)
+    yield Finding(
+        f"params.yaml: {models} model{'s' * (models != 1)}, {methods} method{'s' * (methods != 1)}"
+    )
     yield from doctor_models.weights(params)
     yield from doctor_models.memory(params)
     yield from doctor_models.disk(params, store_folder(ROOT))

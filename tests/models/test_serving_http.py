@@ -462,7 +462,7 @@ def test_a_method_trained_again_is_not_put_into_the_old_base(tmp_path: Path) -> 
         for is_streamed in (False, True):
             answer = server.chat("chatglm2-6b/ptuning", stream=is_streamed)
             assert answer.status_code == 503
-            assert "start it again" in answer.json()["error"]["message"]
+            assert "restart it" in answer.json()["error"]["message"]
         assert server.chat(max_tokens=2).status_code == 200
         answer = server.chat(n=5)
         assert answer.status_code == 400

@@ -104,7 +104,7 @@ class Params:
         return self.file.models[model].family or model
 
     def is_miniature(self, model: str) -> bool:
-        """Whether a model is trained here, from nothing."""
+        """Whether a model is trained here from scratch."""
         return self.file.models[model].source == "miniature"
 
     def entry_of(self, method: str) -> str:

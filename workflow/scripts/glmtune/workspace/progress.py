@@ -106,7 +106,7 @@ class ProgressHandler(Handler):
         )
         self.total = self.pending.total()
         steps = ", ".join(f"{n} {rule}" for rule, n in self.pending.items())
-        self._print(f"{self.total} steps: {steps}")
+        self._print(f"{self.total} step{'s' * (self.total != 1)}: {steps}")
 
     def _show_start(self, record: Mapping[str, Any]) -> None:
         if record["rule_name"] == TARGET:

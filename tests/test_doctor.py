@@ -326,5 +326,5 @@ def test_the_exit_code_says_whether_a_run_would_stop(
     lock(project)  # nobody on this machine holds it
     assert doctor.main() == 1
     out = capsys.readouterr().out
-    assert "✗ this folder is locked by a run on another machine" in out
+    assert "✗ this folder is locked by a run that is not known here" in out
     assert "snakemake --unlock" in out

@@ -162,7 +162,7 @@ def locks() -> Iterator[Finding]:
         yield Finding("a run is going on in this folder", "wait for its end to start another one")
     else:
         yield Finding(
-            "this folder is locked by a run on another machine, which may have been killed",
+            "this folder is locked by a run that is not known here, perhaps on another machine",
             "wait for it; if none runs anywhere: snakemake --unlock",
             stops=True,
         )

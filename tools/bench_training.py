@@ -185,7 +185,7 @@ def _train(
             callbacks=[watch],
         )
     length = len(rows.input_ids) / len(rows)
-    target_share = rows.targets_of_rows().sum() / len(rows.input_ids)
+    target_share = float(rows.targets_of_rows().sum()) / len(rows.input_ids)
     operations = operations_per_token(model, length, target_share) * length * ROWS
     losses = [point["loss"] for point in outcome.curve]
     return Training(losses, statistics.median(watch.seconds), operations)

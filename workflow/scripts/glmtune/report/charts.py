@@ -25,6 +25,7 @@ from glmtune.report.svg import (
     width_of,
     x_axis,
     y_axis,
+    zero_line,
 )
 from glmtune.report.words import Text, chinese, english, join
 
@@ -69,6 +70,7 @@ class Point:
     shown: str  # on hover
     x_span: tuple[float, float] | None = None
     y_span: tuple[float, float] | None = None
+    shift: float = 0  # pixels to the right, so that points of equal x do not cover each other
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def dot_panel(name: Text, dots: Sequence[Dot], domain: Sequence[float], label: T
     rows = [
         _dot(dot, along, frame.top + ROW * (index + 0.5), left) for index, dot in enumerate(dots)
     ]
-    body = title(join([name, label], ", ", "，")) + x_axis(frame, along, "", 6) + "".join(rows)
+    axis = x_axis(frame, along, "", 6) + zero_line(frame, x=along)
+    body = title(join([name, label], ", ", "，")) + axis + "".join(rows)
     return Panel(frame.top + frame.height + 22, body)
 
 
@@ -131,13 +134,14 @@ def point_panel(
         [mark(0, 0, each.shape, class_=each.css) for each in key],
         [each.label for each in key],
     )
-    body = title(name) + x_axis(frame, across, labels[0], 6) + y_axis(frame, up, labels[1])
+    axes = x_axis(frame, across, labels[0], 6) + y_axis(frame, up, labels[1])
+    body = title(name) + axes + zero_line(frame, x=across, y=up)
     total = frame.top + frame.height + (54 + more if key else 38)
     return Panel(total, body + "".join(marks) + marked)
 
 
 def _point(point: Point, across: Scale, up: Scale) -> str:
-    x, y, series = across(point.x), up(point.y), point.series
+    x, y, series = across(point.x) + point.shift, up(point.y), point.series
     spans = ""
     if point.x_span:
         low, high = map(across, point.x_span)

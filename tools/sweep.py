@@ -242,7 +242,8 @@ def _cells(sweep: Sweep, state: State, key: Key, mean: Interval) -> list[Text | 
     correct = state.report.forgetting.shares[key]
     entry = entry_of(state, key)
     cells: list[Text | Cell] = [plain(state.name)]
-    cells += [plain(json.dumps(state.params.get(param))) for param in sweep.varied]
+    for value in (state.params.get(param) for param in sweep.varied):
+        cells.append(Cell(plain(json.dumps(value)), value if _is_number(value) else None))
     cells += [_with_interval(mean, "{:.2f}".format), _with_interval(correct, percent)]
     for cost, show in (("seconds", format_seconds), ("peak_memory_mib", "{:,.0f}".format)):
         numbers = entry.numbers(runtime_figure("finetune_model", cost))

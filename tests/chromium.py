@@ -87,9 +87,9 @@ class Chromium:
         width: int = 1440,
         height: int = 900,
         dark: bool = False,
-        media: str = "screen",
+        media: str = "",
     ) -> None:
-        """Go to a page that is as wide, in dark or light, on the screen or for print."""
+        """Go to a page that is as wide, in dark or light; media "print": as on paper."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,

@@ -37,7 +37,7 @@ from glmtune.report.markdown import plain, to_markdown
 from glmtune.report.overview import computed
 from glmtune.report.page import render_page
 from glmtune.report.svg import Panel
-from glmtune.report.tables import METHOD, MODEL, NOTHING, ends, signed, with_note
+from glmtune.report.tables import METHOD, MODEL, NOTHING, ends, percent_of, signed, with_note
 from glmtune.report.words import Text, Words, join
 
 FOLDER = ROOT / ".glmtune" / "compare"
@@ -290,14 +290,14 @@ def _panels(found: Comparison, model: str, name: str) -> Iterator[Panel]:
 
 def _explanation(found: Comparison) -> Words:
     rows = max(map(len, found.rows.values()))
-    level, few = f"{1 - CONFIDENCE:.2f}", rows < MIN_ROWS
+    level, confidence, few = f"{1 - CONFIDENCE:.2f}", percent_of(CONFIDENCE), rows < MIN_ROWS
     missing_en = [_only_in(found, state) for state in (found.old, found.new)]
     note = Words(
-        f"Each cell: the value in {plain(found.new.name)}, its change and the {CONFIDENCE:.0%} "
+        f"Each cell: the value in {plain(found.new.name)}, its change and the {confidence} "
         f"interval of the change. The same {rows:,} dev rows in pairs; bold: p < {level} after "
         "Holm's correction over all differences of this page. General questions: percentage "
         "answered correctly.",
-        f"每格：{plain(found.new.name)} 的值、变化量及其 {CONFIDENCE:.0%} 置信区间。"
+        f"每格：{plain(found.new.name)} 的值、变化量及其 {confidence} 置信区间。"
         f"同样的 {rows:,} 行验证数据逐行配对；加粗表示对本页全部差异做 Holm 校正后 p < {level}。"
         "常识题：答对的百分比。",
     )

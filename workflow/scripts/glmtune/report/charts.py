@@ -29,6 +29,7 @@ from glmtune.report.svg import (
 )
 from glmtune.report.words import Text, chinese, english, join
 
+DOT = 4  # radius of a curve of one point
 ROW = 22  # height of a row of dots
 LONGEST_LABEL = 130  # pixels
 
@@ -75,7 +76,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps."""
+    """Values over steps; a single one is drawn as a dot."""
 
     series: Series
     points: Sequence[tuple[float, float]]
@@ -200,10 +201,11 @@ def curve_panel(
     lines = element(
         "svg",
         *(_curve(curve, across, up) for curve in curves),
-        x=frame.left,
-        y=frame.top,
-        width=frame.width,
-        height=frame.height,
+        x=frame.left - DOT,
+        y=frame.top - DOT,
+        width=frame.width + 2 * DOT,
+        height=frame.height + 2 * DOT,
+        viewBox=f"{-DOT} {-DOT} {frame.width + 2 * DOT:g} {frame.height + 2 * DOT:g}",
         style="overflow:hidden",
     )
     key = list({curve.series.method: curve.series for curve in curves}.values())
@@ -227,12 +229,15 @@ def curve_panel(
 
 
 def _curve(curve: Curve, across: Scale, up: Scale) -> str:
-    drawn = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)
+    places = [f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points]
+    is_dot = len(places) == 1
+    drawn = " ".join(places * (1 + is_dot))  # of a line without length only the round ends are seen
+    kind = "dot " if is_dot else "dev " if curve.is_dashed else ""
     series = curve.series
     return element(
         "polyline",
         points=drawn,
-        class_=f"line {'dev ' if curve.is_dashed else ''}{series.css}",
+        class_=f"line {kind}{series.css}",
         data_model=series.model,
         data_method=series.method,
         data_xy=" ".join(f"{x:g},{y:.5g}" for x, y in curve.points),

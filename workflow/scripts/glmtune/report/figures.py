@@ -243,12 +243,12 @@ def loss_figure(report: Report) -> Figure:
     domain = [y for found in curves.values() for curve in found for _, y in curve.points]
     labels = (
         Words("step", "步"),
-        Words("training loss (dashed: dev loss)", "训练损失（虚线：验证损失）"),
+        Words("training loss (dashed, dot: dev loss)", "训练损失（虚线、圆点：验证损失）"),
     )
     panels = [curve_panel(model, found, domain, labels) for model, found in curves.items() if found]
     alt = Words(
-        "Training loss over steps (dashed: dev loss), one panel per model",
-        "训练损失随步数的变化（虚线：验证损失），每个模型一幅",
+        "Training loss over steps, by model; dashed: dev loss; a dot: dev loss at the end",
+        "训练损失随步数的变化，每个模型一幅；虚线为验证损失，圆点为结束时的验证损失",
     )
     return Figure("loss", panels, alt, can_zoom=True)
 
@@ -257,7 +257,14 @@ def _curves(report: Report, series: ReportSeries, model: str) -> Iterator[Curve]
     for entry in report.entries_of(model):
         of_entry = series.of(entry)
         for run in entry.runs:
-            for points, is_dashed in ((run.curve, False), (run.dev_curve, True)):
+            for points, is_dashed in ((run.curve, False), (_dev_losses(run), True)):
                 drawn = [(step, loss) for step, loss in points if math.isfinite(loss)]
                 if drawn:
                     yield Curve(of_entry, drawn, is_dashed)
+
+
+def _dev_losses(run: Run) -> list[tuple[int, float]]:
+    """Those measured during training; else the one at its end."""
+    steps, loss = run.training.get("steps"), trained("dev_loss")(run)
+    at_end = [] if not isinstance(steps, int) or loss is None else [(steps, loss)]
+    return run.dev_curve or at_end

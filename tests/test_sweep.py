@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def test_the_page_says_that_the_choice_saw_the_scored_rows(sweep: Sweep) -> None
     page = render_page(sections(sweep))
     assert "The choice saw the scored rows" in page
     assert "挑选时已经看过打分的数据" in page
+
+
+def test_a_sweep_without_any_difference_says_so(sweep: Sweep) -> None:
+    same = sweep.states[:1] * 2
+    changed = replace(same[0], params={**same[0].params, "lr": 0.5})
+    assert "No score differs." in render_page(sections(Sweep([*same, changed])))
 
 
 def test_runs_on_other_rows_are_not_tested(sweep: Sweep, tmp_path: Path) -> None:

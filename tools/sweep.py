@@ -138,8 +138,8 @@ def _verdict(sweep: Sweep) -> Words:
         lines_en.append(f"- **{run}**: {name} is highest, {title} {value:.2f}; {test.en}")
         lines_zh.append(f"- **{run}**：{name} 最高，{title} {value:.2f}；{test.zh}")
     if len(sweep.keys) < len(sweep.runs):
-        lines_en.append("- Other models and methods score the same in all experiments.")
-        lines_zh.append("- 其余模型和方法在所有实验中得分相同。")
+        lines_en.append("- No other score differs.")
+        lines_zh.append("- 其余得分没有差异。")
     return Words("\n".join(lines_en), "\n".join(lines_zh))
 
 
@@ -174,8 +174,8 @@ def _panel(title: Text, sweep: Sweep, param: str, points: Sequence[Point]) -> An
 
 def _points(sweep: Sweep, param: str, *, of_probe: bool) -> list[Point]:
     found = []
-    apart = min(8, 24 / len(sweep.keys))
     for place, key in enumerate(sweep.keys):
+        apart = min(8, 24 / len(sweep.keys))
         shift = apart * (place - (len(sweep.keys) - 1) / 2)
         for state, mean in sweep.means(key):
             interval = state.report.forgetting.shares[key] if of_probe else mean

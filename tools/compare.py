@@ -229,7 +229,7 @@ def _states(found: Comparison) -> Words:
 def table(found: Comparison) -> Table:
     """One row per model and method: each score before and after, and the difference."""
     # No heat scale: it would color what is unchanged by what changed elsewhere.
-    header = [MODEL, METHOD, *TITLES.values(), Words("Changed answers", "改变的回答")]
+    header = [MODEL, METHOD, *TITLES.values(), Words("Changed answers", "变化的回答")]
     rows = [_row(found, key) for key in found.keys]
     return Table(Words("What changed", "变化"), header, rows, text_columns=2, named=2)
 
@@ -268,7 +268,7 @@ def _figure(found: Comparison) -> Figure:
     panels = [panel for model in models for name in TITLES for panel in _panels(found, model, name)]
     alt = Words(
         "The scores that changed, each with the interval of its change; right of 0 is better",
-        "有变化的得分及变化量的置信区间；0 的右边表示变好",
+        "有变化的得分及变化量的置信区间；0 的右侧表示变好",
     )
     return Figure("changes", panels, alt)
 
@@ -322,9 +322,9 @@ def _only_in(found: Comparison, state: State) -> Words:
 
 def _params(found: Comparison) -> list[Block]:
     changed = changed_params(found.old, found.new)
-    heading = Heading(2, Words("Changed parameters", "改变的参数"), "params")
+    heading = Heading(2, Words("Changed parameters", "变化的参数"), "params")
     if not changed:
-        none = Words("None: code, data or the machine changed.", "无：变的是代码、数据或机器。")
+        none = Words("None: code, data or the machine changed.", "无：变化来自代码、数据或机器。")
         return [heading, Prose(none)]
     header: list[Text | Head] = [
         Words("Parameter", "参数"),

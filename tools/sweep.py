@@ -41,7 +41,7 @@ HEAT = ("lr", "pre_seq_len")  # drawn as a heat map if both differ
 MANY_FOLD = 8  # values that span more are drawn on a log scale
 
 Key = tuple[str, str]  # model and entry
-GENERAL = Words("General questions correct (%)", "常识题答对率（%）")
+GENERAL = Words("General questions correct (%)", "常识题正确率（%）")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,11 @@ def sections(sweep: Sweep) -> list[list[Block]]:
 
 
 SEEN = Words(
-    "**The choice saw the scored rows.** The best of several runs on the same dev rows is too good "
-    "on average: before you publish it, score it on rows that no choice has used.",
-    "**挑选时已经看过打分的数据。** 在同一批验证数据上取多次运行的最优值，平均会偏高；"
-    "公布之前，请在没有参与挑选的数据上重新打分。",
+    "**The best run was chosen on the scored rows.** The best of several runs on the same dev rows "
+    "looks better than it is. Before you publish its score, measure it on rows that played no part "
+    "in the choice.",
+    "**挑选时用的就是评分数据。** 在同一批验证数据上取多次运行的最优值，平均会偏高；"
+    "公布之前，请在没有参与挑选的数据上重新评分。",
 )
 
 
@@ -125,14 +126,9 @@ def _verdict(sweep: Sweep) -> Words:
     for key in sweep.keys:
         best, beaten, others = sweep.best(key), sweep.beaten(key), len(sweep.means(key)) - 1
         run, name = ", ".join(map(plain, key)), plain(best.name)
-        test = Words("not significantly above any other", "与其余实验均无显著差异")
-        if beaten is None:
-            test = Words("other dev rows, so not tested", "验证数据不同，未检验")
-        elif beaten:
-            test = Words(
-                f"significantly above {beaten} of the {others} others",
-                f"显著高于其余 {others} 个中的 {beaten} 个",
-            )
+        test = Words("other dev rows, so not tested", "验证数据不同，未检验")
+        if beaten is not None:
+            test = beaten_in_words(beaten, others)
         value = dict((s.name, m.value) for s, m in sweep.means(key))[best.name]
         title = COMPARED[SCORE]
         lines_en.append(f"- **{run}**: {name} is highest, {title} {value:.2f}; {test.en}")
@@ -141,6 +137,23 @@ def _verdict(sweep: Sweep) -> Words:
         lines_en.append("- No other score differs.")
         lines_zh.append("- 其余得分没有差异。")
     return Words("\n".join(lines_en), "\n".join(lines_zh))
+
+
+def beaten_in_words(beaten: int, others: int) -> Words:
+    """Example: 2, 3 -> "significantly above 2 of the 3 other experiments"."""
+    if others == 1:
+        if beaten:
+            return Words("significantly above the other experiment", "显著高于另一个实验")
+        return Words("not significantly above the other experiment", "与另一个实验无显著差异")
+    if not beaten:
+        return Words(
+            f"not significantly above any of the {others} other experiments",
+            f"与其余 {others} 个实验均无显著差异",
+        )
+    return Words(
+        f"significantly above {beaten} of the {others} other experiments",
+        f"显著高于其余 {others} 个实验中的 {beaten} 个",
+    )
 
 
 # --- figures --------------------------------------------------------------------------------------

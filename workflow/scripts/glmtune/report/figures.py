@@ -151,7 +151,7 @@ def forgetting_figure(report: Report) -> Figure:
         Words(f"{title} − untuned", f"{title} − 未微调"),
         Words(
             "General questions correct − untuned (percentage points)",
-            "常识题答对率 − 未微调（百分点）",
+            "常识题正确率 − 未微调（百分点）",
         ),
     )
     heading = Words("Gain against forgetting", "提升与遗忘")
@@ -159,7 +159,7 @@ def forgetting_figure(report: Report) -> Figure:
     alt = Words(
         f"Gain in {title} against the change in general questions answered correctly, of each "
         "tuned model; up and to the right is better",
-        f"每个微调模型的 {title} 提升与常识题答对率的变化；越靠右上越好",
+        f"每个微调模型的 {title} 提升与常识题正确率的变化；越靠右上越好",
     )
     return Figure("forgetting", panels, alt)
 
@@ -179,14 +179,14 @@ def length_figure(report: Report) -> Figure:
             ),
         ]
     alt = Words(
-        "Lengths of answers and references: the median, and the range of 90 % of the rows",
-        "回答与参考答案的长度：中位数，以及 90 % 的行所在的范围",
+        "Lengths of answers and references: the median, and the range of 90% of the rows",
+        "回答与参考答案的长度：中位数，以及中间 90% 的范围",
     )
     return Figure("lengths", _panels_of_dots(dots, Words("characters", "字符数")), alt)
 
 
 def _length_dot(series: Series, runs: Sequence[Run], key: str) -> Dot:
-    """The median and the middle 90 % of the lengths, in the form of the texts that is scored."""
+    """The median and the middle 90% of the lengths, in the form of the texts that is scored."""
     texts = (row.get(key) or "" for run in runs for row in run.predictions)
     lengths = [len(normal_form(text)) for text in texts]
     low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()

@@ -149,8 +149,8 @@ def _figure(figure: Figure) -> str:
             )
         ),
         log=inline(Words("Log scale", "对数坐标")),
-        later=choices(Words("Later half", "后一半")),
-        reset=choices(Words("Show everything", "还原")),
+        later=choices(Words("Later half", "只看后半段")),
+        reset=choices(Words("Show everything", "显示全部")),
     )
     panels = "".join(f'<div class="panel">{drawn(panel)}</div>' for panel in figure.panels)
     return (

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.significance import CONFIDENCE, Interval
+from glmtune.normal_form import normal_form
 from glmtune.report.blocks import Figure
 from glmtune.report.charts import (
     Curve,

@@ -11,7 +11,7 @@ import pytest
 from test_data import GOOD, LINES, ROWS, save
 
 from glmtune.data.leakage import count_repeated
-from glmtune.data.origins import from_files
+from glmtune.data.origins import Opener, Request, from_parts
 from glmtune.data.reading import ReadOptions, check_file
 from glmtune.data.splits import DataSet, Subset, write_dataset
 from glmtune.errors import DataError
@@ -73,7 +73,7 @@ def test_rows_marked_as_unsuitable_are_left_out_and_counted(
 def test_one_file_with_a_split_column_becomes_two_splits(tmp_path: Path) -> None:
     rows = [{**row, "split": split} for row, split in zip(OTHERS, ("train", "test"), strict=False)]
     path = save(tmp_path, json.dumps(rows))
-    origin = from_files(path, path, ReadOptions(), tmp_path / "out")
+    origin = from_parts(Request([path], path), Opener(), tmp_path / "out")
     assert (list(origin.train), list(origin.dev)) == ([OTHERS[0]], [OTHERS[1]])
 
 

@@ -12,8 +12,7 @@ from conftest import ROOT, SHARED
 from steps import run_step
 
 from glmtune.data.adgen.fetching import AdgenFiles
-from glmtune.data.origins import from_adgen
-from glmtune.data.reading import ReadOptions
+from glmtune.data.origins import Opener, Request, from_parts
 from glmtune.data.splits import write_dataset
 from glmtune.files import hash_folder, read_json, read_jsonl
 
@@ -131,7 +130,8 @@ def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
         return AdgenFiles(files["train"], files["dev"], {"kind": "adgen"})
 
     monkeypatch.setattr("glmtune.data.adgen.fetching.fetch_adgen", fetch_adgen)
-    origin = from_adgen(tmp_path / "kept", ["my.tar.gz"], ReadOptions())
+    opener = Opener(adgen_folder=tmp_path / "kept", adgen_sources=["my.tar.gz"])
+    origin = from_parts(Request(["adgen"], "adgen"), opener, tmp_path / "out")
     assert asked == [(tmp_path / "kept", ["my.tar.gz"])]
     dataset = write_dataset(
         tmp_path / "out", origin.train, origin.dev, origin.source, licence=origin.licence

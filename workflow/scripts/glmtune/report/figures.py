@@ -234,19 +234,27 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def measured_loss(report: Report) -> Words:
+    """The loss that trainings measure on the way."""
+    if report.has_valid:
+        return Words("valid loss", "valid 损失")
+    return Words("dev loss", "验证损失")
+
+
 def loss_figure(report: Report) -> Figure:
     """The loss curves, one panel per model."""
     series = _series(report)
     curves = {model: list(_curves(report, series, model)) for model in report.models}
     domain = [y for found in curves.values() for curve in found for _, y in curve.points]
+    dashed = measured_loss(report)
     labels = (
         Words("step", "步"),
-        Words("training loss (dashed: dev loss)", "训练损失（虚线：验证损失）"),
+        Words(f"training loss (dashed: {dashed.en})", f"训练损失（虚线：{dashed.zh}）"),
     )
     panels = [curve_panel(model, found, domain, labels) for model, found in curves.items() if found]
     alt = Words(
-        "Training loss over steps (dashed: dev loss), one panel per model",
-        "训练损失随步数的变化（虚线：验证损失），每个模型一幅",
+        f"Training loss over steps (dashed: {dashed.en}), one panel per model",
+        f"训练损失随步数的变化（虚线：{dashed.zh}），每个模型一幅",
     )
     return Figure("loss", panels, alt, can_zoom=True)
 

@@ -213,7 +213,7 @@ rule generate_predictions:
         method=lambda w: PARAMS.tuning_method(w.method),
         checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
-        examples=lambda w: RUN.settings(PARAMS.file.examples),
+        examples=lambda w: RUN.settings(PARAMS.examples),
     message:
         "Generate with {wildcards.model}, {wildcards.method}: dev rows, examples, general questions."
     shell:

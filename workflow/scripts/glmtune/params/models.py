@@ -291,6 +291,10 @@ def _kind_of_dataset(value: Any) -> str:
     return "files" if isinstance(value, dict | UserFiles) else "name"
 
 
+def _kind_of_examples(value: Any) -> str:
+    return "list" if isinstance(value, list) else "name"
+
+
 class ParamsFile(Section):
     """All of params.yaml."""
 
@@ -328,8 +332,11 @@ class ParamsFile(Section):
     generation: Generation
     protocol: Text
     """How answers are decoded for scoring, and whose metric definitions the report shows."""
-    examples: list[Text]
-    """Your own prompts, answered by every model and method."""
+    examples: Annotated[
+        Annotated[Literal["auto"], Tag("name")] | Annotated[list[Text], Tag("list")],
+        Discriminator(_kind_of_examples),
+    ]
+    """Your own prompts, answered by every model and method; `auto`: some that suit the data set."""
 
     @field_validator("methods", mode="before")
     @classmethod

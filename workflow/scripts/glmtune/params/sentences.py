@@ -76,6 +76,8 @@ def _alternatives(loc: tuple[int | str, ...]) -> set[int]:
     """The positions at which pydantic's path has the name of an alternative."""
     if loc[0] == "methods":
         return {2}
+    if loc[0] == "examples":
+        return {1}
     if loc[0] == "dataset":
         return {1, 3} if loc[2:3] and loc[2] in SPLITS else {1}
     return set()

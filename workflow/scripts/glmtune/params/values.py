@@ -19,6 +19,7 @@ from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
 from glmtune.params.models import ABSENT, ParamsFile, Section
 from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
 from glmtune.params.sentences import show
+from glmtune.synthetic.example_prompts import EXAMPLE_PROMPTS
 
 # The keys of `dataset:` that say what the splits are made of.
 SPLITS = ("train", "dev", "valid")
@@ -214,6 +215,17 @@ class Params:
         has_valid = any(source.name == "valid" for source in self._sources())
         return ["train", "dev", *(["valid"] if has_valid else [])]
 
+    @property
+    def examples(self) -> list[str]:
+        """The prompts whose answers the report shows; none if it shows dev rows."""
+        if self.file.examples != "auto":
+            return list(self.file.examples)
+        if isinstance(self.file.dataset, str):
+            return EXAMPLE_PROMPTS[self.file.dataset]
+        own = {each.value for each in self._sources() if each.share is ABSENT}
+        named = {value for value in own if isinstance(value, str)}
+        return EXAMPLE_PROMPTS.get(named.pop(), []) if len(named) == 1 else []
+
     def token_limits(self) -> dict[str, Any]:
         """The limits of prompts and answers, in tokens, and how overlong histories are cut."""
         keys = ("max_source_tokens", "max_target_tokens", "long_history")
@@ -287,7 +299,7 @@ def each_settings(params: Params) -> Iterator[Any]:
     """The content of every step's settings file (`workspace.step_settings`)."""
     yield params.values
     yield [vars(run) for run in params.runs]
-    yield params.file.examples
+    yield params.examples
     for model in params.models:
         yield params.model_settings(model)
         yield params.generation_settings(model)

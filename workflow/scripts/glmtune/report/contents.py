@@ -120,9 +120,10 @@ class Report:
     params: ReportParams
 
     @property
-    def examples(self) -> list[str]:
-        """The user's own prompts."""
-        return self.params.examples
+    def examples(self) -> list[str] | None:
+        """The prompts to show answers to; None: some of the dev rows."""
+        asked = list(self.runs[0].example_responses)
+        return self.params.examples if self.params.examples is not None else asked or None
 
     @property
     def protocol(self) -> str:

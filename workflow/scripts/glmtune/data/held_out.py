@@ -72,9 +72,9 @@ def hold_out(
         left -= prompts[name]
         if not prompts[name] or not left:
             raise DataError(
-                f"found {len(rows_of)} different prompts in {rows_of.total()} rows, too few to "
-                f"hold out a share of {share:g} for {name}; expected at least one for each side, "
-                "with fewer rows than the share; change the share, or name a file for it"
+                f"--{name}-share (params.yaml: dataset.{name}): found {share:g} of "
+                f"{rows_of.total()} rows with {len(rows_of)} different prompts; expected a prompt "
+                "for each side, with no more rows than the share; change it, or name a file"
             )
     prompts[TRAIN] = left
     return {

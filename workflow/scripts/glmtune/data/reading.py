@@ -216,5 +216,6 @@ def _require_history(path: Path, keys: set[str], named: Columns) -> None:
     if named.history and named.history not in keys:
         raise DataError(
             f"{path}: no row has '{named.history}' (keys found: {', '.join(sorted(keys))}); "
-            "expected the history there; correct --history-column or leave it out"
+            "expected the history there; correct --history-column (params.yaml: "
+            "dataset.history_column) or leave it out"
         )

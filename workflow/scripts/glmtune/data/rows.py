@@ -23,6 +23,11 @@ Row = dict[str, Any]
 LeftOut = Callable[[int, str], None]
 
 LONGEST_QUOTE = 40
+# The flags of fetch_dataset.py that messages name, with the keys of params.yaml that set them.
+COLUMN_FLAGS = (
+    "--prompt-column and --response-column (params.yaml: dataset.prompt_column and response_column)"
+)
+FORMAT_FLAG = "--format (params.yaml: dataset.format)"
 _NAMES = {
     dict: "an object",
     list: "an array",

@@ -218,6 +218,8 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "miniature: literal_share + general_share: found 1.05; expected at most 1",
         ),
         ("dataset", {"train": "a.json"}, "dataset: missing key 'dev'"),
+        ("examples", "all", 'examples: found "all"; expected one of "auto"'),
+        ("examples", [3], "examples.0: found 3; expected a string"),
         ("dataset", {"train": 3, "dev": "a"}, "dataset.train: found 3; expected a string"),
         ("dataset", {"train": "a", "dev": 1}, "dataset.dev: found 1; expected less than 1"),
         ("dataset", {"train": "a", "dev": 0}, "dataset.dev: found 0; expected more than 0"),
@@ -478,6 +480,27 @@ def test_parts_and_held_out_shares_are_described_by_their_flags(
     (tmp_path / "b c").unlink()
     with pytest.raises(ParamsError, match="^params.yaml: dataset.train.1.path: no such file 'b"):
         mixed.dataset_files()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "first"),
+    [
+        ("sample", "类型#裙*风格#简约"),
+        ("adgen", "类型#上衣*材质#牛仔布"),
+        ({"train": [{"path": "sample"}, {"path": "general", "share": 0.1}], "dev": 0.1}, "类型#裙"),
+        ({"train": "sample", "dev": "mine.json"}, None),
+        ({"train": "mine.json", "dev": 0.1}, None),
+    ],
+)
+def test_the_example_prompts_suit_the_data_set(
+    values: dict[str, Any], dataset: Any, first: str | None
+) -> None:
+    """For a user's own data there are none: the report shows dev rows."""
+    examples = Params.of(values | {"dataset": dataset, "examples": "auto"}).examples
+    assert bool(examples) == bool(first)
+    assert "".join(examples).startswith(first or "")
+    named = Params.of(values | {"dataset": dataset, "examples": ["我的"]})
+    assert named.examples == ["我的"]
 
 
 def test_a_subset_is_described_by_its_sizes(values: dict[str, Any]) -> None:

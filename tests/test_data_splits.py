@@ -368,6 +368,14 @@ def test_leakage_is_found_in_every_part_and_named_by_its_file_and_line(tmp_path:
     )
 
 
+def test_dev_rows_in_valid_are_refused_too(tmp_path: Path) -> None:
+    """Else the choice of a step would see the scored rows all the same."""
+    dev = check_file(save(tmp_path, LINES[1], "dev.json"))
+    valid = check_file(save(tmp_path, f"{GOOD}\n{LINES[1]}", "valid.json"))
+    with pytest.raises(DataError, match=r"dev.json: line 1: 1 of 1 rows .* in .*valid.json"):
+        write_dataset(tmp_path / "out", OTHERS, dev, {}, valid=valid, max_leakage=0.05)
+
+
 def test_rows_skipped_in_a_part_are_counted_there_and_listed_once(tmp_path: Path) -> None:
     more = check_file(save(tmp_path, f"{GOOD}\n{{}}\n", "more.json"), SKIP)
     train = Mixture([Part(OTHERS), Part(more, 0.2)])

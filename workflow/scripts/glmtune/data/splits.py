@@ -101,7 +101,7 @@ def write_dataset(
     """Write a data set into `folder`, with its manifest and card.
 
     Raises DataError if more than a share `max_leakage` of the dev or valid rows also appears in
-    train.
+    train, or of the dev rows in valid.
     """
     subset = subset or Subset()
     if isinstance(train, Mixture):  # a limit keeps its shares
@@ -113,17 +113,19 @@ def write_dataset(
                 split: _write_split(stage, split, rows[split], subset, left_out) for split in rows
             }
         leakage = {
-            split: find_leakage(splits["train"].facts.fingerprints, written.facts.fingerprints)
-            for split, written in splits.items()
-            if split != "train"
+            (known, scored): find_leakage(
+                *(splits[each].facts.fingerprints for each in (known, scored))
+            )
+            for known, scored in (("train", "dev"), ("train", "valid"), ("valid", "dev"))
+            if {known, scored} <= splits.keys()
         }
-        for split, found in leakage.items():
-            _refuse_leakage(found, splits["train"], splits[split], max_leakage)
+        for (known, scored), found in leakage.items():
+            _refuse_leakage(found, splits[known], splits[scored], max_leakage)
         described = {split: _manifest_entry(splits[split], rows[split], subset) for split in rows}
         manifest = {"source": dict(source), **described}
         card = {
             "splits": {split: splits[split].facts.describe() for split in rows},
-            "leakage": leakage["dev"].counts(),
+            "leakage": leakage["train", "dev"].counts(),
             "licence": licence,
         }
         # Not sorted by key: attributes are ordered by frequency.

@@ -187,13 +187,11 @@ def test_the_part_to_mix_in_shares_no_question_and_no_answer_with_the_probe() ->
         assert not {_bare(row[key]) for row in part} & {_bare(row[key]) for row in probe}
 
 
-def test_the_part_to_mix_in_has_several_hundred_questions_each_with_one_answer() -> None:
-    part = general_part.general_rows()
-    answers = {row["content"]: row["summary"] for row in part}
-    assert len(answers) == len(part) >= 400
-    assert answers["九加三等于几？"] == "等于十二。"
-    assert answers["请问西班牙的首都。"] == "马德里。"
+def test_the_part_to_mix_in_is_of_every_kind_and_known_from_pretraining() -> None:
+    """Miniatures that were taught new facts by a mixture forgot more."""
+    answers = {row["content"]: row["summary"] for row in general_part.general_rows()}
     learned = {row["content"]: row["summary"] for row in general_qa.training_rows()}
-    known = answers.keys() & learned.keys()
-    assert {answers[each] for each in known} == {learned[each] for each in known}
-    assert 0 < len(known) < len(part) / 4
+    assert answers.items() < learned.items()
+    assert len(answers) >= 60
+    for kind in ("加", "首都", "颜色", "反义词", "英语", "一周"):
+        assert any(kind in question for question in answers)

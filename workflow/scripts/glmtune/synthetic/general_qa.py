@@ -12,6 +12,12 @@ import hashlib
 from dataclasses import dataclass
 
 _DIGITS = "零一二三四五六七八九十"
+_ARITHMETIC = ("{}等于几？", "{}是多少？", "请算一算，{}。")
+_CAPITAL = ("{}的首都是哪里？", "{}的首都在哪里？", "请问{}的首都。")
+_COLOR = ("{}是什么颜色的？", "{}的颜色是什么？", "请问{}什么颜色？")
+_OPPOSITE = ("“{}”的反义词是什么？", "请说出“{}”的反义词。", "什么和“{}”相反？")
+_ENGLISH = ("“{}”用英语怎么说？", "请把“{}”翻译成英语。", "“{}”的英语是什么？")
+
 _CAPITALS = {
     "中国": "北京", "日本": "东京", "法国": "巴黎", "英国": "伦敦", "德国": "柏林", "韩国": "首尔",
 }  # fmt: skip
@@ -51,44 +57,20 @@ class Fact:
         return second % len(self.questions) if first % 2 == 0 else None
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of fact: how its questions and its answer are phrased."""
-
-    phrasings: tuple[str, ...]
-    answer_form: str
-
-    def facts(self, table: dict[str, str]) -> list[Fact]:
-        """A fact for each subject of `table`, which holds the answers, e.g. {"法国": "巴黎"}."""
-        return [
-            Fact(
-                tuple(phrasing.format(subject) for phrasing in self.phrasings),
-                self.answer_form.format(answer),
-            )
-            for subject, answer in table.items()
-        ]
-
-
-KINDS = {
-    "sum": Kind(("{}等于几？", "{}是多少？", "请算一算，{}。"), "等于{}。"),
-    "capital": Kind(("{}的首都是哪里？", "{}的首都在哪里？", "请问{}的首都。"), "{}。"),
-    "color": Kind(("{}是什么颜色的？", "{}的颜色是什么？", "请问{}什么颜色？"), "{}。"),
-    "opposite": Kind(("“{}”的反义词是什么？", "请说出“{}”的反义词。", "什么和“{}”相反？"), "{}。"),
-    "english": Kind(("“{}”用英语怎么说？", "请把“{}”翻译成英语。", "“{}”的英语是什么？"), "{}"),
-}
-
-
 def facts() -> list[Fact]:
     """All facts, in a fixed order."""
-    tables = {
-        "sum": _sums(),
-        "capital": _CAPITALS,
-        "color": _COLORS,
-        "opposite": _OPPOSITES,
-        "english": _ENGLISH_WORDS,
-    }
-    chat = [Fact(questions, answer) for answer, questions in _CHAT.items()]
-    return [*chat, *(fact for kind, table in tables.items() for fact in KINDS[kind].facts(table))]
+    found = [Fact(questions, answer) for answer, questions in _CHAT.items()]
+    for phrasings, answer_form, table in (
+        (_ARITHMETIC, "等于{}。", _sums()),
+        (_CAPITAL, "{}。", _CAPITALS),
+        (_COLOR, "{}。", _COLORS),
+        (_OPPOSITE, "{}。", _OPPOSITES),
+        (_ENGLISH, "{}", _ENGLISH_WORDS),
+    ):
+        for subject, answer in table.items():
+            questions = tuple(phrasing.format(subject) for phrasing in phrasings)
+            found.append(Fact(questions, answer_form.format(answer)))
+    return found
 
 
 def training_rows() -> list[dict]:

@@ -383,7 +383,8 @@ def test_rows_skipped_in_a_part_are_counted_there_and_listed_once(tmp_path: Path
     _, part = made.manifest["train"]["parts"]
     assert part["skipped"] == {"rows": 1, "unit": "line", "first": [2]}
     assert part["rows"] == 10
-    assert len(read_jsonl(tmp_path / "out" / "left_out.jsonl")) == 1
+    (listed,) = read_jsonl(tmp_path / "out" / "left_out.jsonl")
+    assert (listed["file"], listed["line"]) == ("more.json", 2)
 
 
 # --- held-out rows -------------------------------------------------------------------------------

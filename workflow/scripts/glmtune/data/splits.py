@@ -64,8 +64,13 @@ class Split:
         self.begins.append((len(self.numbers), piece.name or self.name, piece.unit))
 
     @property
+    def source(self) -> str:
+        """The file of the piece that is being written."""
+        return self.begins[-1][1]
+
+    @property
     def unit(self) -> str:
-        """The unit of the numbers in the piece that is being written."""
+        """The unit of its numbers."""
         return self.begins[-1][2]
 
     def add(self, number: int, row: Row) -> None:
@@ -156,6 +161,8 @@ def _write_split(stage: Path, split: str, rows: Rows, subset: Subset, left_out: 
 
     def leave_out(number: int, reason: str) -> None:
         line = {"split": split, written.unit: number, "reason": reason}
+        if isinstance(rows, Mixture):
+            line["file"] = Path(written.source).name
         left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     written = Split(split, stage / f"{split}.jsonl")

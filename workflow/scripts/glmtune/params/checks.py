@@ -97,6 +97,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
                     f"quantization_bit: found {bits}, but methods.{name} trains all weights, and "
                     f"quantized weights cannot be trained; set it to null or remove methods.{name}"
                 )
+    yield from _share_mistakes(values)
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
     if isinstance(protocol, str) and protocol not in PROTOCOLS:
@@ -122,6 +123,28 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
         ):
             found = f"found {literal + general:g}; expected at most 1"
             yield f"miniature: literal_share + general_share: {found}"
+
+
+def _share_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
+    """Some part must be used in full, and something must be left of it."""
+    dataset = values.get("dataset")
+    if not isinstance(dataset, dict):
+        return
+    parts = dataset.get("train")
+    if isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts):
+        if all("share" in part for part in parts):
+            yield (
+                "dataset.train: found a share for every part; expected one part without a share, "
+                "all of whose rows are used; remove the share of your own data"
+            )
+        yield from _sum_mistake("dataset.train", [part.get("share", 0) for part in parts])
+    yield from _sum_mistake("dataset", [dataset.get("dev"), dataset.get("valid")])
+
+
+def _sum_mistake(key: str, values: list[Any]) -> Iterator[str]:
+    shares = [value for value in values if isinstance(value, int | float)]
+    if all(share < 1 for share in shares) and sum(shares) >= 1:
+        yield f"{key}: found shares that add up to {sum(shares):g}; expected less than 1"
 
 
 def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:

@@ -60,6 +60,9 @@ Seeds = Annotated[
 TokenLimit = Annotated[int, Field(ge=8)]
 Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
 PositiveShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
+# Of a whole of which something else must be left.
+PartialShare = Annotated[float, Field(gt=0, lt=1), AS_WRITTEN]
+ShareBelowAll = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 Dropout = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 LearningRate = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), AS_WRITTEN]

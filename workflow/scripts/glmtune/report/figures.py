@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.significance import CONFIDENCE, Interval
+from glmtune.normal_form import normal_form
 from glmtune.report.blocks import Figure
 from glmtune.report.charts import (
     Curve,
@@ -236,19 +236,30 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def measured_loss(report: Report) -> Words:
+    """The loss that trainings measure on the way."""
+    if report.has_valid:
+        return Words("valid loss", "valid 损失")
+    return Words("dev loss", "验证损失")
+
+
 def loss_figure(report: Report) -> Figure:
     """The loss curves, one panel per model."""
     series = series_of(report)
     curves = {model: list(_curves(report, series, model)) for model in report.models}
     domain = [y for found in curves.values() for curve in found for _, y in curve.points]
+    dashed = measured_loss(report)
     labels = (
         Words("step", "步"),
-        Words("training loss (dashed, dot: dev loss)", "训练损失（虚线、圆点：验证损失）"),
+        Words(
+            f"training loss (dashed, dot: {dashed.en})",
+            f"训练损失（虚线、圆点：{dashed.zh}）",
+        ),
     )
     panels = [curve_panel(model, found, domain, labels) for model, found in curves.items() if found]
     alt = Words(
-        "Training loss over steps, by model; dashed: dev loss; a dot: dev loss at the end",
-        "训练损失随步数的变化，每个模型一幅；虚线为验证损失，圆点为结束时的验证损失",
+        f"Training loss over steps, by model; dashed: {dashed.en}; a dot: {dashed.en} at the end",
+        f"训练损失随步数的变化，每个模型一幅；虚线为{dashed.zh}，圆点为结束时的{dashed.zh}",
     )
     return Figure("loss", panels, alt, can_zoom=True)
 

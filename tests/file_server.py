@@ -75,6 +75,23 @@ def whole(content: bytes, **headers: object) -> Answer:
     return answer
 
 
+def ranged(content: bytes, stops_after: int | None = None) -> Answer:
+    """All of it, or from the byte on that is asked for; hangs up early after some bytes."""
+
+    def answer(request: Handler) -> None:
+        start = int(request.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        if start >= len(content) > 0:
+            return status(416)(request)
+        wanted = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers: dict[str, object] = {"Content_Length": len(content) - start}
+        if start:
+            headers["Content_Range"] = wanted
+        request.send_head(206 if start else 200, headers)
+        request.wfile.write(content[start:][:stops_after])
+
+    return answer
+
+
 def status(code: int, **headers: object) -> Answer:
     """No file, for a reason."""
     return lambda request: request.send_head(code, {"Content_Length": 0, **headers})

@@ -35,8 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
     "serving": {"checkpoints", "data", "families", "generation", "modeling"},
+    "hubs": {"checkpoints", "data"},
     "commands": {
-        *("checkpoints", "data", "export", "families", "generation", "metrics", "serving"),
+        *("checkpoints", "data", "export", "families", "generation", "hubs", "metrics", "serving"),
     },
     "steps": {
         *("checkpoints", "families", "generation", "miniatures", "modeling", "synthetic"),
@@ -51,6 +52,7 @@ TEXT_ONLY_MODULES = {
     *("generation.settings", "miniatures.settings", "training.settings", "tuning.settings"),
     *("serving.catalog", "serving.prompts", "serving.answer_text", "serving.api_types"),
     *("serving.ranges", "serving.connections"),
+    *("hubs.sites", "hubs.downloading", "commands.download"),
     *("commands.main", "commands.flags", "commands.texts", "commands.chat", "commands.answer"),
     *("commands.export", "commands.models", "commands.score", "commands.serve"),
 }

@@ -12,6 +12,7 @@ from glmtune.errors import ParamsError, run_script
 
 # Subcommand -> what it does; its module here has `main(arguments)`.
 COMMANDS = {
+    "download": "download a published model, verified",
     "chat": "chat with a model in the terminal, switch methods, compare answers",
     "serve": "start an OpenAI-compatible server, with a page that compares methods",
     "answer": "answer a file of prompts; resumes after a kill",
@@ -63,7 +64,7 @@ def find_command(name: str) -> Callable[[Sequence[str]], None]:
 
 def help_text() -> str:
     """The subcommands, one per line."""
-    lines = [f"  {name:<8}{what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "usage: glmtune COMMAND [flags]      (glmtune COMMAND --help explains its flags)",

@@ -11,7 +11,8 @@ import re
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -42,36 +43,50 @@ RETRY = Retry(
 )
 
 
-def download(url: str) -> bytes:
-    """Download the file at `url` (http or https); DataError with the reason on failure."""
+@contextmanager
+def open_url(url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+    """The answer to a GET of `url` (http or https), its body to be read with `pieces_of`.
+
+    Raises DataError with the reason for what fails, also while the body is read.
+    """
     try:
         with requests.Session() as session:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             # Keep .gz files compressed, even if a server declares them gzip-encoded.
             session.headers["Accept-Encoding"] = "identity"
-            with session.get(url, stream=True, timeout=TIMEOUTS_S) as response:
-                if response.status_code != 200:
-                    raise DataError(f"HTTP {response.status_code} {response.reason}")
-                return _read_body(response.raw)
+            with session.get(url, stream=True, timeout=TIMEOUTS_S, headers=headers) as response:
+                yield response
     except (requests.RequestException, HTTPError) as error:
         # The end of the library's message, which begins with memory addresses of objects.
         reason = re.split(r": |, ['\"]", str(error))[-1].strip("'\")( ")
         raise DataError(f"{type(error).__name__}: {reason}") from None
 
 
-def _read_body(body: BaseHTTPResponse) -> bytes:
-    content, start = bytearray(), time.monotonic()
-    with tqdm(unit="B", unit_scale=True) as bar:
-        # read1 returns the available bytes; read would wait for all of them, however slow.
-        while piece := body.read1(1 << 16, decode_content=False):
-            content += piece
-            bar.update(len(piece))
-            if len(content) > MOST_BYTES:
-                raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
-            seconds = time.monotonic() - start
-            if seconds > GRACE_S and len(content) < LEAST_BYTES_PER_S * seconds:
-                raise DataError(f"slower than {LEAST_BYTES_PER_S:,} bytes per second; gave up")
+def pieces_of(body: BaseHTTPResponse) -> Iterator[bytes]:
+    """The bytes of an answer as they come; DataError for a source that is too slow."""
+    size, start = 0, time.monotonic()
+    # read1 returns the available bytes; read would wait for all of them, however slow.
+    while piece := body.read1(1 << 16, decode_content=False):
+        size += len(piece)
+        yield piece
+        seconds = time.monotonic() - start
+        if seconds > GRACE_S and size < LEAST_BYTES_PER_S * seconds:
+            raise DataError(f"slower than {LEAST_BYTES_PER_S:,} bytes per second; gave up")
+
+
+def download(url: str) -> bytes:
+    """Download the file at `url` (http or https); DataError with the reason on failure."""
+    with open_url(url) as response:
+        if response.status_code != 200:
+            raise DataError(f"HTTP {response.status_code} {response.reason}")
+        content = bytearray()
+        with tqdm(unit="B", unit_scale=True) as bar:
+            for piece in pieces_of(response.raw):
+                content += piece
+                bar.update(len(piece))
+                if len(content) > MOST_BYTES:
+                    raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
     return bytes(content)
 
 

@@ -1,0 +1,1 @@
+"""Downloads published models: which files a site has, and their verified contents."""

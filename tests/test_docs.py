@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
+import glmtune
 from glmtune.data.formats import FORMATS
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
@@ -170,8 +173,15 @@ def test_every_entry_of_a_registry_is_in_the_recipes(registry: Iterable[str]) ->
     assert [entry for entry in registry if f"`{entry}`" not in recipes] == []
 
 
-def test_the_changelog_has_the_version_of_the_code() -> None:
-    source = text(ROOT / "workflow/scripts/glmtune/__init__.py")
-    version = re.search(r'__version__ = "(.+)"', source)
-    assert version is not None
-    assert f"## [{version[1]}]" in text(ROOT / "CHANGELOG.md")
+def test_the_version_is_that_of_the_code_everywhere() -> None:
+    """`__version__` is its one place; the changelog's newest section is the one being written."""
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))
+    assert "version" not in project["project"]
+    dynamic = project["tool"]["setuptools"]["dynamic"]["version"]
+    assert dynamic == {"attr": "glmtune.__version__"}
+    citation = yaml.safe_load(text(ROOT / "CITATION.cff"))
+    newest = re.search(r"^## \[(.+?)\] - (.+)$", text(ROOT / "CHANGELOG.md"), re.MULTILINE)
+    assert newest is not None
+    assert citation["version"] == newest[1] == glmtune.__version__
+    if "date-released" not in citation:
+        assert newest[2] == "unreleased"

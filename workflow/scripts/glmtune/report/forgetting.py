@@ -9,7 +9,7 @@ from itertools import islice
 from glmtune.metrics.probe import TRAINING_ANSWERS, Verdict
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS
 from glmtune.report.blocks import Block, Heading, Prose, Row, Table
-from glmtune.report.contents import MethodEntry, Report, Run
+from glmtune.report.contents import MethodEntry, Report, Run, own_rows
 from glmtune.report.data_card import part_name
 from glmtune.report.markdown import plain
 from glmtune.report.tables import (
@@ -65,15 +65,15 @@ untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).""
 
 def _mixture(report: Report) -> list[Block]:
     """Say what was mixed into the training rows, what it took and what was kept with it."""
-    if not report.mixed_in:
-        return []
     train = report.dataset["train"]
-    first = len(train["parts"]) - len(report.mixed_in)
+    mixed = train["rows"] - own_rows(train)
+    if not mixed:
+        return []
     named = [
-        f"{part_name(report, first + place, part)} ({part['rows']:,})"
-        for place, part in enumerate(report.mixed_in)
+        f"{part_name(report, number, part)} ({part['rows']:,})"
+        for number, part in enumerate(train["parts"])
+        if part.get("share")
     ]
-    mixed = sum(part["rows"] for part in report.mixed_in)
     taken, names = percent_of(mixed / train["rows"]), join(named, ", ", "、")
     opening = Words(
         f"**A mixture.** {mixed:,} of the {train['rows']:,} training rows ({taken}) were mixed in: "
@@ -92,11 +92,10 @@ def _mixture(report: Report) -> list[Block]:
 
 def _kept(report: Report) -> Iterator[Words]:
     """How many of the right answers of each untuned model its tuned runs keep."""
-    kept = {entry.key: report.kept_answers(entry) for entry in report.entries}
     parts = [
-        entry.label.map(f"{entry.first.model} {{}} {percent_of(share)}".format)
+        f"{entry.first.model} {entry.first.entry} {percent_of(share)}"
         for entry in report.entries
-        if (share := kept[entry.key]) is not None
+        if (share := report.kept_answers(entry)) is not None
     ]
     if parts:
         listed = join(parts, ", ", "，")

@@ -1,6 +1,6 @@
 """Measure what mixtures cost and save: P-Tuning on miniatures over learning rates and shares.
 
-    python tools/measure_mixtures.py FOLDER [--rates 2e-2 1e-2] [--shares 0 0.2]
+    python tools/measure_mixtures.py FOLDER [--rates 2e-2 5e-3] [--shares 0 0.1]
 
 Runs the workflow in FOLDER, once for each pair, with presets/mixture.yaml and three seeds, and
 prints the table of docs/forgetting.md. The first pair is what the others are compared with. The
@@ -39,8 +39,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-2, 1e-2])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-2, 5e-3])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.1])
     flags = parser.parse_args()
     pairs = [(rate, share) for rate in flags.rates for share in flags.shares]
     print(table({pair: measure(flags.folder, pair) for pair in pairs}))

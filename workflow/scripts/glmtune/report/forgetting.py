@@ -29,6 +29,12 @@ from glmtune.report.words import Text, Words, join
 SHOWN_QUESTIONS = 4
 LONGEST_SHOWN = 60  # characters of an answer
 CORRECT = Words("Correct", "答对")
+HELP = Words(
+    "General questions and answers mixed into the training data help: `dataset.train` takes them "
+    "as a part with a share, as in `presets/mixture.yaml`. LoRA or a lower learning rate may, too.",
+    "在训练数据里混入常识问答有帮助：把它们作为带 share 的一部分写进 `dataset.train`，见 "
+    "`presets/mixture.yaml`。LoRA 或更低的学习率也可能有用。",
+)
 
 
 def forgetting(report: Report) -> list[Block]:
@@ -188,13 +194,9 @@ def _worst(report: Report, worst: MethodEntry) -> Words:
     model, label, rate = worst.first.model, worst.label, _learning_rate(worst.first)
     return Words(
         f"**{model} forgot most with {label.en}{rate.en}: {percent(right)} correct instead of "
-        f"{before}; {ads} of its answers imitate the training data.** A lower learning rate, "
-        "LoRA, or mixing general questions and answers into the training data helps: "
-        "`dataset.train` takes them as a part with a share, as in `presets/mixture.yaml`.",
+        f"{before}; {ads} of its answers imitate the training data.** {HELP.en}",
         f"**{model} 用 {label.zh} 微调后忘得最多{rate.zh}：答对 {percent(right)}，原来是 {before}；"
-        f"{ads} 的回答在模仿训练数据。** 降低学习率、改用 LoRA、"
-        "或在训练数据里混入常识问答都有帮助：把它们作为带 share 的一部分写进 `dataset.train`，"
-        "见 `presets/mixture.yaml`。",
+        f"{ads} 的回答在模仿训练数据。** {HELP.zh}",
     )
 
 

@@ -137,6 +137,13 @@ def test_no_document_names_a_place_of_this_machine() -> None:
     assert [place for place in places if place in all_words()] == []
 
 
+def test_git_ignores_the_folders_that_the_tutorial_fills() -> None:
+    tutorial = text(ROOT / "docs" / "tutorial.md")
+    filled = re.findall(r"--(?:train|dev|out|out-dir|local-dir)[ =](\w+)", tutorial)
+    assert set(filled) == {"my", "checked", "weights", "exported"}
+    assert {f"/{folder}/" for folder in filled} <= set(text(ROOT / ".gitignore").splitlines())
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.MULTILINE))
     # As a command: in backticks, or at the start of a line.

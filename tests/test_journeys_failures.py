@@ -203,7 +203,7 @@ def test_a_power_cut_between_output_and_record_reruns_that_job(workspace: Worksp
 def test_the_end_of_the_log_and_its_path_are_the_last_that_is_said(workspace: Workspace) -> None:
     workspace.edit("methods.lora.target_modules", ["no_such_layer"])
     output = workspace.run("snakemake", ok=False)
-    assert "    error: target_modules: this model has no linear layer no_such_layer" in output
+    assert "\nerror: target_modules: this model has no linear layer no_such_layer" in output
     log = f"logs/finetune_model/{MODEL}/lora.log"
     reason, place = output.splitlines()[-2:]
     assert reason.startswith("✗ ")

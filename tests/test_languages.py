@@ -14,6 +14,7 @@ PAIRS = {
     **{ROOT / "docs" / path.name: path for path in CHINESE},
 }
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FOREIGN_MARKS = re.compile(r".*(?:[「」『』]|\d %|[，。；：、\u4e00-\u9fff]\n[\u4e00-\u9fff]).*")
 COMMENT = re.compile(r"\s+#.*")
 
 
@@ -38,6 +39,24 @@ def test_a_missing_command_or_name_would_be_found() -> None:
     assert commands(english) == commands(chinese) == ["make report"]
     assert names(english) == names(chinese) == {"lr", "a.py"}
     assert names(english) != names(chinese.replace("`lr`", "学习率"))
+
+
+@pytest.mark.parametrize("page", PAIRS, ids=lambda path: path.name)
+def test_a_page_leads_to_itself_in_the_other_language(page: Path) -> None:
+    chinese = PAIRS[page]
+    to_chinese = chinese.relative_to(page.parent).as_posix()
+    to_english = page.name if chinese.parent == ROOT else f"../{page.name}"
+    for path, links in (
+        (page, f"English | [中文]({to_chinese})"),
+        (chinese, f"[English]({to_english}) | 中文"),
+    ):
+        assert path.read_text(encoding="utf-8").splitlines()[1:4] == ["", links, ""]
+
+
+@pytest.mark.parametrize("page", PAIRS.values(), ids=lambda path: path.name)
+def test_chinese_has_the_marks_of_the_mainland(page: Path) -> None:
+    """Curly quotes, no gap before a percent sign, and no line break, which would be a gap, too."""
+    assert FOREIGN_MARKS.findall(page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(

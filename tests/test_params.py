@@ -65,12 +65,20 @@ def test_a_number_may_be_written_in_any_way(
 
 
 def test_a_number_on_the_command_line_is_a_number(preset_file: PresetFile) -> None:
-    """Snakemake's `--config lr=1e-2 'training={max_steps: 7}'`: its YAML takes 1e-2 for a text."""
-    overrides = {"lr": "1e-2", "training": {"max_steps": 7, "weight_decay": "1E-1"}}
+    """Snakemake hands on strings: of `lr=1e-2`, and of all in `training={max_steps: 7, …}`."""
+    training = {
+        "max_steps": "7",
+        "weight_decay": "1E-1",
+        "keep_best": "false",
+        "eval_steps": "null",
+    }
+    overrides = {"lr": "1e-2", "training": training, "protocol": "thudm"}
     params = read_params(preset_file("smoke"), overrides=overrides)
     assert params.file.lr == 0.01
     settings = params.training_settings("ptuning")
     assert (settings["lr"], settings["max_steps"], settings["weight_decay"]) == (0.01, 7, 0.1)
+    assert (settings["keep_best"], settings["eval_steps"]) == (False, None)
+    assert params.file.protocol == "thudm"
     assert settings["batch_size"] == params.file.training.batch_size
 
 
@@ -310,6 +318,25 @@ def test_an_unknown_key_is_answered_with_the_nearest(values: dict[str, Any]) -> 
     (mistake,) = mistakes_with(values, "lrr", 1)
     assert mistake.startswith("unknown key 'lrr'; known keys: data, dataset, ")
     assert mistake.endswith("Did you mean 'lr'?")
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("eval_steps", "Did you mean 'training.eval_steps'?"),
+        (
+            "batch_size",
+            "Did you mean 'miniature.batch_size' or 'training.batch_size' or "
+            "'generation.batch_size'?",
+        ),
+        ("rank", "Did you mean 'methods.lora.rank'?"),
+    ],
+)
+def test_a_key_of_a_section_at_the_top_level_is_answered_with_its_full_name(
+    values: dict[str, Any], key: str, hint: str
+) -> None:
+    (mistake,) = mistakes_with(values, key, 4)
+    assert mistake.endswith(hint)
 
 
 def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, Any]) -> None:

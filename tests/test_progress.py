@@ -47,6 +47,11 @@ def test_the_plan_counts_steps_and_not_the_target(handler: ProgressHandler) -> N
     assert shown(handler) == ["3 steps: 2 finetune_model, 1 render_report"]
 
 
+def test_one_step_is_not_called_steps(handler: ProgressHandler) -> None:
+    plan(handler, render_report=1)
+    assert shown(handler) == ["1 step: 1 render_report"]
+
+
 def test_a_step_is_announced_and_ends_with_its_time(handler: ProgressHandler) -> None:
     plan(handler, finetune_model=2)
     start(handler, 5, "Tune a.")
@@ -82,20 +87,52 @@ def test_the_time_left_is_known_from_earlier_runs(handler: ProgressHandler, tmp_
     assert shown(later)[-1] == "▶ Tune a. (0 of 2 done, about 5 min 0 s left)"
 
 
-def test_a_failure_shows_the_end_of_its_log_and_is_repeated_last(
+def log_of_a_failure(folder: Path) -> Path:
+    log = folder / "lora.log"
+    log.write_text("\n".join(f"line {i}" for i in range(50)) + "\n 1%\r50%\rerror: no such layer\n")
+    return log
+
+
+def test_a_failure_beside_other_steps_shows_the_end_of_its_log_and_is_repeated_last(
     handler: ProgressHandler, tmp_path: Path
 ) -> None:
-    log = tmp_path / "lora.log"
-    log.write_text("\n".join(f"line {i}" for i in range(50)) + "\n 1%\r50%\rerror: no such layer\n")
-    plan(handler, finetune_model=1)
+    log = log_of_a_failure(tmp_path)
+    plan(handler, finetune_model=2)
     start(handler, 1, "Tune a.")
+    start(handler, 2, "Tune b.")
     send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
     send(handler, None, "WorkflowError:\nAt least one job did not complete successfully.")
     handler.close()
-    lines = shown(handler)[2:]
+    lines = shown(handler)[3:]
     assert lines[0] == "✗ Tune a. failed:"
     assert (lines[1], lines[-3]) == ("    line 31", "    error: no such layer")
     assert lines[-2:] == ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
+
+
+def test_a_failure_that_nothing_follows_is_shown_once(
+    handler: ProgressHandler, tmp_path: Path
+) -> None:
+    """The step has just printed its message itself."""
+    log = log_of_a_failure(tmp_path)
+    plan(handler, finetune_model=2)
+    lines = ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
+    start(handler, 1, "Tune a.")
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
+    assert shown(handler)[2:] == lines
+    handler.close()
+    assert shown(handler)[2:] == lines
+
+
+def test_a_failure_is_repeated_after_the_steps_that_followed_it(
+    handler: ProgressHandler, tmp_path: Path
+) -> None:
+    plan(handler, finetune_model=2)
+    start(handler, 1, "Tune a.")
+    log = log_of_a_failure(tmp_path)
+    send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
+    start(handler, 2, "Tune b.")
+    handler.close()
+    assert shown(handler)[-2:] == ["✗ Tune a. error: no such layer", f"    Full log: {log}"]
 
 
 def test_a_failed_job_of_a_cluster_says_what_became_of_it(handler: ProgressHandler) -> None:
@@ -119,13 +156,18 @@ def test_nothing_of_a_message_or_a_log_steers_the_terminal(
     log.write_text(text, encoding="utf-8", newline="")
     send(handler, None, f"Error in {hostile}")
     start(handler, 1, f"Tune {hostile}.")
+    start(handler, 2, "Tune b.")
     send(handler, LogEvent.JOB_ERROR, jobid=1, rule_name="finetune_model", log=[log])
+    handler.close()
     assert shown(handler) == [
         f"Error in {escaped}",
         f"▶ Tune {escaped}. (0 of 0 done)",
+        "▶ Tune b. (0 of 0 done)",
         f"✗ Tune {escaped}. failed:",
         f"        key {escaped}",
         f"    error: {escaped}",
+        f"✗ Tune {escaped}. error: {escaped}",
+        f"    Full log: {log}",
     ]
 
 

@@ -55,10 +55,10 @@ def test_a_row_shows_scores_intervals_losses_parameters_and_time(tree: Path) -> 
         "55.00",
         "**55.00** (47.00 … 62.93)",
         "**+20.00** (+20.00 … +20.00)",
-        "100.0 %",
+        "100.0%",
         "1.235",
         "1.500",
-        "12,288 (1.76 %)",
+        "12,288 (1.76%)",
         "1 min 15 s",
     ]
     assert ptuning[2:4] == ["35.00 (27.00 … 42.93)", "+0.00 (+0.00 … +0.00)"]
@@ -100,8 +100,8 @@ def test_the_opening_names_rows_data_and_methods(tree: Path) -> None:
 def test_answers_that_hit_the_length_limit_are_counted(copy: Path) -> None:
     change(copy / "results/scores/chatglm-6b/none.json", **{"cut-off": 50.0})
     none, ptuning = table_rows(render_markdown(read(copy)), "Cut off")[:2]
-    assert none[2:5] == ["41.2", "90.4 %", "–"]  # older scores have no attribute precision
-    assert none[5:] == ["87.5 %", "33.3 %", "5.0 %", "2.5 %", "50.0 %", "1 min 15 s"]
+    assert none[2:5] == ["41.2", "90.4%", "–"]  # older scores have no attribute precision
+    assert none[5:] == ["87.5%", "33.3%", "5.0%", "2.5%", "50.0%", "1 min 15 s"]
     assert ptuning[9] == "–"
 
 
@@ -295,7 +295,7 @@ def test_the_throughput_of_a_training_is_shown_beside_its_time(copy: Path) -> No
     facts = {"tokens_per_second": 12345.6, "mfu": 0.41, "estimated_memory_mib": 790}
     change(copy / "results/runtime/finetune_model/chatglm-6b/lora.json", **facts)
     rows = table_rows(render_markdown(read(copy)), "Tokens/s")
-    assert ["1 min 15 s", "12,346", "41 %", "812 MiB (790)"] in [row[3:] for row in rows]
+    assert ["1 min 15 s", "12,346", "41%", "812 MiB (790)"] in [row[3:] for row in rows]
 
 
 def test_different_machines_are_listed_separately(copy: Path) -> None:

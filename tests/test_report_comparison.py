@@ -41,7 +41,7 @@ def test_a_matrix_and_sentences_show_which_differences_are_significant(tree: Pat
     assert "- BLEU-4 and ROUGE-L: lora is **higher** than none and ptuning; " in of_model
     assert "; no significant difference: none vs. ptuning." in of_model
     assert "over the same 42 dev rows" in text
-    assert "any of the 18 differences is wrongly called significant is below 1 %" in text
+    assert "any of the 18 differences is wrongly called significant is below 1%" in text
 
 
 def test_a_worse_run_is_reported_as_lower(copy: Path) -> None:
@@ -66,7 +66,7 @@ def test_scores_with_different_verdicts_get_a_sentence_each(copy: Path) -> None:
 
 
 def test_a_difference_expected_by_chance_among_many_is_not_significant(copy: Path) -> None:
-    """Its own 99 % interval excludes zero, which is not enough among 18 comparisons."""
+    """Its own 99% interval excludes zero, which is not enough among 18 comparisons."""
     noise = [0.45 + (1 if row % 2 else -1) for row in range(ROWS)]
     rows = [row | {"bleu-4": row["bleu-4"] + noise[i]} for i, row in enumerate(row_scores(4.0))]
     write_jsonl(copy / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
@@ -214,16 +214,16 @@ def test_seeds_of_a_method_share_a_row_with_mean_and_deviation(seeded: Path) -> 
     rows = table_rows(text, "BLEU-4")
     assert [row[1] for row in rows] == ["none (untuned)", "ptuning", "lora, 3 seeds"]
     assert rows[2][2:4] == ["**57.00 ± 2.00** (49.00 … 64.93)", "**+22.00** (+22.00 … +22.00)"]
-    assert rows[2][8] == "83.3 ± 28.9 %"
-    assert rows[2][11:] == ["12,288 (1.76 %)", "1 min 15 s"]
+    assert rows[2][8] == "83.3 ± 28.9%"
+    assert rows[2][11:] == ["12,288 (1.76%)", "1 min 15 s"]
 
 
 def test_a_small_table_lists_each_seed(seeded: Path) -> None:
     text = render_markdown(read(seeded, SEEDED))
     assert table_rows(text, "Seed") == [
-        ["chatglm-6b", "lora", "42", "55.00", "55.00", "100.0 %", "1.235", "1.500"],
-        ["chatglm-6b", "lora", "43", "57.00", "57.00", "50.0 %", "1.235", "1.500"],
-        ["chatglm-6b", "lora", "44", "59.00", "59.00", "100.0 %", "1.235", "1.500"],
+        ["chatglm-6b", "lora", "42", "55.00", "55.00", "100.0%", "1.235", "1.500"],
+        ["chatglm-6b", "lora", "43", "57.00", "57.00", "50.0%", "1.235", "1.500"],
+        ["chatglm-6b", "lora", "44", "59.00", "59.00", "100.0%", "1.235", "1.500"],
     ]
     assert "Seed" not in render_markdown(read(seeded, RUNS[:3]))
 
@@ -245,7 +245,7 @@ def test_each_seed_has_a_curve_in_the_color_of_its_method(seeded: Path) -> None:
     report = read(seeded, SEEDED)
     assert "chatglm-6b,lora.seed-44,10,2.8" in loss_table(report)
     curves = "".join(panel.body for panel in loss_figure(report).panels)
-    assert curves.count('data-method="lora"') == 3
+    assert curves.count('class="line s1" data-model="chatglm-6b" data-method="lora"') == 3
     assert 's2"' not in curves
 
 

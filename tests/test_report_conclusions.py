@@ -25,9 +25,9 @@ MODEL = "chatglm-6b"
 def test_the_best_is_named_with_its_gain_and_what_others_lost(tree: Path) -> None:
     assert conclusion(read(tree), MODEL) == Words(
         "**lora** scores highest, 55.00 BLEU-4 (+20.00 over untuned); ptuning is significantly "
-        "lower; **ptuning** forgets most, 100.0 % → 21.7 % of the general questions correct.",
-        "**lora** 得分最高，BLEU-4 55.00（比未微调 +20.00）；ptuning 显著更低；"
-        "**ptuning** 忘得最多，常识题答对率 100.0 % → 21.7 %。",
+        "lower; **ptuning** forgets most, 100.0% → 21.7% of the general questions correct.",
+        "**lora** 得分最高，BLEU-4 55.00（较未微调 +20.00）；ptuning 显著更低；"
+        "**ptuning** 遗忘最严重，常识题正确率 100.0% → 21.7%。",
     )
 
 
@@ -37,7 +37,7 @@ def test_a_method_that_does_not_differ_is_named_with_its_share_of_parameters(cop
     write_jsonl(copy / f"results/scores/{MODEL}/ptuning.rows.jsonl", rows)
     change(copy / f"results/scores/{MODEL}/ptuning.json", **{"bleu-4": 54.9})
     text = conclusion(read(copy), MODEL).en
-    assert "; ptuning (training 1.8 % of the parameters) is not significantly different; " in text
+    assert "; ptuning (training 1.8% of the parameters) is not significantly different; " in text
     change(copy / f"results/training/{MODEL}/ptuning.json", trainable_parameters=700_000)
     assert "; ptuning is not significantly different; " in conclusion(read(copy), MODEL).en
 
@@ -47,7 +47,7 @@ def test_a_gain_that_is_not_significant_is_not_called_one(copy: Path) -> None:
         write_scores(copy / "results", MODEL, method, 4.0)
     text = conclusion(read(copy), MODEL).en
     assert text.startswith("no method scores higher than the untuned model, 35.00 BLEU-4; ")
-    assert "ptuning (training 1.8 % of the parameters) and lora (" in text
+    assert "ptuning (training 1.8% of the parameters) and lora (" in text
     assert "are not significantly different" in text
 
 
@@ -98,5 +98,5 @@ def test_a_model_that_was_not_tuned_has_no_verdict(tree: Path) -> None:
 
 
 def test_chinese_has_no_gaps_around_full_width_marks() -> None:
-    text = Words("a", "用 lora（9 %） 微调， 得分\n最高；**甲** 高于 乙")
-    assert "用 lora（9 %）微调，得分最高；<strong>甲</strong> 高于 乙" in paragraphs(text)
+    text = Words("a", "用 lora（9%） 微调， 得分\n最高；**甲** 高于 乙")
+    assert "用 lora（9%）微调，得分最高；<strong>甲</strong> 高于 乙" in paragraphs(text)

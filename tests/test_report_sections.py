@@ -20,8 +20,11 @@ from report_tree import (
     write_probe,
 )
 
+from glmtune.families.registry import FAMILIES
 from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
+from glmtune.report.data_card import TRAINS_ON_ZH
+from glmtune.report.definitions import DIFFERS_ZH
 from glmtune.report.figures import loss_figure
 from glmtune.report.writing import headline, render_markdown, write_report
 
@@ -35,21 +38,21 @@ FORGOT = "What the models forgot"
 def test_forgetting_is_measured_against_the_untuned_model(tree: Path) -> None:
     text = section(render_markdown(read(tree)), FORGOT)
     none, ptuning, lora = table_rows(text, "Correct")[:3]
-    assert none[2:] == ["100.0 % (100.0 … 100.0)", "–", "–", "–"]
+    assert none[2:] == ["100.0% (100.0 … 100.0)", "–", "–", "–"]
     share = 100 * 36 / len(QUESTIONS)
-    assert ptuning[2].startswith(f"{100 - share:.1f} % (8.7 … ")
+    assert ptuning[2].startswith(f"{100 - share:.1f}% (8.7 … ")
     assert ptuning[3].startswith(f"**-{share:.1f}** (-91.3 … ")
-    assert ptuning[4] == f"{share:.1f} %"
+    assert ptuning[4] == f"{share:.1f}%"
     assert 100 - share < float(ptuning[5]) < 40
-    assert lora[2:] == ["100.0 % (100.0 … 100.0)", "+0.0 (+0.0 … +0.0)", "0.0 %", "100.0"]
+    assert lora[2:] == ["100.0% (100.0 … 100.0)", "+0.0 (+0.0 … +0.0)", "0.0%", "100.0"]
 
 
 def test_one_sentence_names_the_worst_run_and_its_learning_rate(copy: Path) -> None:
     write_probe(copy / "results", "chatglm2-6b", "ptuning", adverts=len(QUESTIONS))
     text = section(render_markdown(read(copy)), FORGOT)
     assert (
-        "**chatglm2-6b forgot most with ptuning (lr 0.02): 0.0 % correct instead of 100.0 %; "
-        "100.0 % of its answers imitate the training data.** General questions and answers mixed "
+        "**chatglm2-6b forgot most with ptuning (lr 0.02): 0.0% correct instead of 100.0%; "
+        "100.0% of its answers imitate the training data.** General questions and answers mixed "
         "into the training data help: `dataset.train` takes them as a part with a share" in text
     )
 
@@ -66,14 +69,14 @@ def test_a_mixture_is_named_with_what_it_took_and_what_was_kept(copy: Path) -> N
     markdown = render_markdown(read(copy, params=params))
     text = section(markdown, FORGOT)
     assert (
-        "1,500 of the 6,000 training rows (25 %) were mixed in: more\\_\\*.jsonl (1,500). The "
-        "steps stay the same, so the user's own rows were seen 25 % less often." in text
+        "1,500 of the 6,000 training rows (25%) were mixed in: more\\_\\*.jsonl (1,500). The "
+        "steps stay the same, so the user's own rows were seen 25% less often." in text
     )
     kept = 100 * (1 - 36 / len(QUESTIONS))
-    assert f"these stay correct: chatglm-6b ptuning {kept:.0f} %, chatglm-6b lora 100 %" in text
+    assert f"these stay correct: chatglm-6b ptuning {kept:.0f}%, chatglm-6b lora 100%" in text
     facts = {row[0]: row[1:] for row in table_rows(section(markdown, "Data"), "train | dev")}
     assert facts["Parts"] == [
-        "mine.jsonl: 4,500 rows; more\\_\\*.jsonl: 1,500 rows, a share of 25 %, from 60",
+        "mine.jsonl: 4,500 rows; more\\_\\*.jsonl: 1,500 rows, a share of 25%, from 60",
         "",
     ]
 
@@ -145,7 +148,7 @@ def test_answers_become_ads_only_if_the_training_data_are(
 
 def test_forgetting_shows_in_the_headline_and_in_metrics_json(tree: Path) -> None:
     report = read(tree)
-    assert table_rows(render_markdown(report), "General")[1][8] == "21.7 %"
+    assert table_rows(render_markdown(report), "General")[1][8] == "21.7%"
     numbers = headline(report)["chatglm-6b"]
     assert numbers["ptuning"]["general-questions"] == pytest.approx(1000 / 46, abs=1e-4)
     assert numbers["none"]["general-questions"] == 100.0
@@ -205,7 +208,7 @@ def test_the_card_shows_rows_lengths_duplicates_and_leakage(tree: Path) -> None:
     assert facts["Rows"] == ["6,000", "42"]
     assert facts["SHA-256"] == ["`eeeeeeeeeeee…`", "`ffffffffffff…`"]
     assert facts["Prompt length (characters)"][0] == "29.0, 50, 60"
-    assert facts["Duplicate prompts"] == ["60 (1.0 %)", "0"]
+    assert facts["Duplicate prompts"] == ["60 (1.0%)", "0"]
     assert facts["Answers with \\<UNK\\>"] == ["0", "0"]
     assert "Skipped rows" not in facts
     assert "Dev rows that also appear in train: 1; only the prompt: 2; only the answer: 0." in text
@@ -218,9 +221,15 @@ def test_the_card_shows_tokens_templates_and_truncation(tree: Path) -> None:
     text = section(render_markdown(read(tree)), "Data")
     assert table_rows(text, "Template")[0] == [
         *("chatglm-6b", "thudm-ptuning", "last answer", "600,000"),
-        *("21.1, 50, 60", "26.7, 50, 60", "33.3 % / 33.3 %", "0.0 % / 0.0 %", "16.7 % / 16.7 %"),
+        *("21.1, 50, 60", "26.7, 50, 60", "33.3% / 33.3%", "0.0% / 0.0%", "16.7% / 16.7%"),
     ]
     assert "`max_source_tokens` 96 and `max_target_tokens` 128" in text
+
+
+def test_what_registries_say_in_english_has_a_chinese_form() -> None:
+    templates = [each for family in FAMILIES.values() for each in family.templates.values()]
+    assert {template.trains_on for template in templates} == set(TRAINS_ON_ZH)
+    assert set(PROTOCOLS) == set(DIFFERS_ZH)
 
 
 def test_the_card_shows_skipped_and_sampled_rows_and_the_licence(copy: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from states import State  # noqa: E402
-from sweep import Sweep, sections  # noqa: E402
+from sweep import Sweep, beaten_in_words, sections  # noqa: E402
 
 from glmtune.report.markdown import to_markdown  # noqa: E402
 from glmtune.report.page import render_page  # noqa: E402
@@ -50,6 +51,21 @@ def test_the_best_run_is_tested_on_the_same_rows(sweep: Sweep) -> None:
     assert sweep.beaten(RUN) == 2
 
 
+@pytest.mark.parametrize(
+    ("beaten", "others", "words"),
+    [
+        (1, 1, "significantly above the other experiment"),
+        (0, 1, "not significantly above the other experiment"),
+        (0, 3, "not significantly above any of the 3 other experiments"),
+        (2, 3, "significantly above 2 of the 3 other experiments"),
+    ],
+)
+def test_the_verdict_is_a_sentence_for_one_other_run_and_for_several(
+    beaten: int, others: int, words: str
+) -> None:
+    assert beaten_in_words(beaten, others).en == words
+
+
 def test_the_page_has_a_figure_per_parameter_a_heat_map_and_the_cost(sweep: Sweep) -> None:
     page = render_page(sections(sweep))
     for name in ("sweep-lr", "sweep-pre_seq_len", "heat"):
@@ -60,10 +76,16 @@ def test_the_page_has_a_figure_per_parameter_a_heat_map_and_the_cost(sweep: Swee
     assert markdown.index("| high") < markdown.index("| long") < markdown.index("| low")
 
 
-def test_the_page_says_that_the_choice_saw_the_scored_rows(sweep: Sweep) -> None:
+def test_the_page_says_that_the_best_was_chosen_on_the_scored_rows(sweep: Sweep) -> None:
     page = render_page(sections(sweep))
-    assert "The choice saw the scored rows" in page
-    assert "挑选时已经看过打分的数据" in page
+    assert "The best run was chosen on the scored rows" in page
+    assert "挑选时用的就是评分数据" in page
+
+
+def test_a_sweep_without_any_difference_says_so(sweep: Sweep) -> None:
+    same = sweep.states[:1] * 2
+    changed = replace(same[0], params={**same[0].params, "lr": 0.5})
+    assert "No score differs." in render_page(sections(Sweep([*same, changed])))
 
 
 def test_runs_on_other_rows_are_not_tested(sweep: Sweep, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     python tools/bench.py --out results/benchmarks.json        about twelve minutes
     python tools/bench.py --quick --out FILE                   a tiny model: shows that it runs
-    python tools/bench.py --out FILE --cases all               generation of every family and method
+    python tools/bench.py --out FILE --cases all               every family and method
 
 All ways use the same model (ChatGLM2's architecture, hidden size 512, 8 layers, the published
 vocabulary's size, random weights) and the same rows, whose lengths are spread like AdvertiseGen's.
@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 import torch  # noqa: E402
 from bench_cases import MID, QUICK  # noqa: E402
 from bench_equality import measure_equality  # noqa: E402
-from bench_generation import CASES, measure_generation  # noqa: E402
-from bench_training import measure_training  # noqa: E402
+from bench_generation import GENERATION_CASES, measure_generation  # noqa: E402
+from bench_training import TRAINING_CASES, measure_training  # noqa: E402
 
 from glmtune.devices import choose_device  # noqa: E402
 from glmtune.files import write_json  # noqa: E402
@@ -42,30 +42,35 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--cases", choices=("main", "all"), default="main", help="of generation")
+    parser.add_argument(
+        "--cases", choices=("main", "all"), default="main", help="families and methods"
+    )
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     sizes = QUICK if flags.quick else MID
-    cases = CASES if flags.cases == "all" or flags.quick else CASES[:1]
+    most = None if flags.cases == "all" or flags.quick else 1
     figures: dict[str, Any] = {
         "machine": {"hardware": describe_hardware(), **describe_arithmetic()},
         "torch": torch.__version__,
         "model": sizes.config,
     }
     if "generation" in flags.only:
-        figures["generation"] = measure_generation(sizes, choose_device(), cases)
+        figures["generation"] = measure_generation(sizes, choose_device(), GENERATION_CASES[:most])
     if "training" in flags.only:
-        figures["training"] = measure_training(sizes, flags.threads)
+        figures["training"] = measure_training(sizes, flags.threads, TRAINING_CASES[:most])
     if "equality" in flags.only:
         figures["equality"] = measure_equality(choose_device())
         print(f"equality: {figures['equality']}")
     write_json(flags.out, figures)
     for name in sorted(set(flags.only) - {"equality"}):
-        found = figures[name]
-        print(
-            f"{name}: {found['ours']:.1f} tokens/s, the official scripts {found['official']:.1f}: "
-            f"{found['ratio']:.1f} times as fast ({found['lowest']:.1f} to {found['highest']:.1f})"
-        )
+        for case, found in figures[name]["cases"].items():
+            print(
+                f"{name}, {case}: {found['ours']:.1f} tokens/s, the official way "
+                f"{found['official']:.1f}: {found['ratio']:.1f} times as fast "
+                f"({found['lowest']:.1f} to {found['highest']:.1f}), {found['share']:.0%} of the "
+                "machine's limit"
+            )
+    print(f"measured on {figures['machine']['hardware']}, {flags.threads} thread(s)")
 
 
 PARTS = ("training", "generation", "equality")

@@ -47,7 +47,7 @@ from glmtune.generation.settings import GenerationSettings
 from glmtune.modeling.packing import PackedLinear, pack_linears
 from glmtune.tuning.registry import get_method
 
-CASES = [
+GENERATION_CASES = [
     (family, method) for family in (FAMILY, "chatglm-6b") for method in ("ptuning", "none", "lora")
 ]
 PAGE, BATCH_TOKENS = 32, 1024  # of transformers' continuous batching
@@ -153,7 +153,7 @@ def measure_case(task: Task) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
-        "share_of_limit": statistics.median(shares),
+        "share": statistics.median(shares),
         "tokens_per_second": medians,
         "spread": {name: [min(v), max(v)] for name, v in speeds.items() if v},
         "memory_mb": memory,

@@ -1,11 +1,16 @@
-"""Training: ours against the way of ptuning/train.sh, with the same loss at every step.
+"""Training: ours against two padded ways to the same losses, and against the machine's limit.
 
     ours         batches of 4 x 4 by length, padded to their longest row, logits only where there is
                  a target
-    official     every row padded to full length, batches of 1 x 16 accumulated, activations
-                 recomputed, logits everywhere
+    official     ptuning/train.sh: every row padded to full length, batches of 1 x 16 accumulated,
+                 activations recomputed, logits everywhere
+    padded       a usual script of PEFT and transformers' Trainer: as the official one, but 4 x 4
+                 rows at a time and nothing recomputed
 
-Both: P-Tuning v2 with 128 positions.
+The last two multiply with torch's own linear layers. `share` is the rate of the operations that a
+training needs, on tokens that are not padding, against the fastest product of this machine (on a
+GPU called MFU). Times are CPU times. Ways take turns, and a ratio is one of neighbours: a slow
+minute of the machine meets all.
 """
 
 from __future__ import annotations
@@ -13,97 +18,163 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from bench_cases import PAD, SEED, Sizes, adgen_like, random_model, tuning_settings
-from torch.nn.functional import cross_entropy
+from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, shorter, tuning_settings
+from torch.nn.functional import cross_entropy, linear
 from transformers import TrainerCallback
 
 from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.labels import IGNORED_LABEL
+from glmtune.modeling.linear import Linear, product
 from glmtune.seeding import seed_everything
+from glmtune.training.throughput import operations_per_token
 from glmtune.training.train import train
 from glmtune.tuning.registry import get_method
 
+TRAINING_CASES = [
+    (family, method) for family in (FAMILY, "chatglm-6b") for method in ("ptuning", "lora", "full")
+]
+ROWS = 16  # of an optimizer step
 # THUDM's train.sh for ChatGLM2-6B: source and target limits, and the end token.
 FULL_LENGTH = 64 + 128 + 1
+WAYS: dict[str, dict[str, Any]] = {
+    "ours": {"batch_size": 4, "gradient_accumulation_steps": 4},
+    "official": {
+        "batch_size": 1,
+        "gradient_accumulation_steps": 16,
+        "gradient_checkpointing": True,
+    },
+    "padded": {"batch_size": 4, "gradient_accumulation_steps": 4},
+}
 
 
 @dataclass(frozen=True)
-class Way:
-    """The losses of one of the two ways, and its tokens a second."""
+class Training:
+    """The losses of one way, and the median seconds of a step."""
 
-    did: Any
-    speed: float
+    losses: list[float]
+    seconds: float
+    operations: float
+    """Floating-point operations that a step needs, padding and recomputing not counted."""
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of each step but the first, which warms up."""
+    """CPU seconds of each step but the first, which warms up."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start."""
-        self.start = time.perf_counter()
+        self.start = time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop."""
         if state.global_step > 1:
-            self.seconds.append(time.perf_counter() - self.start)
+            self.seconds.append(time.process_time() - self.start)
 
 
-def measure_training(sizes: Sizes, threads: int) -> dict[str, Any]:
-    """Real tokens a second of both ways, and how far their losses are apart."""
-    vocabulary = random_model(sizes).config.padded_vocab_size
-    pairs = adgen_like(16 * (sizes.steps + 1), vocabulary)
-    rows = from_examples(_example(*pair) for pair in pairs)
-    padded = from_examples(_example(*pair, length=FULL_LENGTH) for pair in pairs)
-    tokens = len(rows.input_ids) / len(rows) * 16  # of a mean step
+def measure_training(
+    sizes: Sizes, threads: int, cases: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Figures of the first case, and those of all under `cases`; the others are shorter."""
+    found = {}
+    for number, (family, method) in enumerate(cases):
+        case = shorter(sizes) if number else sizes
+        found[f"{family} {method}"] = measure_case(case, threads, family, method)
+        print(f"{family} {method}: {found[f'{family} {method}']}", flush=True)
+    first = next(iter(found.values()))
+    return first | {"unit": "tokens/s, padding not counted", "steps": sizes.steps, "cases": found}
 
-    def way(data: TokenizedRows, **changes: Any) -> Callable[[], Way]:
-        def run() -> Way:
-            losses, seconds = _train(sizes, threads, data, changes)
-            return Way(losses, tokens / statistics.median(seconds))
 
-        return run
-
-    ours = way(rows, batch_size=4, gradient_accumulation_steps=4)
-    official = way(
-        padded, batch_size=1, gradient_accumulation_steps=16, gradient_checkpointing=True
+def measure_case(sizes: Sizes, threads: int, family: str, method: str) -> dict[str, Any]:
+    """Real tokens a second of every way, and how far their losses are apart."""
+    pairs = _pairs(sizes, family)
+    exact, padded = (
+        from_examples(_example(*pair, length=length) for pair in pairs)
+        for length in (0, FULL_LENGTH)
     )
-    figures, our_losses, official_losses = _take_turns(ours, official, sizes.repeats)
-    differences = [abs(a - b) for a, b in zip(our_losses, official_losses, strict=True)]
-    return figures | {
-        "unit": "tokens/s, padding not counted",
-        "steps": sizes.steps,
-        "largest_loss_difference": max(differences),
+    tokens = len(exact.input_ids) / len(exact) * ROWS  # of a mean step
+    runs: dict[str, list[Training]] = {name: [] for name in WAYS}
+    shares = []
+    for _ in range(sizes.repeats):
+        for name in WAYS:
+            rows = exact if name == "ours" else padded
+            runs[name].append(_train(sizes, threads, family, method, name, rows))
+        ours = runs["ours"][-1]
+        shares.append(ours.operations / ours.seconds / product_rate())
+    speeds = {name: [tokens / run.seconds for run in found] for name, found in runs.items()}
+    ratios = {
+        name: [a / b for a, b in zip(speeds["ours"], speeds[name], strict=True)]
+        for name in ("official", "padded")
+    }
+    losses = [found[0].losses for found in runs.values()]
+    return {
+        **{name: statistics.median(found) for name, found in speeds.items()},
+        "ratio": statistics.median(ratios["official"]),
+        "lowest": min(ratios["official"]),
+        "highest": max(ratios["official"]),
+        "ratio_to_padded": statistics.median(ratios["padded"]),
+        "share": statistics.median(shares),
+        "largest_loss_difference": max(max(step) - min(step) for step in zip(*losses, strict=True)),
     }
 
 
-def _example(prompt: list[int], answer: list[int], length: int = 0) -> Example:
+@torch.no_grad()
+def product_rate() -> float:
+    """Floating-point operations a second of the machine's fastest float32 product, on one core."""
+    rows, size = 1024, 1024
+    states, weight = torch.ones(rows, size), torch.ones(size, size)
+    seconds = []
+    for _ in range(12):
+        start = time.process_time()
+        product(states, weight)
+        seconds.append(time.process_time() - start)
+    return 2 * rows * size * size / min(seconds)
+
+
+def _pairs(sizes: Sizes, family: str) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) ids of all steps' rows."""
+    config = random_model(sizes, family).config
+    vocabulary = config.vocab_size
+    pairs = adgen_like(ROWS * (sizes.steps + 1), 90 if vocabulary < 100 else 60000)
+    if family == FAMILY:
+        return pairs
+    # The tokens between prompt and answer.
+    end = [config.gmask_token_id, config.bos_token_id]
+    return [([*prompt, *end], answer) for prompt, answer in pairs]
+
+
+def _example(prompt: list[int], answer: list[int], length: int) -> Example:
     padding = max(0, length - len(prompt) - len(answer))
     labels = [IGNORED_LABEL] * len(prompt) + answer + [IGNORED_LABEL] * padding
     return Example(prompt + answer + [PAD] * padding, labels)
 
 
 def _train(
-    sizes: Sizes, threads: int, rows: TokenizedRows, changes: dict[str, Any]
-) -> tuple[list[float], list[float]]:
-    """(loss, seconds) of each step; without dropout, so that both ways have the same losses."""
-    settings = tuning_settings(sizes, changes)
+    sizes: Sizes, threads: int, family: str, method: str, way: str, rows: TokenizedRows
+) -> Training:
+    """Train without dropout, so that all ways have the same losses."""
+    settings = tuning_settings(sizes, {"method": method, **WAYS[way]})
     seed_everything(SEED, threads)
-    model: Any = get_method("ptuning").prepare(random_model(sizes), settings)
-    if settings.gradient_checkpointing:
-        model._loss = MethodType(_loss_of_all_logits, model)
+    base = random_model(sizes, family)
+    model: Any = get_method(method).prepare(base, settings)
     watch = Stopwatch()
-    with tempfile.TemporaryDirectory() as work:
+    if way != "ours":
+        base._loss = MethodType(_loss_of_all_logits, base)
+    with (
+        tempfile.TemporaryDirectory() as work,
+        nullcontext() if way == "ours" else _products_of_torch(),
+    ):
         outcome = train(
             model.train(),
             rows,
@@ -113,7 +184,22 @@ def _train(
             work=Path(work),
             callbacks=[watch],
         )
-    return [point["loss"] for point in outcome.curve], watch.seconds
+    length = len(rows.input_ids) / len(rows)
+    target_share = float(rows.targets_of_rows().sum()) / len(rows.input_ids)
+    operations = operations_per_token(model, length, target_share) * length * ROWS
+    losses = [point["loss"] for point in outcome.curve]
+    return Training(losses, statistics.median(watch.seconds), operations)
+
+
+@contextmanager
+def _products_of_torch() -> Iterator[None]:
+    """Let linear layers multiply as torch's own do."""
+
+    def forward(self: Linear, states: torch.Tensor) -> torch.Tensor:
+        return linear(states, self.weight, self.bias)
+
+    with patch.object(Linear, "forward", forward):
+        yield
 
 
 def _loss_of_all_logits(
@@ -126,22 +212,3 @@ def _loss_of_all_logits(
         logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED_LABEL, reduction="sum"
     )
     return total / num_items, logits
-
-
-def _take_turns(
-    ours: Callable[[], Way], official: Callable[[], Way], repeats: int
-) -> tuple[dict[str, float], Any, Any]:
-    """The figures of both, and what each did.
-
-    They take turns, and a ratio is one of neighbours: a slow minute of the machine meets both.
-    """
-    turns = [(ours(), official()) for _ in range(repeats)]
-    ratios = [first.speed / second.speed for first, second in turns]
-    figures = {
-        "ours": statistics.median(first.speed for first, _ in turns),
-        "official": statistics.median(second.speed for _, second in turns),
-        "ratio": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
-    }
-    return figures, turns[-1][0].did, turns[-1][1].did

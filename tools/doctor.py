@@ -23,7 +23,7 @@ from findings import Finding  # noqa: E402
 from glmtune.errors import UserError  # noqa: E402
 from glmtune.locations import store_folder  # noqa: E402
 from glmtune.params.values import Params, read_params  # noqa: E402
-from glmtune.workspace.folder import clear_stale_lock  # noqa: E402
+from glmtune.workspace.folder import clear_stale_lock, is_in_use  # noqa: E402
 from glmtune.workspace.repository import INITIALISE, is_in_git, is_shallow  # noqa: E402
 
 MAIN_PACKAGES = ("torch", "transformers", "peft", "snakemake", "dvc", "sentencepiece")
@@ -80,7 +80,10 @@ def parameters() -> Iterator[Finding]:
             "params.yaml cannot be used", str(error).replace("\n", "\n      "), stops=True
         )
         return
-    yield Finding(f"params.yaml: {len(params.models)} models, {len(params.methods)} methods")
+    models, methods = len(params.models), len(params.methods)
+    yield Finding(
+        f"params.yaml: {models} model{'s' * (models != 1)}, {methods} method{'s' * (methods != 1)}"
+    )
     yield from doctor_models.weights(params)
     yield from doctor_models.memory(params)
     yield from doctor_models.disk(params, store_folder(ROOT))
@@ -150,17 +153,19 @@ def fonts() -> Iterator[Finding]:
 
 
 def locks() -> Iterator[Finding]:
-    """The stale lock of a killed run."""
+    """Whether a run is going on here, or has left a lock that nothing on this machine holds."""
     folder = ROOT / ".snakemake" / "locks"
     clear_stale_lock(ROOT)  # which says so
-    if any(folder.glob("*.lock")):
+    if not any(folder.glob("*.lock")):
+        yield Finding("no lock in this folder")
+    elif is_in_use(ROOT):
+        yield Finding("a run is going on in this folder", "wait for its end to start another one")
+    else:
         yield Finding(
-            "this folder is locked by a running snakemake, here or on another machine",
+            "this folder is locked by a run that is not known here, perhaps on another machine",
             "wait for it; if none runs anywhere: snakemake --unlock",
             stops=True,
         )
-    else:
-        yield Finding("no lock in this folder")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -94,7 +94,7 @@ def begun(file: Path, environment: dict[str, Any]) -> dict[str, Any]:
         if found["environment"].get(key) != value:
             raise ResourceError(
                 f"{file}: environment: {key}: found {found['environment'].get(key)!r}; now "
-                f"{value!r}; figures of both do not compare; choose another --out"
+                f"{value!r}; figures of both cannot be compared; choose another --out"
             )
     return found
 

@@ -39,6 +39,8 @@ HEADERS = {
     "en": """\
 # Parameters
 
+English | [中文](zh/params.md)
+
 Every key of `params.yaml`, with its value in the default run. Unknown keys and values out of range
 are refused before anything runs, all of them at once. `params.yaml` itself says when to change each
 key and what that costs; `presets/` has sets of values for 6B models.
@@ -47,6 +49,8 @@ Written by `make schema` from `workflow/scripts/glmtune/params/models.py`: do no
 """,
     "zh": """\
 # 参数一览
+
+[English](../params.md) | 中文
 
 `params.yaml` 的全部键及默认运行的取值。未知的键、超出范围的值会在运行之前一次性全部报出。\
 什么时候该改、改了有什么代价，见 `params.yaml` 里每个键上方的注释；6B 模型的整套取值见 `presets/`。

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from tiny_results import METHODS, write_results
 
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
@@ -23,14 +24,18 @@ openai = pytest.importorskip("openai", reason="a client for the tests, of the ex
 from running_server import PROMPT, Server  # noqa: E402
 
 import glmtune  # noqa: E402
+from glmtune.checkpoints.loading import load_model  # noqa: E402
 from glmtune.checkpoints.prepared import ModelRef, open_prepared  # noqa: E402
+from glmtune.checkpoints.saving import save_model  # noqa: E402
 from glmtune.families.loading import load_tokenizer  # noqa: E402
 from glmtune.families.registry import FAMILIES  # noqa: E402
 from glmtune.generation.batches import NEAR_TIE  # noqa: E402
 from glmtune.generation.engine import Engine, Request  # noqa: E402
+from glmtune.labels import IGNORED_LABEL  # noqa: E402
 from glmtune.serving import replies  # noqa: E402
 from glmtune.serving.answering import Delta  # noqa: E402
 from glmtune.serving.openai_api import ChatParts  # noqa: E402
+from glmtune.serving.prompts import chat_prompt, read_messages  # noqa: E402
 
 pytestmark = pytest.mark.numeric
 
@@ -218,6 +223,46 @@ def test_a_call_of_a_tool_is_answered_as_one_whole_or_streamed() -> None:
     said = parts.of(Delta(0, "。", "stop"), "好的。")
     assert said[0]["delta"] == {"content": "好的。"}
     assert replies.chat_choice(0, CALL, "stop", may_call=False)["message"]["content"] == CALL
+
+
+def test_a_model_trained_to_call_a_tool_calls_it(tmp_path: Path) -> None:
+    family, question = "chatglm3-6b-base", "价格？"
+    tools = [{"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}]
+    messages = [{"role": "user", "content": question}]
+    results = write_results(tmp_path / "results", family)
+    tokenizer: Any = load_tokenizer(results / "models" / family, family)
+    prompt = chat_prompt(tokenizer, family, read_messages(messages, tools))
+    answer = [*tokenizer.encode(CALL, add_special_tokens=False), tokenizer.eos_token_id]
+    tuned = results / "checkpoints" / family / "full"
+    model = load_model(tuned, family=family).train()
+    learn_by_heart(model, prompt, answer)
+    save_model(model, tuned)
+    server = Server(results)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        asked = {"model": f"{family}/full", "messages": messages, "temperature": 0.01}
+        choice = client.chat.completions.create(**asked, tools=tools).choices[0]
+        parts = client.chat.completions.create(**asked, tools=tools, stream=True)
+        streamed = [part.choices[0] for part in parts if part.choices]
+        without = client.chat.completions.create(**asked, max_tokens=4).choices[0]
+    server.stop()
+    assert choice.finish_reason == streamed[-1].finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    (called,) = [part.delta.tool_calls for part in streamed if part.delta.tool_calls]
+    for function in (call.function, called[0].function):
+        assert (function.name, function.arguments) == ("track", '{"symbol": "10111"}')
+    assert without.message.tool_calls is None
+
+
+def learn_by_heart(model: Any, prompt: list[int], answer: list[int]) -> None:
+    ids = torch.tensor([prompt + answer])
+    labels = torch.tensor([[IGNORED_LABEL] * len(prompt) + answer])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
 
 
 SENT: dict[str, tuple[dict[str, Any], int]] = {
@@ -462,7 +507,7 @@ def test_a_method_trained_again_is_not_put_into_the_old_base(tmp_path: Path) -> 
         for is_streamed in (False, True):
             answer = server.chat("chatglm2-6b/ptuning", stream=is_streamed)
             assert answer.status_code == 503
-            assert "start it again" in answer.json()["error"]["message"]
+            assert "restart it" in answer.json()["error"]["message"]
         assert server.chat(max_tokens=2).status_code == 200
         answer = server.chat(n=5)
         assert answer.status_code == 400

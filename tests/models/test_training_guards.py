@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from tiny_models import tiny_model
 from tiny_training import SETTINGS, assert_equal_bits, settings_of, tune
 from tiny_training import rows as rows  # a fixture
-from transformers import TrainerCallback
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerState
 
 from glmtune.errors import ResourceError
 from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
 from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
+from glmtune.training import callbacks
 from glmtune.training.resuming import checkpoints_in
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS
@@ -114,3 +117,22 @@ def test_a_single_step_has_no_warm_up(rows: TokenizedRows, tmp_path: Path) -> No
     """The first step of a warm-up has learning rate 0."""
     _, outcome = tune("chatglm2-6b", "lora", rows, tmp_path, max_steps=1, warmup_ratio=0.05)
     assert outcome.curve[0]["learning_rate"] == SETTINGS["lr"]
+
+
+def test_the_time_left_is_that_of_the_steps_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training of 110 steps, resumed at 100: the first takes a minute, each further one 2 s."""
+    now = 0.0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    monkeypatch.setattr(callbacks, "tqdm", functools.partial(tqdm, disable=False))
+    progress, state = callbacks.ProgressWithLoss(), TrainerState(max_steps=110, global_step=100)
+    progress.on_train_begin(None, state, None)
+    shown = []
+    for seconds in (60, 2, 2, 2):
+        now += seconds
+        state.global_step += 1
+        progress.on_step_end(None, state, None)
+        shown.append(str(progress.training_bar).partition("<")[2].partition(",")[0])
+    progress.on_train_end(None, state, None)
+    assert shown == ["?", "00:16", "00:14", "00:12"]

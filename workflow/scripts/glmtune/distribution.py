@@ -10,7 +10,7 @@ import numpy as np
 def distribution(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     """Minimum, mean, median, 95th percentile and maximum; all None if there are no values.
 
-    Median and percentile are values that occur: at least half, or 95 %, do not exceed them.
+    Median and percentile are values that occur: at least half, or 95%, do not exceed them.
     Example: [1, 2, 3, 10] -> {"min": 1, "mean": 4.0, "median": 2, "p95": 10, "max": 10}
     """
     if len(values) == 0:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from glmtune.modeling.linear import is_plain, product
 from glmtune.modeling.packing import PART, PackedLinear
 
 # transformers samples from the 50 tokens with the highest logits unless told otherwise, and the
@@ -85,11 +85,11 @@ def logits_in_parts(hidden: torch.Tensor, head: nn.Module) -> Iterator[tuple[int
     """(first token id, logits) of each part of the vocabulary."""
     if isinstance(head, PackedLinear):
         yield from head.in_parts(hidden)
-    elif hidden.device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
+    elif hidden.device.type != "cpu" or not is_plain(head) or head.bias is not None:
         yield 0, head(hidden)  # an adapter on the head has to be called
     else:
         for start in range(0, len(head.weight), PART):
-            yield start, F.linear(hidden, head.weight[start : start + PART])
+            yield start, product(hidden, head.weight[start : start + PART])
 
 
 def _top_two(logits: torch.Tensor) -> Candidates:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-RESAMPLES = 10_000  # 50 of them lie beyond each end of a 99 % interval
+RESAMPLES = 10_000  # 50 of them lie beyond each end of a 99% interval
 CONFIDENCE = 0.99
 POWER = 0.8
 MIN_ROWS = 20  # the bootstrap is overconfident on fewer
@@ -107,7 +107,7 @@ def adjusted_p_values(intervals: Mapping[Key, Interval]) -> dict[Key, float]:
 def detectable_difference(difference: Interval, *, confidence: float = CONFIDENCE) -> float:
     """The smallest true difference that is found significant with a probability of POWER.
 
-    Example: row differences with deviation 10, 1,070 rows, confidence 99 %, power 80 % -> 1.05
+    Example: row differences with deviation 10, 1,070 rows, confidence 99%, power 80% -> 1.05
     """
     law = NormalDist()
     return (law.inv_cdf((1 + confidence) / 2) + law.inv_cdf(POWER)) * difference.error

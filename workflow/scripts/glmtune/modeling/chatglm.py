@@ -31,6 +31,7 @@ from glmtune.modeling.causal_lm import (
     visible_positions,
 )
 from glmtune.modeling.kv_cache import KeyValue
+from glmtune.modeling.linear import Linear
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 
@@ -153,8 +154,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.layer_index = layer_index
         self.heads = config.num_attention_heads
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -185,8 +186,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.inner_hidden_size)
-        self.dense_4h_to_h = nn.Linear(config.inner_hidden_size, config.hidden_size)
+        self.dense_h_to_4h = Linear(config.hidden_size, config.inner_hidden_size)
+        self.dense_4h_to_h = Linear(config.inner_hidden_size, config.hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(b, s, hidden) -> (b, s, hidden)."""
@@ -284,7 +285,7 @@ class ChatGLMForConditionalGeneration(ChatGLMCausalLM):
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def prefix_shape(self) -> PrefixShape:

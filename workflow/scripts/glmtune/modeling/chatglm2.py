@@ -27,6 +27,7 @@ from glmtune.modeling.causal_lm import (
     visible_positions,
 )
 from glmtune.modeling.kv_cache import KeyValue
+from glmtune.modeling.linear import Linear
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
 
@@ -157,10 +158,10 @@ class SelfAttention(nn.Module):
         self.head_dim = config.kv_channels
         self.dropout = config.attention_dropout
         self.widths = [self.head_dim * n for n in (self.heads, self.groups, self.groups)]
-        self.query_key_value = nn.Linear(
+        self.query_key_value = Linear(
             config.hidden_size, sum(self.widths), bias=config.add_qkv_bias
         )
-        self.dense = nn.Linear(self.widths[0], config.hidden_size, bias=False)
+        self.dense = Linear(self.widths[0], config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -194,8 +195,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
-        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
+        self.dense_h_to_4h = Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
+        self.dense_4h_to_h = Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(b, s, hidden) -> (b, s, hidden)."""
@@ -252,7 +253,7 @@ class ChatGLM2Model(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.encoder = GLMTransformer(config)
-        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder: PrefixEncoder | None = None
 
     def forward(

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from glmtune.modeling.linear import is_plain
+
 # For smaller matrices, such as a miniature's, the call costs more than the order saves.
 FEWEST_ELEMENTS = 1 << 18
 # Outputs of a part: those of 256 rows stay in the processor's cache until they have been read.
@@ -53,7 +55,7 @@ def pack_linears(model: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available():
         return
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and _gains(module.weight):
+        if is_plain(module) and _gains(module.weight):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, PackedLinear(module))
 

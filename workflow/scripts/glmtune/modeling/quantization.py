@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glmtune.errors import WeightsError
 from glmtune.modeling.dequantizers import choose_dequantizer, requested_dequantizer
+from glmtune.modeling.linear import product
 from glmtune.modeling.precision import working_dtype
 
 
@@ -61,14 +61,14 @@ class _QuantizedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         context.save_for_backward(quantized, scale)
         context.bits = bits
-        return F.linear(x, dequantize(quantized, scale, bits, x.dtype))
+        return product(x, dequantize(quantized, scale, bits, x.dtype))
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         quantized, scale = context.saved_tensors
         gradient = gradients[0]
         weight = dequantize(quantized, scale, context.bits, gradient.dtype)
-        return gradient @ weight, None, None, None
+        return product(gradient, weight.T), None, None, None
 
 
 class QuantizedLinear(nn.Linear):

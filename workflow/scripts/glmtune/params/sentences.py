@@ -130,11 +130,25 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
 
 def _unknown_key(name: int | str, section: type[Section]) -> str:
     known = sorted(section.model_fields)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
+    meant = _in_sections(str(name)) if section is ParamsFile else []
+    meant = meant or difflib.get_close_matches(str(name), known, n=1)
+    hint = f". Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
     if RENAMED.get(str(name)) in known:
         hint = f". It is now called {RENAMED[str(name)]!r}"
     return f"unknown key {name!r}; known keys: {', '.join(known)}{hint}"
+
+
+def _in_sections(name: str) -> list[str]:
+    """The full names of a key that is not at the top level, e.g. "training.eval_steps"."""
+    fields = ((key, field.annotation) for key, field in ParamsFile.model_fields.items())
+    fixed = {
+        key: kind for key, kind in fields if isinstance(kind, type) and issubclass(kind, Section)
+    }
+    methods = {f"methods.{key}": kind for key, kind in METHODS.items()}
+    for sections in (fixed, methods):
+        if found := [key for key, kind in sections.items() if name in kind.model_fields]:
+            return [f"{key}.{name}" for key in found]
+    return []
 
 
 def show(value: Any, longest: int = 60) -> str:

@@ -17,8 +17,9 @@ from glmtune.locations import ADGEN, OWN_DATA, SAMPLE, user_path
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
 from glmtune.params.models import ABSENT, ParamsFile, Section
-from glmtune.params.reading import FLOAT, all_mistakes, read_yaml
+from glmtune.params.reading import all_mistakes, read_yaml
 from glmtune.params.sentences import show
+from glmtune.params.yaml_rules import read_plain
 from glmtune.synthetic.example_prompts import EXAMPLE_PROMPTS
 
 # The keys of `dataset:` that say what the splits are made of.
@@ -132,7 +133,7 @@ class Params:
         return self.file.models[model].family or model
 
     def is_miniature(self, model: str) -> bool:
-        """Whether a model is trained here, from nothing."""
+        """Whether a model is trained here from scratch."""
         return self.file.models[model].source == "miniature"
 
     def entry_of(self, method: str) -> str:
@@ -326,8 +327,7 @@ def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:
-            is_number = isinstance(value, str) and FLOAT.match(value)
-            merged[key] = float(value) if is_number else value
+            merged[key] = read_plain(value) if isinstance(value, str) else value
     return merged
 
 

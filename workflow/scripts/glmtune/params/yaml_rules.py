@@ -105,6 +105,17 @@ def tag_for_dvc(text: str) -> str:
     return next((tag for tag, pattern in DVC_RULES if pattern.fullmatch(text)), "str")
 
 
+def read_plain(text: str) -> Any:
+    """What a plain scalar is to DVC, e.g. "20" -> 20, "1e-2" -> 0.01; other texts stay as they are.
+
+    For values that Snakemake hands on as strings: those inside of a section of `--config`.
+    """
+    try:
+        return CONVERSIONS.get(tag_for_dvc(text), str)(text)
+    except ValueError:
+        return text
+
+
 def _ways(ours: Any, dvcs: Any, text: str) -> Iterator[str]:
     """How to write each of two values so that both readers agree."""
     yield _shown(ours)

@@ -26,7 +26,10 @@ def all_answers(report: Report, largest: int = LARGEST) -> list[Block]:
     rows, packed = _packed(report, largest)
     title = Words("All answers", "全部回答")
     seeds = (
-        Words(" Methods with several seeds show the first one.", "有多个种子的方法显示第一个种子。")
+        Words(
+            " Methods with several seeds show the first one.",
+            "用多个种子训练的方法，只显示第一个种子的回答。",
+        )
         if report.has_seeds
         else Words("", "")
     )
@@ -34,13 +37,13 @@ def all_answers(report: Report, largest: int = LARGEST) -> list[Block]:
         what = Words(
             f"{rows:,} of the {report.rows:,} dev rows, evenly spaced: all of them would make this "
             f"page too large.{seeds.en}",
-            f"{report.rows:,} 行验证数据中等间隔的 {rows:,} 行：全部放进来页面会太大。{seeds.zh}",
+            f"{report.rows:,} 行验证数据中等间隔的 {rows:,} 行：全部放入会使页面过大。{seeds.zh}",
         )
     else:
         what = Words(
             f"All {rows:,} dev rows with every answer; `report.html` searches, sorts and compares "
             f"them.{seeds.en}",
-            f"全部 {rows:,} 行验证数据的所有回答；`report.html` 可以搜索、排序和比较。{seeds.zh}",
+            f"全部 {rows:,} 行验证数据的所有回答；`report.html` 中可以搜索、排序和对比。{seeds.zh}",
         )
     return [Heading(2, title, "answers"), Prose(what), PageOnly(_browser(report, packed))]
 
@@ -138,7 +141,7 @@ LABELS: dict[str, Text] = {
     "marks": Words("Mark differences from", "标出差异，对照"),
     "no_script": Words(
         "Searching and comparing needs JavaScript. The examples above do not.",
-        "搜索和比较需要 JavaScript；上面的例子不需要。",
+        "搜索和对比需要 JavaScript；上面的示例不需要。",
     ),
 }
 OPTIONS: dict[str, Text] = {

@@ -44,7 +44,7 @@ def _compare(report: Report) -> list[Block]:
                 Words(
                     f"The protocol {report.protocol} scores the file as a whole. Without scores of "
                     "single rows, significance cannot be tested.",
-                    f"协议 {report.protocol} 只给整个文件打分。没有逐行得分，无法检验显著性。",
+                    f"协议 {report.protocol} 只对整个文件打分，没有逐行得分，无法检验显著性。",
                 )
             )
         ]
@@ -74,7 +74,7 @@ the table of scores shows how much they vary.""",
         if report.has_seeds
         else Words(
             "The test covers the choice of dev rows, not the variation between training seeds.",
-            "检验只反映换一批验证数据的影响，不反映换训练种子的影响。",
+            "检验只考虑验证数据的抽样波动，不考虑更换训练种子带来的变化。",
         )
     )
     test = Words(
@@ -82,8 +82,8 @@ the table of scores shows how much they vary.""",
 {scores}. **Bold: significant.** The probability that any of the {count}
 differences is wrongly called significant is below {chance} (paired test, Holm's
 correction; see {METRICS_PAGE.en}).""",
-        f"""每格是同样的 {rows:,} 行验证数据上均值之差：{scores}。**加粗表示显著**。
-在全部 {count} 个差异中误判任何一个的概率低于 {chance}
+        f"""每格是在同样的 {rows:,} 行验证数据上的均值之差：{scores}。**加粗表示差异显著**。
+全部 {count} 个差异中，至少有一个被误判为显著的概率低于 {chance}
 （逐行配对检验，Holm 校正；见 {METRICS_PAGE.zh}）。""",
     )
     return join([join([test, _smallest_detectable(report)], " ", ""), seeds], "\n")
@@ -128,7 +128,7 @@ def _of_model(report: Report, model: str) -> list[Block]:
             Prose(
                 Words(
                     "There is no run of the untuned model to compare with.",
-                    "没有未微调模型的运行可供比较。",
+                    "没有运行未微调的模型，无法与之对比。",
                 )
             )
         )
@@ -148,8 +148,8 @@ def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> Table:
         cells = [_difference_cell(report, entry.key, other.key) for other in columns[:index]]
         rows.append(Row([entry.label, *cells, *[""] * (len(columns) - index)], *entry.key))
     model = entries[0].first.model
-    caption = Words(f"{model}: differences between its methods", f"{model}：各方法之差")
-    header = [Words("Row minus column", "行减列"), *(entry.label for entry in columns)]
+    caption = Words(f"{model}: differences between its methods", f"{model}：各方法之间的差异")
+    header = [Words("Row minus column", "行 − 列"), *(entry.label for entry in columns)]
     return Table(caption, header, rows, text_columns=1)
 
 
@@ -213,7 +213,7 @@ def _equal(pairs: Mapping[str, Sequence[str]]) -> Words:
     shown = [(one, enumerate_names(others)) for one, others in pairs.items()]
     return Words(
         f"no significant difference: {', '.join(f'{one} vs. {o.en}' for one, o in shown)}",
-        f"无显著差异：{'，'.join(f'{one} 与 {o.zh}' for one, o in shown)}",
+        f"{'，'.join(f'{one} 与 {o.zh}' for one, o in shown)} 无显著差异",
     )
 
 
@@ -246,7 +246,7 @@ def _between_models(report: Report) -> list[Block]:
         for text, methods in sentences.items()
     ]
     header = [Words("Models", "模型"), *(entries[0].label for entries in shared.values())]
-    title = Words("Models with the same method", "用同一方法的各模型")
+    title = Words("Models with the same method", "使用同一方法的不同模型")
     return [
         Heading(3, title, "differences-models"),
         Table(title, header, rows, text_columns=1),

@@ -27,7 +27,7 @@ from glmtune.report.words import Words, bold, enumerate_names, join
 
 
 def conclusion(report: Report, model: str) -> Words:
-    """Example: "**full** scores highest: 58.7 BLEU-4, +54.0 over untuned; lora (1.9 % of …) …"."""
+    """Example: "**full** scores highest: 58.7 BLEU-4, +54.0 over untuned; lora (1.9% of …) …"."""
     entries = report.entries_of(model)
     name = headline_score(report) or next(iter(COMPARED))
     scored = [entry for entry in entries if entry.numbers(score(name))]
@@ -65,7 +65,7 @@ def _highest(report: Report, name: str, best: MethodEntry) -> Words:
     if not best.first.is_trained:
         return Words(
             f"no method scores higher than the untuned model, {shown} {title}",
-            f"没有方法的得分高于未微调的模型（{title} {shown}）",
+            f"没有哪种方法的得分高于未微调的模型（{title} {shown}）",
         )
     who = bold(best.first.entry)
     comparison = report.comparison_with_untuned(name, best)
@@ -74,7 +74,7 @@ def _highest(report: Report, name: str, best: MethodEntry) -> Words:
     gain = signed(report.differences[comparison].value, show)
     return Words(
         f"{who} scores highest, {shown} {title} ({gain} over untuned)",
-        f"{who} 得分最高，{title} {shown}（比未微调 {gain}）",
+        f"{who} 得分最高，{title} {shown}（较未微调 {gain}）",
     )
 
 
@@ -87,13 +87,13 @@ def _equal(entries: Sequence[MethodEntry]) -> Words | None:
 
 
 def _with_share(entry: MethodEntry) -> Words:
-    """Example: "lora (1.9 % of the parameters)"; full and untuned models need no share."""
+    """Example: "lora (1.9% of the parameters)"; full and untuned models need no share."""
     name, share = entry.first.entry, trained_share(entry.first)
     if not entry.first.is_trained:
         return Words("the untuned model", "未微调的模型")
     if share is None or share >= 99.5:
         return Words(name, name)
-    shown = f"{share:.1f} %" if share >= 0.1 else f"{share:.2f} %"
+    shown = f"{share:.1f}%" if share >= 0.1 else f"{share:.2f}%"
     return Words(f"{name} (training {shown} of the parameters)", f"{name}（训练 {shown} 的参数）")
 
 
@@ -120,7 +120,7 @@ def _forgetting(report: Report, entries: Sequence[MethodEntry]) -> Words | None:
     before, after = percent(right + lost), percent(right)
     return Words(
         f"{name} forgets most, {before} → {after} of the general questions correct",
-        f"{name} 忘得最多，常识题答对率 {before} → {after}",
+        f"{name} 遗忘最严重，常识题正确率 {before} → {after}",
     )
 
 

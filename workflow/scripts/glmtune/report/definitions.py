@@ -14,9 +14,9 @@ from glmtune.report.words import Text, Words, join
 
 # `differs` of each protocol in Chinese.
 DIFFERS_ZH = {
-    "glmtune": "人读到的回答和完整的参考答案，均经规范化",
-    "thudm": "采样；回答和参考答案都经模型的分词器解码，参考答案截到 64 个 token",
-    "llamafactory": "采样；两者都经模型的分词器解码",
+    "glmtune": "用户看到的回答和完整的参考答案，均已规范化",
+    "thudm": "采样；回答和参考答案都用模型的分词器解码，参考答案截断到 64 个 token",
+    "llamafactory": "采样；回答和参考答案都用模型的分词器解码",
     "finetune_demo": "BLEU-4 按词，0 到 1；只评前 50 行",
     "mindformers": "跳过空回答的行",
     "ms_swift": "BLEU-4 按词；ROUGE 用 rouge 包；跳过空的行",
@@ -41,18 +41,18 @@ def definitions(report: Report) -> list[Block]:
         Row([entry.first.model, entry.label, *cells], *entry.key)
         for entry, *cells in zip(report.entries, *columns, strict=True)
     ]
-    title = Words("The same answers under other definitions", "同样的回答，换一种指标定义")
+    title = Words("The same answers under other definitions", "同样的回答，不同的指标定义")
     return [
         Heading(2, title, "definitions"),
         Prose(_introduce(report)),
         Table(title, header, rows, text_columns=2, named=2),
-        Prose(Words("In brief:", "简而言之：")),
+        Prose(Words("In brief:", "主要区别：")),
         Prose(join((_differs(name, same_as) for name in PROTOCOLS), "\n")),
         Prose(
             Words(
                 "\\* Its published scores are for answers decoded differently: set `protocol:` to "
                 "compare with them.",
-                "\\* 其公开分数的回答是另一种方式解码的：要与之比较，请设置 `protocol:`。",
+                "\\* 其公开分数用的是另一种解码方式：要与之比较，请设置 `protocol:`。",
             )
         ),
     ]
@@ -68,9 +68,9 @@ Each cell below is
 {scores} of the same answers under another definition: compare scores within
 a column, never across columns. `docs/metrics.md` compares the definitions in
 detail.""",
-        f"""公开代码都叫 BLEU-4 和 ROUGE，算的却不是同一个数。
-上面的得分按 **{plain(headline.title)}**（`protocol: {report.protocol}`）{how.zh}。
-下表每格是同样的回答在另一种定义下的 {scores}：只能在同一列内比较，不能跨列比较。
+        f"""各家公开代码都叫 BLEU-4 和 ROUGE，算法却不相同。
+上面的得分采用 **{plain(headline.title)}** 的定义（`protocol: {report.protocol}`）{how.zh}。
+下表每格是同样的回答按另一种定义算出的 {scores}：只能在同一列内比较，不能跨列比较。
 各定义的详细对照见 `docs/zh/metrics.md`。""",
     )
 
@@ -94,18 +94,18 @@ def _how_decoded(report: Report) -> Words:
     decoding = {**report.params.generation, **(protocol.decoding or {})}
     if "do_sample" not in decoding:
         return Words("", "")
-    how = Words("decoded greedily", "贪心解码")
+    how = Words("decoded greedily", "用贪心解码")
     if decoding["do_sample"]:
         top_p, temperature = decoding["top_p"], decoding["temperature"]
         how = Words(
             f"sampled with top-p {top_p} and temperature {temperature}",
-            f"采样，top-p {top_p}，温度 {temperature}",
+            f"由采样得到（top-p {top_p}，温度 {temperature}）",
         )
     limit = protocol.reference_tokens
-    references = Words("full references", "参考答案完整")
+    references = Words("full references", "参考答案不截断")
     if limit:
         references = Words(
-            f"references truncated to {limit} tokens", f"参考答案截到 {limit} 个 token"
+            f"references truncated to {limit} tokens", f"参考答案截断到 {limit} 个 token"
         )
     return Words(f": answers {how.en}, {references.en}", f"：回答{how.zh}，{references.zh}")
 

@@ -41,7 +41,7 @@ def before_and_after(report: Report) -> list[Block]:
     if examples and report.has_seeds:
         first = Words(
             "Methods with several seeds show the answer of the first one.",
-            "有多个种子的方法显示第一个种子的回答。",
+            "用多个种子训练的方法，只显示第一个种子的回答。",
         )
         blocks.append(Prose(first))
     for number, example in enumerate(examples, 1):

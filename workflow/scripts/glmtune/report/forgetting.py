@@ -28,12 +28,12 @@ from glmtune.report.words import Text, Words, join
 
 SHOWN_QUESTIONS = 4
 LONGEST_SHOWN = 60  # characters of an answer
-CORRECT = Words("Correct", "答对")
+CORRECT = Words("Correct", "正确率")
 HELP = Words(
     "General questions and answers mixed into the training data help: `dataset.train` takes them "
     "as a part with a share, as in `presets/mixture.yaml`. LoRA or a lower learning rate may, too.",
-    "在训练数据里混入常识问答有帮助：把它们作为带 share 的一部分写进 `dataset.train`，见 "
-    "`presets/mixture.yaml`。LoRA 或更低的学习率也可能有用。",
+    "在训练数据中混入通用问答有帮助：把它们作为带 share 的一部分写进 `dataset.train`，见 "
+    "`presets/mixture.yaml`。改用 LoRA 或降低学习率也可能有用。",
 )
 
 
@@ -52,11 +52,12 @@ from the untuned model on the same questions. Bold: significant (Holm's correcti
 *{style.en}*: at least half of the answer's character 4-grams occur in the first
 {TRAINING_ANSWERS:,} training answers, and less than half of the untuned answer's. *Similarity to
 untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).""",
-        f"""*答对*：回答包含正确答案，且没有模仿训练数据。
-括号内：比例及其与同题未微调回答之差的 {percent_of(CONFIDENCE)} 置信区间。加粗：显著（Holm 校正）。
-*{style.zh}*：回答的字符 4-gram 至少一半出现在前 {TRAINING_ANSWERS:,} 条训练回答里，
-而未微调的回答不到一半。
-*与未微调的相似度*：与未微调回答的重合程度，0 到 100（字符级 ROUGE-L）。""",
+        f"""*正确率*：包含正确答案且没有模仿训练数据的回答所占比例。
+括号内：正确率，以及在同样的题目上与未微调模型之差的 {percent_of(CONFIDENCE)} 置信区间。
+加粗：差异显著（经 Holm 校正）。
+*{style.zh}*：回答中至少一半的字符 4-gram 出现在前 {TRAINING_ANSWERS:,} 条训练数据的回答里，
+而未微调模型的回答不到一半。
+*与未微调的相似度*：与未微调模型的回答的重合程度，0 到 100（字符级 ROUGE-L）。""",
     )
     caption = Words("General questions", "常识题")
     return [
@@ -160,7 +161,7 @@ def _probe_columns(report: Report) -> Iterator[Column | DifferenceColumn]:
 def _style_title(report: Report) -> Words:
     """Name answers that imitate the training data: ads, unless users bring their own data."""
     if report.dataset["source"]["kind"] == "files":
-        return Words("Answers in training style", "变成训练风格的回答")
+        return Words("Answers in training style", "变成训练数据风格的回答")
     return Words("Answers turned into ads", "变成广告的回答")
 
 
@@ -170,18 +171,18 @@ def _worst_in_words(report: Report, count: int) -> Words:
     if count < MIN_ROWS:
         return Words(
             f"Fewer than {MIN_ROWS} questions are too few to detect forgetting.",
-            f"少于 {MIN_ROWS} 道题，无法检验遗忘。",
+            f"题目不足 {MIN_ROWS} 道，无法检验遗忘。",
         )
     if not test.differences:
         return Words(
             "Measuring forgetting requires both a tuned and an untuned run.",
-            "要衡量遗忘，既需要微调后的运行，也需要未微调的运行。",
+            "要衡量遗忘，需要同时运行微调后和未微调的模型。",
         )
     worst = max(report.entries, key=lambda entry: test.loss(entry.key))
     if not test.loss(worst.key):
         return Words(
             "No run answers significantly fewer of them correctly than the untuned model.",
-            "没有任何运行答对的题显著少于未微调的模型。",
+            "没有哪次运行的正确率显著低于未微调的模型。",
         )
     return _worst(report, worst)
 
@@ -195,8 +196,8 @@ def _worst(report: Report, worst: MethodEntry) -> Words:
     return Words(
         f"**{model} forgot most with {label.en}{rate.en}: {percent(right)} correct instead of "
         f"{before}; {ads} of its answers imitate the training data.** {HELP.en}",
-        f"**{model} 用 {label.zh} 微调后忘得最多{rate.zh}：答对 {percent(right)}，原来是 {before}；"
-        f"{ads} 的回答在模仿训练数据。** {HELP.zh}",
+        f"**{model} 用 {label.zh} 微调后遗忘最严重{rate.zh}："
+        f"正确率从 {before} 降到 {percent(right)}；{ads} 的回答在模仿训练数据。** {HELP.zh}",
     )
 
 
@@ -226,10 +227,10 @@ def _sample_answers(report: Report) -> list[Block]:
     intro = (
         Words(
             "A sample of the questions, evenly spaced, answered with the first seed:",
-            "等间隔抽取的几道题，由第一个种子回答：",
+            "等间隔抽取几道题，列出第一个种子的回答：",
         )
         if report.has_seeds
-        else Words("A sample of the questions, evenly spaced:", "等间隔抽取的几道题：")
+        else Words("A sample of the questions, evenly spaced:", "等间隔抽取几道题：")
     )
     caption = Words("Answers to some general questions", "部分常识题的回答")
     return [Prose(intro), Table(caption, header, rows, text_columns=len(header))]

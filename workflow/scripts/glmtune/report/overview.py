@@ -16,13 +16,13 @@ MODEL_NOTES = {
         "A **miniature** is built by this workflow; it has the real architecture at a tiny size "
         "and its own vocabulary. Its scores show what the methods do; they say nothing about the "
         "6B model.",
-        "**微型模型**由本工作流构建：架构与真模型一致，尺寸很小，词表是自己的。它的得分只能说明各种方法的作用，"
-        "与 6B 模型无关。",
+        "**微型模型**由本工作流从零训练：结构与原模型相同，只是规模很小，词表也是自建的。"
+        "它的得分只能说明各种方法的效果，不代表 6B 模型的水平。",
     ),
     "random": Words(
         "A model with **random weights** has the real configuration but is untrained: its times "
         "and memory are meaningful, its scores are not.",
-        "**随机权重**的模型用真实的配置，但没有训练过：用时和内存有意义，得分没有意义。",
+        "**随机权重**的模型采用真实配置，但未经训练：用时和内存有参考价值，得分没有。",
     ),
 }
 
@@ -54,12 +54,12 @@ def _tuned_with(report: Report) -> Words:
     """Example: "untuned and after tuning with ptuning, lora"."""
     tuned = list(dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained))
     if not tuned:
-        return Words("untuned; nothing was tuned", "都未微调")
+        return Words("untuned; nothing was tuned", "均未微调")
     methods = join(tuned, ", ", "、")
     if all(run.is_trained for run in report.runs):
         return Words(f"after tuning with {methods.en}", f"均已微调（{methods.zh}）")
     return Words(
-        f"untuned and after tuning with {methods.en}", f"包括未微调和用 {methods.zh} 微调之后"
+        f"untuned and after tuning with {methods.en}", f"未微调时和用 {methods.zh} 微调后各答一遍"
     )
 
 
@@ -68,13 +68,13 @@ def _verdict(report: Report, model: str) -> Words:
     return Words(f"- {bold(model)}: {found.en}", f"- {bold(model)}：{found.zh}")
 
 
-def _made(report: Report) -> Words:
-    """When and by which code the results were computed, and how the verdicts are tested."""
+def computed(report: Report) -> Words:
+    """Example: "computed 2026-11-27 with commit `d1cb98e`"."""
     days = sorted({moment[:10] for moment in report.distinct_runtimes("finished")})
     when = Words("", "")
     if days:
         span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        when = Words(f"Computed {span}", f"计算于 {span.replace(' to ', ' 至 ')}")
+        when = Words(f"computed {span}", f"计算日期 {span.replace(' to ', ' 至 ')}")
     commits = [f"`{plain(commit)}`" for commit in report.commits]
     by = Words("by code outside a git repository", "代码不在 git 仓库中")
     if commits:
@@ -82,12 +82,16 @@ def _made(report: Report) -> Words:
             f"with commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
             f"代码提交 {'、'.join(commits)}",
         )
-    level = f"{1 - CONFIDENCE:.2f}"
+    return join([each for each in (when, by) if each.en], " ", "，")
+
+
+def _made(report: Report) -> Words:
+    """When and by which code the results were computed, and how the verdicts are tested."""
+    level, made = f"{1 - CONFIDENCE:.2f}", computed(report)
     test = Words(
         f"Significant: p < {level} in paired tests over the same rows, with Holm's correction.",
-        f"显著：同样的行逐行配对检验，经 Holm 校正后 p < {level}。",
+        f"“显著”指在同样的数据上逐行配对检验，经 Holm 校正后 p < {level}。",
     )
-    made = join([each for each in (when, by) if each.en], " ", "，")
     return Words(f"{made.en[0].upper()}{made.en[1:]}. {test.en}", f"{made.zh}。{test.zh}")
 
 

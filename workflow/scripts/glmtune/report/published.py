@@ -51,7 +51,7 @@ def _introduction(report: Report, has_rows: bool) -> Words:
             "published runs of one setting differ by ±0.4 BLEU-4, and none states an interval.",
             "他人公布的同一模型、同一方法在 ADGEN 验证集上的得分，以及本报告按同一定义算出的得分。"
             "设置、行数和解码方式各不相同；公开的同一设置的多次运行相差 ±0.4 BLEU-4，"
-            "且都没有给出区间。",
+            "且都没有给出置信区间。",
         )
     return Words(
         "Figures are published only for the 6B models on ADGEN. They are shown here, beside ours "

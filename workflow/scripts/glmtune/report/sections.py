@@ -46,10 +46,10 @@ untuned model on the same rows. Bold: significant (Holm's correction): a score a
 other method of its model, or a difference from zero. *General*: general questions answered
 correctly, see below. *Dev loss*: loss of the tuned model on the references. *Trained*: trainable
 parameters, and their share of all parameters. *Time*: training time.""",
-        f"""BLEU-4 和 ROUGE 按 {protocol} 的定义，比较{compared.zh}。
-括号内：{confidence} 置信区间。*− 未微调*：在同样的行上与未微调模型之差。
-加粗：显著（Holm 校正），即得分高于同一模型的其他每种方法，或差异不为零。
-*常识题*：答对的比例，见下文。*验证损失*：微调后的模型在参考答案上的损失。
+        f"""BLEU-4 和 ROUGE 按 {protocol} 的定义计算，比较的是{compared.zh}。
+括号内：{confidence} 置信区间。*− 未微调*：在同样的数据上与未微调模型的差值。
+加粗：差异显著（经 Holm 校正），即得分高于同一模型的其他所有方法，或差值不为零。
+*常识题*：正确率，见下文。*验证损失*：微调后的模型在参考答案上的损失。
 *训练参数*：参与训练的参数量及占比。*用时*：训练用时。""",
     )
     return [
@@ -65,16 +65,18 @@ def _compared_texts(report: Report) -> Words:
     """The texts that the headline scores compare."""
     protocol = PROTOCOLS[report.protocol]
     answers = {
-        "predict": Words("answers as displayed", "人读到的回答"),
+        "predict": Words("answers as displayed", "用户看到的回答"),
         "decoded": Words("answers as decoded", "解码后的回答"),
     }[protocol.response_key]
     references = {
-        "labels": Words("references as in the data", "数据里的参考答案"),
+        "labels": Words("references as in the data", "数据中的参考答案"),
         "decoded_labels": Words("references as decoded", "解码后的参考答案"),
     }[protocol.reference_key]
     form = Words("", "")
     if protocol.normal_form:
-        form = Words(", both with normalized punctuation and whitespace", "，标点和空白均经规范化")
+        form = Words(
+            ", both with normalized punctuation and whitespace", "（标点和空白均已规范化）"
+        )
     return Words(
         f"{answers.en} and {references.en}{form.en}", f"{answers.zh}与{references.zh}{form.zh}"
     )
@@ -84,7 +86,7 @@ def _each_seed(report: Report) -> list[Block]:
     found = seed_table(report)
     text = Words(
         "Methods with several seeds show the mean ± standard deviation. Each seed separately:",
-        "有多个种子的方法显示均值 ± 标准差。各个种子：",
+        "用多个种子训练的方法，显示均值 ± 标准差。各种子的结果：",
     )
     return [Prose(text), found] if found else []
 
@@ -97,10 +99,10 @@ def _fairer_scores(report: Report) -> list[Block]:
     text = Words(
         f"Scores against fairer references, by the default definition: without {unknown}, which no "
         "model can guess, and against the references of all rows with the same prompt.",
-        f"按默认定义、对更公平的参考答案计分：去掉任何模型都猜不到的 {unknown}，"
-        "以及对同一提示词所有行的参考答案。",
+        f"换用更公平的参考答案计分（按默认定义）：一是去掉任何模型都猜不到的 {unknown}，"
+        "二是把同一提示词的所有参考答案都算上。",
     )
-    caption = Words("Scores against fairer references", "更公平的参考答案下的得分")
+    caption = Words("Scores against fairer references", "换用更公平的参考答案后的得分")
     return [Prose(text), run_table(report, columns, caption)]
 
 
@@ -113,14 +115,14 @@ appear verbatim in the answer. *Attribute precision*: requested values among tho
 that are requested or contradict the prompt; see `docs/metrics.md`. *Distinct*: share of distinct
 answers. *Distinct-4*: share of distinct word 4-grams. *Repetition-4*: answers that repeat a word
 4-gram. *Cut off*: answers that reached the length limit before they ended.""",
-        """*字符数*：回答的平均长度。*属性召回率*：要求的属性值中原样出现在回答里的比例。
-*属性准确率*：回答里「符合要求」或「与提示词矛盾」的属性值中符合要求的比例（`docs/zh/metrics.md`）。
-*互异*：互不相同的回答所占比例。*Distinct-4*：互不相同的词 4-gram 所占比例。
-*Repetition-4*：有重复词 4-gram 的回答。*被截断*：没写完就到了长度上限的回答。""",
+        """*字符数*：回答的平均长度。*属性召回率*：提示词要求的属性值中，原样出现在回答里的比例。
+*属性准确率*：回答里“符合要求”或“与提示词矛盾”的属性值中，符合要求的比例（`docs/zh/metrics.md`）。
+*不重复率*：去重后的回答所占比例。*Distinct-4*：去重后的词 4-gram 所占比例。
+*Repetition-4*：有重复词 4-gram 的回答所占比例。*被截断*：没写完就达到长度上限的回答所占比例。""",
     )
     lengths = Words(
-        "The length of answers and references: the median, and the range of 90 % of the rows.",
-        "回答与参考答案的长度：中位数，以及 90 % 的行所在的范围。",
+        "The length of answers and references: the median, and the range of 90% of the rows.",
+        "回答与参考答案的长度：中位数，以及中间 90% 的范围。",
     )
     return [
         Heading(2, title, "texts"),
@@ -136,7 +138,7 @@ def loss_curves(report: Report) -> list[Block]:
     heading = Heading(2, Words("Loss curves", "损失曲线"), "losses")
     figure, notes = loss_figure(report), training_notes(report)
     if not figure.panels:
-        notes = [Words("No run was trained.", "没有训练任何运行。")]
+        notes = [Words("No run was trained.", "没有训练任何模型。")]
     return [heading, figure, *([Prose(join(notes, "\n"))] if notes else [])]
 
 

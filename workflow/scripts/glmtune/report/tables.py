@@ -56,7 +56,7 @@ class Column:
         shown = mean_and_spread(values, self.show, varies=self.varies)
         interval = self.interval(entry)
         note = ends(interval, self.show) if interval else self.note(entry)
-        shown = _with_note(shown, note, is_bold=self.is_bold(entry))
+        shown = with_note(shown, note, is_bold=self.is_bold(entry))
         return Cell(shown, statistics.fmean(values))
 
 
@@ -76,13 +76,13 @@ class DifferenceColumn:
         if difference is None:
             return Cell(NOTHING)
         show = functools.partial(signed, show=self.show)
-        shown = _with_note(
+        shown = with_note(
             show(difference.value), ends(difference, show), is_bold=self.is_bold(entry)
         )
         return Cell(shown, difference.value)
 
 
-def _with_note(shown: str, note: str, *, is_bold: bool) -> str:
+def with_note(shown: str, note: str, *, is_bold: bool) -> str:
     """Join a value and its note; a line may break only between them."""
     strong = f"**{shown}**" if is_bold else shown
     return f"{strong} ({note.replace(' ', NO_BREAK)})" if note else strong
@@ -117,12 +117,12 @@ def digits(values: Sequence[float]) -> Callable[[float], str]:
 
 def ends(interval: Interval, show: Callable[[float], str]) -> str:
     """Example: "55.90 … 59.12"."""
-    return " … ".join(show(end).removesuffix(" %") for end in (interval.low, interval.high))
+    return " … ".join(show(end).removesuffix("%") for end in (interval.low, interval.high))
 
 
 def percent_of(share: float) -> str:
-    """Example: 0.99 -> "99 %"."""
-    return f"{100 * share:.0f}{NO_BREAK}%"
+    """Example: 0.99 -> "99%"."""
+    return f"{100 * share:.0f}%"
 
 
 def signed(number: float, show: Callable[[float], str] = "{:.2f}".format) -> str:
@@ -130,7 +130,7 @@ def signed(number: float, show: Callable[[float], str] = "{:.2f}".format) -> str
     return f"{'-' if number < 0 else '+'}{show(abs(number))}"
 
 
-percent = "{:.1f} %".format
+percent = "{:.1f}%".format
 loss = "{:.3f}".format
 _count = "{:,.0f}".format
 
@@ -213,7 +213,7 @@ def text_columns(report: Report) -> tuple[Column, ...]:
             for title, name, better in (
                 (Words("Attribute recall", "属性召回率"), "attribute-recall", 1),
                 (Words("Attribute precision", "属性准确率"), "attribute-precision", 1),
-                (Words("Distinct", "互异"), "distinct", 1),
+                (Words("Distinct", "不重复率"), "distinct", 1),
                 (Words("Distinct-4", "Distinct-4"), "distinct-4", 1),
                 (Words("Repetition-4", "Repetition-4"), "repetition", -1),
                 (Words("Empty", "空回答"), "empty", -1),
@@ -265,7 +265,7 @@ def trained_share(run: Run) -> float | None:
 
 def _share_of_parameters(entry: MethodEntry) -> str:
     found = trained_share(entry.first)
-    return "" if found is None else f"{found:.2f} %"
+    return "" if found is None else f"{found:.2f}%"
 
 
 def run_table(report: Report, columns: Sequence[Column | DifferenceColumn], caption: Text) -> Table:
@@ -284,9 +284,9 @@ def mean_and_spread(
 ) -> str:
     """The mean, with the standard deviation of several values; contains no line break.
 
-    Example: 54, 56 -> "55.00 ± 1.41", as percent "55.0 ± 1.4 %"
+    Example: 54, 56 -> "55.00 ± 1.41", as percent "55.0 ± 1.4%"
     """
     shown = show(statistics.fmean(values))
     if varies and len(values) > 1:
-        shown = f"{shown.removesuffix(' %')} ± {show(statistics.stdev(values))}"
+        shown = f"{shown.removesuffix('%')} ± {show(statistics.stdev(values))}"
     return shown.replace(" ", NO_BREAK)

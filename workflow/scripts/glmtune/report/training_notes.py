@@ -111,8 +111,7 @@ def _loss_note(run: Run) -> list[Words]:
         Words(
             f"- {run.name}: train loss {loss:.2f} is outside {band.low} to {band.high}; published "
             f"runs of {run.tuning} on ADGEN ended at {band.published}.",
-            f"- {run.name}：训练损失 {loss:.2f} 不在 {band.low} 到 {band.high} 之间；公开的 "
-            f"{run.tuning} "
-            f"在 ADGEN 上以 {band.published_zh} 结束。",
+            f"- {run.name}：训练损失 {loss:.2f} 不在 {band.low} 到 {band.high} 之间；"
+            f"公开的 {run.tuning} 训练在 ADGEN 上的最终损失为 {band.published_zh}。",
         )
     ]

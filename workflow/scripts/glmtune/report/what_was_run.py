@@ -20,16 +20,15 @@ ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_comm
 def what_was_run(report: Report) -> list[Block]:
     """Show everything needed to reproduce the runs."""
     return [
-        Heading(2, Words("What was run", "运行了什么"), "runs"),
+        Heading(2, Words("What was run", "运行记录"), "runs"),
         Prose(
             Words(
                 "Results are reused as long as nothing that affects them changes; the times, "
                 "machine "
                 "and versions are those of the run that computed them. Tokens exclude padding; MFU "
                 "is the share of the GPU's peak throughput, where that is known.",
-                "只要影响结果的东西没有变，结果就会复用；用时、机器和版本都是当初计算时的。token "
-                "不含填充；"
-                "MFU 是占显卡峰值算力的比例，未知则不显示。",
+                "只要影响结果的因素没有变，就直接复用已有结果；用时、机器和版本取自当初的计算。"
+                "token 数不含填充；MFU 是实际算力占显卡峰值算力的比例，峰值未知时不显示。",
             )
         ),
         _runtime_table(report),
@@ -40,7 +39,7 @@ def what_was_run(report: Report) -> list[Block]:
             Words(
                 "The same seed gives the same numbers on the same type of CPU. Other types sum "
                 "products in a different order; training amplifies this, so scores shift slightly.",
-                "同一种子在同类 CPU 上得到相同的数。别类 CPU 的求和顺序不同，训练会放大这种差别，"
+                "同一种子在同类 CPU 上结果相同。其他类型的 CPU 求和顺序不同，训练会放大这种差异，"
                 "得分会略有变化。",
             )
         ),
@@ -67,7 +66,7 @@ def _how_to_reproduce(report: Report) -> list[Block]:
             Words(
                 "In a clone of the project with its environment active (`make env`) and the "
                 "parameters below in `params.yaml`:",
-                "在项目的克隆里，激活环境（`make env`），把下面的参数写入 `params.yaml`，然后：",
+                "克隆本项目并激活环境（`make env`），把下面的参数写入 `params.yaml`，然后执行：",
             )
         ),
         Code("\n".join(commands), "bash"),
@@ -150,7 +149,7 @@ def _input_hashes(report: Report) -> Table:
 def _training_settings(report: Report) -> list[Block]:
     trained = [run for run in report.runs if run.is_trained]
     if not trained:
-        return [Prose(Words("No run was trained.", "没有训练任何运行。"))]
+        return [Prose(Words("No run was trained.", "没有训练任何模型。"))]
     lines = (
         f"- {run.name}: {code(json.dumps(run.training['settings'], ensure_ascii=False))}"
         for run in trained

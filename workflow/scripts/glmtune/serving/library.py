@@ -144,8 +144,8 @@ def _refuse_changed(served: Served) -> None:
     """A method trained again does not belong to a base that was loaded before."""
     if stamp_of(served) != served.stamp:
         raise ResourceError(
-            f"{served.name}: its files changed, or went, since this program started; expected "
-            "those that it found; start it again"
+            f"{served.name}: its files have changed or disappeared since this program started; "
+            "expected the same files; restart it"
         )
 
 

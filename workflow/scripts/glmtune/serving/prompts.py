@@ -55,7 +55,7 @@ def refuse_long(texts: Iterator[str], max_tokens: int) -> None:
         left -= len(text)
         if left < 0:
             raise DataError(
-                f"the prompt has more than {max_tokens} tokens; expected at most as many; "
+                f"the prompt has more than {max_tokens} tokens; expected no more; "
                 "shorten it, or leave out the oldest messages"
             )
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from glmtune.errors import ResourceError
@@ -103,7 +104,33 @@ def dev_losses(state: TrainerState) -> list[tuple[int, float]]:
 
 
 class ProgressWithLoss(ProgressCallback):
-    """A progress bar that shows the latest losses; the Trainer's own prints a line for each."""
+    """A progress bar with the latest losses and a steady estimate of the time left.
+
+    The Trainer's own prints a line for each loss, takes the steps before a resumed training for
+    work of its first second, and follows the speed of the last few steps.
+    """
+
+    training_bar: Any  # transformers has no type for it
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin at the step that is resumed; smoothing=0 is the mean over all steps."""
+        self.resumed_from = self.current_step = state.global_step
+        self.training_bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            smoothing=0,
+            miniters=1,
+            unit="steps",
+            dynamic_ncols=True,
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the step, and leave the first out of the estimate: it also warms up."""
+        super().on_step_end(args, state, control)
+        bar = self.training_bar
+        if state.global_step == self.resumed_from + 1 and not bar.disable:
+            bar.initial = bar.n
+            bar.start_t += bar.format_dict["elapsed"]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show the latest losses."""

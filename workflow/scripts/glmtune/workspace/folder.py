@@ -103,6 +103,15 @@ def is_alone(running: TextIO) -> bool:
     return True
 
 
+def is_in_use(workspace: Path) -> bool:
+    """Whether a run of this machine uses the folder now; False on a disk without file locks."""
+    try:
+        with (workspace / RUNNING).open("r+", encoding="utf-8") as mark:
+            return not is_alone(mark)
+    except OSError:
+        return False  # no mark yet
+
+
 def clear_stale_lock(workspace: Path) -> None:
     """Remove Snakemake's lock unless a run uses this folder.
 

@@ -80,6 +80,7 @@ class ProgressHandler(Handler):
         self.seconds = defaultdict(list, _earlier_seconds(Path("benchmarks")))
         self.worked = 0.0
         self.failed: list[str] = []
+        self.last = ""  # what was printed last
 
     def emit(self, record: LogRecord) -> None:
         """Show a record, if it helps a user."""
@@ -105,7 +106,7 @@ class ProgressHandler(Handler):
         )
         self.total = self.pending.total()
         steps = ", ".join(f"{n} {rule}" for rule, n in self.pending.items())
-        self._print(f"{self.total} steps: {steps}")
+        self._print(f"{self.total} step{'s' * (self.total != 1)}: {steps}")
 
     def _show_start(self, record: Mapping[str, Any]) -> None:
         if record["rule_name"] == TARGET:
@@ -134,11 +135,15 @@ class ProgressHandler(Handler):
     def _show_failure(self, record: Mapping[str, Any]) -> None:
         _, title, _ = self.running.pop(record["jobid"], ("", record["rule_name"], 0.0))
         logs = [str(log) for log in record["log"] or ()]
-        ends = [end for end in (*map(_tail, logs), _reason_of_cluster(record)) if end]
-        self._print("\n".join([f"✗ {title} failed" + ":" * bool(ends), *ends]))
-        reasons = [end.splitlines()[-1].strip() for end in ends]
+        of_cluster = _reason_of_cluster(record)
+        ends = [end for end in (*map(_tail, logs), of_cluster) if end]
+        reasons = [end.split("\n")[-1].strip() for end in ends]
         places = [f"\n    Full log: {log}" for log in logs]
         self.failed.append(" ".join([f"✗ {title}", *reasons]) + "".join(places))
+        if self.running or of_cluster:  # its output is among that of others, or elsewhere
+            self._print("\n".join([f"✗ {title} failed" + ":" * bool(ends), *ends]))
+        else:
+            self._print(self.failed[-1])
 
     def _show_command(self, record: Mapping[str, Any]) -> None:
         command = record.get("cmd") or record.get("shellcmd")
@@ -163,6 +168,7 @@ class ProgressHandler(Handler):
 
     def _print(self, text: str) -> None:
         """Write lines; control characters from files and answers are escaped."""
+        self.last = text
         text = printable(text.expandtabs())
         encoding = self.stream.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
@@ -172,10 +178,11 @@ class ProgressHandler(Handler):
             print(CLEARED * self.stream.isatty() + text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Repeat at the end what failed and why, because users read the last lines."""
-        if self.failed:
-            self._print("\n".join(self.failed))
-            self.failed = []
+        """End with what failed and why, because users read the last lines."""
+        failed = "\n".join(self.failed)
+        if failed and failed != self.last:
+            self._print(failed)
+        self.failed = []
         super().close()
 
 

@@ -503,7 +503,8 @@ def test_parts_and_held_out_shares_are_described_by_their_flags(
         "--valid links/v --seed 42 --no-tools "
         f"--train-rows {sizes['train_rows']} --dev-rows {sizes['dev_rows']} --on-bad-rows error"
     )
-    assert mixed.splits == ["train", "dev", "valid"]
+    assert mixed.has_valid
+    assert not Params.of(values).has_valid
     (tmp_path / "b c").unlink()
     with pytest.raises(ParamsError, match="^params.yaml: dataset.train.1.path: no such file 'b"):
         mixed.dataset_files()

@@ -131,11 +131,6 @@ class Report:
         return self.params.protocol
 
     @property
-    def mixed_in(self) -> list[dict[str, Any]]:
-        """The parts of the training rows with a share, as the manifest describes them."""
-        return [part for part in self.dataset["train"].get("parts", ()) if "share" in part]
-
-    @property
     def has_valid(self) -> bool:
         """Whether other rows than the scored ones choose the best step of a training."""
         return "valid" in self.dataset

@@ -6,13 +6,22 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
+
+# Between this process and the command, because a process's peak starts at the memory of the one
+# that started it. Its last line of output is the cost: CPU seconds and KiB.
+MEASURE = """
+import os, sys
+started = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(started, 0)
+print(f"\\n{used.ru_utime + used.ru_stime} {used.ru_maxrss}", end="")
+sys.exit(status != 0)
+"""
 
 
 @dataclass(frozen=True)
@@ -29,25 +38,22 @@ class Cost:
 def cost_of(command: Sequence[object], folder: Path) -> Cost:
     """Run a command in a folder, `python` being this one, and measure it.
 
-    Linux counts what this process holds in memory when it starts the command as the command's, too:
-    a tool that measures must be smaller than what it measures. Ends the tool if the command fails.
+    Ends the tool with the command's output if it fails.
     """
     arguments = list(map(str, command))
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            said = output.read().decode(errors="replace")
-            sys.exit(f"{shlex.join(arguments)} failed:\n{said}")
-    return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    done = subprocess.run(
+        ["python", "-I", "-S", "-c", MEASURE, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    said, _, figures = done.stdout.decode(errors="replace").rpartition("\n")
+    if done.returncode:
+        sys.exit(f"{shlex.join(arguments)} failed:\n{said}")
+    seconds, kibibytes = map(float, figures.split())
+    return Cost(seconds, kibibytes / 1024)
 
 
 def cheapest(repeats: int, command: Sequence[object], folder: Path) -> Cost:

@@ -41,7 +41,7 @@ def main() -> None:
         for name in names:
             with (Path(folder) / name).open("wb") as file:
                 os.truncate(file.fileno(), int(flags.gigabytes * 1e9 / flags.files))
-        time.sleep(2 * TICK_NS / 1e9)  # the hash of a file just written is not remembered
+        time.sleep(1.1 * TICK_NS / 1e9)  # the hash of a file just written is not remembered
         print_head(["hashing", "CPU s", "peak MiB"])
         for title, files in (("nothing", []), ("first", names), ("again", names)):
             cost = cost_of(["python", "-c", HASH, *files], Path(folder))

@@ -46,7 +46,7 @@ def main() -> None:
             reports = (Path(folder) / "results" / f"report.{kind}" for kind in ("html", "md"))
             sizes = [report.stat().st_size for report in reports]
         figures = [f"{cost.cpu:.1f}", f"{cost.cpu / runs:.2f}", f"{cost.peak:,.0f}"]
-        print_row([runs, *figures, *(f"{size / 1e6:.1f}" for size in sizes)])
+        print_row([runs, *figures, *(f"{size / 1e6:.2f}" for size in sizes)])
 
 
 def write_tree(root: Path, count: int, models: int, rows: int) -> int:

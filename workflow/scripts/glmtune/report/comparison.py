@@ -164,13 +164,14 @@ def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> Table:
     """Differences of entries and their references, row minus column; each pair appears once."""
     references = report.references_of(entries)
     columns = entries[:-1] if len(references) == len(entries) else references
-    first = references[0] is entries[0]  # has no earlier one to be compared with
+    # The first reference has no earlier one to be compared with.
+    shown = entries[1:] if references[0] is entries[0] else entries
     rows = [
         Row(
             [entry.label, *(_difference_cell(report, entry.key, o.key) for o in columns)],
             *entry.key,
         )
-        for entry in entries[first:]
+        for entry in shown
     ]
     model = entries[0].first.model
     caption = Words(f"{model}: differences between its methods", f"{model}：各方法之间的差异")

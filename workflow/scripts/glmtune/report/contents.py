@@ -212,7 +212,7 @@ class Report:
         return not is_random and (self.parameters_of(model) or 0) >= FULL_SIZE
 
     @functools.cached_property
-    def compared_groups(self) -> list[Sequence[MethodEntry]]:
+    def _compared_groups(self) -> list[Sequence[MethodEntry]]:
         """The entries of each model, and of each method that several models have."""
         return [*self._entries_by_model.values(), *self.entries_by_method.values()]
 
@@ -231,8 +231,8 @@ class Report:
     @functools.cached_property
     def untested(self) -> int:
         """How many differences are left out because a group has more than MOST_PAIRED entries."""
-        pairs = sum(math.comb(len(entries), 2) for entries in self.compared_groups)
-        tested = sum(len(pairs_of(e, self.references_of(e))) for e in self.compared_groups)
+        pairs = sum(math.comb(len(entries), 2) for entries in self._compared_groups)
+        tested = sum(len(pairs_of(e, self.references_of(e))) for e in self._compared_groups)
         return (pairs - tested) * len({comparison.score for comparison in self.differences})
 
     @functools.cached_property
@@ -250,7 +250,7 @@ class Report:
         place = {entry.key: index for index, entry in enumerate(self.entries)}
         chosen = {
             (ours.key, theirs.key)
-            for entries in self.compared_groups
+            for entries in self._compared_groups
             for ours, theirs in pairs_of(entries, self.references_of(entries))
         }
         in_order = sorted(chosen, key=lambda pair: (place[pair[1]], place[pair[0]]))

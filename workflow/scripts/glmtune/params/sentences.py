@@ -65,7 +65,7 @@ def _order(error: Any) -> tuple[bool, list[str], bool, str]:
 
 def _path(error: Any, values: Mapping[str, Any]) -> list[int | str]:
     """Where params.yaml has it, e.g. ["methods", "lora", "rank"]; the section of a key."""
-    path = list(error["loc"])
+    path = [part for part in error["loc"] if not str(part).startswith("<")]  # no tags of a union
     if path[0] in ALTERNATIVES:
         del path[ALTERNATIVES[path[0]] : ALTERNATIVES[path[0]] + 1]
     if error["type"] == "union_tag_invalid" and _names_a_method(path, values):

@@ -150,6 +150,7 @@ def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOut
         pad_token_id=task.data["pad_token_id"],
         work=resume_dir,
         dtype=task.device.dtype,
+        rates=task.method.rates(task.settings),
     )
 
 

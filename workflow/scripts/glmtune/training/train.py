@@ -71,11 +71,13 @@ def train(
     work: Path,
     dtype: str = "float32",
     adam_beta2: float = 0.999,
+    rates: Mapping[str, float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
     """Train the parameters of `model` that require gradients; resume from `work` if possible.
 
-    Computes in `dtype`; the trained weights and the optimizer stay in float32.
+    Computes in `dtype`; the trained weights and the optimizer stay in float32. `rates` has factors
+    of the learning rate, by a part of the names of the weights that they are for.
     """
     before = abs_sums(model)
     trainer = ResumableTrainer(
@@ -85,6 +87,7 @@ def train(
         data_collator=Collator(pad_token_id),
         callbacks=[StopOnBadLoss(), *callbacks],
     )
+    trainer.rates = rates or {}
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressWithLoss())
     if dev is not None and settings.eval_steps:

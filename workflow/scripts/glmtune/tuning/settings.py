@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from glmtune.training.settings import TrainingSettings
 
@@ -32,12 +32,16 @@ class PrefixSettings(TuningSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings(TuningSettings):
-    """LoRA; the default targets are `methods.lora.target_modules` of params.yaml."""
+    """LoRA and its variants; those whose keys params.yaml leaves out are off."""
 
     rank: int
     alpha: float
     dropout: float
-    target_modules: list[str]
+    target_modules: list[str] | Literal["all-linear"]
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["default", "pissa", "olora"] = "default"
+    lora_plus_ratio: float = 1
 
 
 # By method, as in `METHODS` of registry.py; `none` trains nothing.

@@ -24,10 +24,9 @@ from glmtune.families.vocabulary import read_vocabulary
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.modeling.chatglm2 import ROTARY_BASE
 
-# The quantized types that the package can write, beside those of `--dtype`; each stores rows in
-# blocks of 32 numbers.
+# The quantized types that the package can write: bits of a weight, in blocks of 32 with a scale
+# (_0), and a smallest value (_1).
 QUANTIZED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-BLOCK = 32
 # Parts of names of tensors, official -> GGUF's.
 RENAMED = {
     "transformer.output_layer.": "output.",
@@ -58,7 +57,7 @@ def write_gguf(
 ) -> None:
     """Write `model`, without adapter or prefix, into `file`.
 
-    `kind` is a type of `--dtype` or of QUANTIZED, for the matrices; vectors stay in float32.
+    `kind`, of the matrices, is float32, float16, bfloat16 or of QUANTIZED; vectors are in float32.
     `vocabulary` is the file that `tokenizer` was read from. Holds one converted tensor at a time.
     """
     import gguf
@@ -125,7 +124,7 @@ def _add_sizes(writer: Any, config: Any) -> None:
 def _add_sentencepiece(
     writer: Any, tokenizer: Tokenizer, processor: SentencePieceProcessor, rows: int
 ) -> None:
-    """The pieces with their scores; of equal neighbours, llama.cpp joins the best score first."""
+    """The pieces with their scores: llama.cpp joins the neighbours of the best score first."""
     from gguf import TokenType
 
     kinds = {

@@ -6,7 +6,7 @@ One class per method, because a settings file has the keys of training and metho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from glmtune.training.settings import TrainingSettings
@@ -50,6 +50,12 @@ SETTINGS: dict[str, type[TuningSettings]] = {
     "lora": AdapterSettings,
     "full": TuningSettings,
 }
+
+
+def without_defaults(settings: TuningSettings) -> dict[str, Any]:
+    """The keys and values of a settings file that leaves out each optional key at its default."""
+    values = ((field, getattr(settings, field.name)) for field in fields(settings))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def settings_class(values: Mapping[str, Any]) -> type[TuningSettings]:

@@ -59,8 +59,7 @@ rule fetch_dataset:
         **RUN.user_files,
         code=RUN.code("fetch_dataset"),
     output:
-        train="data/dataset/train.jsonl",
-        dev="data/dataset/dev.jsonl",
+        **RUN.each_split("data/dataset/{split}.jsonl"),
         card="data/dataset/card.json",
         left_out="data/dataset/left_out.jsonl",
         manifest="data/dataset/manifest.json",
@@ -69,7 +68,8 @@ rule fetch_dataset:
     benchmark:
         "benchmarks/fetch_dataset.tsv"
     params:
-        flags=lambda w: PARAMS.dataset_flags(),  # Snakemake expands {…} in a plain text
+        # Snakemake expands {…} in a plain text.
+        flags=lambda w: PARAMS.dataset_flags(RUN.user_files),
         contents=RUN.user_data,
         out_dir=subpath(output.manifest, parent=True),
     message:
@@ -77,8 +77,7 @@ rule fetch_dataset:
     shell:
         "python workflow/scripts/fetch_dataset.py"
         " {params.flags}"
-        + "".join(f" --{name} {{input.{name}:q}}" for name in RUN.user_files)
-        + " --out-dir {params.out_dir}"
+        " --out-dir {params.out_dir}"
         " 2>&1 | tee {log}"
 
 
@@ -115,8 +114,7 @@ rule tokenize_dataset:
         data=rules.fetch_dataset.output.manifest,
         model=rules.prepare_model.output.manifest,
     output:
-        train="data/tokenized/{model}/train.safetensors",
-        dev="data/tokenized/{model}/dev.safetensors",
+        **RUN.each_split("data/tokenized/{{model}}/{split}.safetensors"),
         manifest="data/tokenized/{model}/manifest.json",
     log:
         "logs/tokenize_dataset/{model}.log",
@@ -215,7 +213,7 @@ rule generate_predictions:
         method=lambda w: PARAMS.tuning_method(w.method),
         checkpoint=rules.finetune_model.output.checkpoint,
         settings=lambda w: RUN.settings(PARAMS.generation_settings(w.model)),
-        examples=lambda w: RUN.settings(PARAMS.file.examples),
+        examples=lambda w: RUN.settings(PARAMS.examples),
     message:
         "Generate with {wildcards.model}, {wildcards.method}: dev rows, examples, general questions."
     shell:

@@ -21,6 +21,19 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--mute-audio",
 )
+CUT_LABELS = """[...document.querySelectorAll('.panel > svg')].flatMap(svg => {
+  const panel = svg.getBoundingClientRect();
+  const labels = [...svg.querySelectorAll('text')]
+    .map(e => [e.textContent, e.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0);
+  const isCut = ([, box]) => box.left < panel.left - 1 || box.right > panel.right + 1
+    || box.top < panel.top - 1 || box.bottom > panel.bottom + 1;
+  const meet = ([, a], [, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+  const pairs = labels.flatMap((one, i) => labels.slice(i + 1).filter(other => meet(one, other))
+    .map(other => [one[0], other[0]]));
+  return [...labels.filter(isCut).map(([label]) => [label]), ...pairs];
+})"""
 
 
 class Chromium:
@@ -67,8 +80,16 @@ class Chromium:
         """A command to the page."""
         return self._send(method, self._session, **parameters)
 
-    def open(self, url: str, *, width: int = 1440, height: int = 900, dark: bool = False) -> None:
-        """Go to a page that is as wide, in dark or light."""
+    def open(
+        self,
+        url: str,
+        *,
+        width: int = 1440,
+        height: int = 900,
+        dark: bool = False,
+        media: str = "",
+    ) -> None:
+        """Go to a page that is as wide, in dark or light; media "print": as on paper."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -77,7 +98,7 @@ class Chromium:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Emulation.setEmulatedMedia", features=[scheme], media=media)
         self.send("Page.navigate", url=url)
         self.until("document.readyState === 'complete'")
 
@@ -86,6 +107,18 @@ class Chromium:
         done = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
+
+    def texts(self, selector: str) -> list[str]:
+        """What is read in each element."""
+        found: list[str] = self.run(
+            f"[...document.querySelectorAll({selector!r})].map(e => e.innerText.trim())"
+        )
+        return found
+
+    def cut_labels(self) -> list[list[str]]:
+        """Labels of charts that leave their panel, and pairs of labels that cover each other."""
+        found: list[list[str]] = self.run(CUT_LABELS)
+        return found
 
     def until(self, code: str) -> None:
         """Wait until an expression is true."""

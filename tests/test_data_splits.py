@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from test_data import GOOD, LINES, ROWS, save
 
+from glmtune.data.held_out import hold_out
 from glmtune.data.leakage import count_repeated
-from glmtune.data.origins import from_files
+from glmtune.data.mixtures import Mixture, Part
+from glmtune.data.origins import Opener, Request, from_parts
 from glmtune.data.reading import ReadOptions, check_file
 from glmtune.data.splits import DataSet, Subset, write_dataset
 from glmtune.errors import DataError
@@ -73,7 +76,7 @@ def test_rows_marked_as_unsuitable_are_left_out_and_counted(
 def test_one_file_with_a_split_column_becomes_two_splits(tmp_path: Path) -> None:
     rows = [{**row, "split": split} for row, split in zip(OTHERS, ("train", "test"), strict=False)]
     path = save(tmp_path, json.dumps(rows))
-    origin = from_files(path, path, ReadOptions(), tmp_path / "out")
+    origin = from_parts(Request([path], path), Opener(), tmp_path / "out")
     assert (list(origin.train), list(origin.dev)) == ([OTHERS[0]], [OTHERS[1]])
 
 
@@ -116,7 +119,8 @@ def test_skipped_rows_are_counted_and_the_first_lines_named(tmp_path: Path) -> N
         "split": "train",
         "line": 2,
         "reason": 'no \'summary\' (keys found: content); expected {"content": text, "summary": '
-        "text}; add it, or name your columns with --prompt-column and --response-column",
+        "text}; add it, or name your columns with --prompt-column and --response-column "
+        "(params.yaml: dataset.prompt_column and response_column)",
     }
 
 
@@ -292,3 +296,147 @@ def test_at_most_twenty_attributes_are_listed_most_frequent_first(tmp_path: Path
 
 def test_repeats_are_the_rows_after_the_first() -> None:
     assert count_repeated([7, 8, 7, 7, 9]) == 2
+
+
+# --- mixtures ------------------------------------------------------------------------------------
+
+GENERAL = [{"content": f"常识{i}", "summary": f"常{i}"} for i in range(6)]
+
+
+def mixed(share: float, parts: list[dict] = GENERAL) -> Mixture:
+    return Mixture([Part(parts, share, {"kind": "general"}), Part(OTHERS)])
+
+
+def general_in(rows: list[dict]) -> Counter[str]:
+    return Counter(row["content"] for row in rows if row in GENERAL)
+
+
+def test_a_share_is_of_the_whole_and_displaces_no_own_row(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path, mixed(0.2), ROWS, {}, subset=Subset(seed=1))
+    rows = read_jsonl(tmp_path / "train.jsonl")
+    assert rows[:40] == OTHERS
+    assert len(rows) == made.manifest["train"]["rows"] == 50
+    assert sum(general_in(rows).values()) == 10
+    assert made.manifest["train"]["parts"] == [
+        {"rows": 40, "chosen_from": {"rows": 40, "seed": 1}},
+        {
+            "kind": "general",
+            "share": 0.2,
+            "rows": 10,
+            "chosen_from": {"rows": 6, "seed": 1},
+        },
+    ]
+
+
+def test_a_part_that_is_too_short_is_repeated_evenly(tmp_path: Path) -> None:
+    write_dataset(tmp_path, mixed(0.2), ROWS, {})
+    assert set(general_in(read_jsonl(tmp_path / "train.jsonl")).values()) == {1, 2}
+
+
+def test_a_part_is_drawn_by_the_seed(tmp_path: Path) -> None:
+    drawn = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_dataset(tmp_path / folder, mixed(0.07), ROWS, {}, subset=Subset(seed=seed))
+        drawn.append(general_in(read_jsonl(tmp_path / folder / "train.jsonl")))
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sum(drawn[0].values()) == 3
+
+
+def test_a_limit_of_rows_keeps_the_shares(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path, mixed(0.25), ROWS, {}, subset=Subset(train=20, seed=1))
+    assert [part["rows"] for part in made.manifest["train"]["parts"]] == [15, 5]
+    rows = read_jsonl(tmp_path / "train.jsonl")
+    places = [OTHERS.index(row) for row in rows[:15]]
+    assert places == sorted(set(places)) != list(range(15))
+
+
+def test_a_share_of_nothing_is_the_unmixed_data_set(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a", mixed(0), ROWS, {})
+    write_dataset(tmp_path / "b", OTHERS, ROWS, {})
+    assert sha256_of(tmp_path / "a/train.jsonl") == sha256_of(tmp_path / "b/train.jsonl")
+
+
+def test_leakage_is_found_in_every_part_and_named_by_its_file_and_line(tmp_path: Path) -> None:
+    own = save(tmp_path, "\n".join(json.dumps(row) for row in OTHERS[:4]), "own.json")
+    more = save(tmp_path, "\n\n" + "\n".join(LINES), "more.json")
+    dev = save(tmp_path, f"{GOOD}\n{LINES[1]}\n", "dev.json")
+    train = Mixture([Part(check_file(own)), Part(check_file(more), 0.4)])
+    with pytest.raises(DataError) as caught:
+        write_dataset(tmp_path / "out", train, check_file(dev), {}, max_leakage=0.1)
+    assert str(caught.value).startswith(
+        f"{dev}: line 2: 1 of 2 rows (50%) also appear in {more} (line 2 = line 4)"
+    )
+
+
+def test_dev_rows_in_valid_are_refused_too(tmp_path: Path) -> None:
+    """Else the choice of a step would see the scored rows all the same."""
+    dev = check_file(save(tmp_path, LINES[1], "dev.json"))
+    valid = check_file(save(tmp_path, f"{GOOD}\n{LINES[1]}", "valid.json"))
+    with pytest.raises(DataError, match=r"dev.json: line 1: 1 of 1 rows .* in .*valid.json"):
+        write_dataset(tmp_path / "out", OTHERS, dev, {}, valid=valid, max_leakage=0.05)
+
+
+def test_rows_skipped_in_a_part_are_counted_there_and_listed_once(tmp_path: Path) -> None:
+    more = check_file(save(tmp_path, f"{GOOD}\n{{}}\n", "more.json"), SKIP)
+    train = Mixture([Part(OTHERS), Part(more, 0.2)])
+    made = write_dataset(tmp_path / "out", train, ROWS, {})
+    _, part = made.manifest["train"]["parts"]
+    assert part["skipped"] == {"rows": 1, "unit": "line", "first": [2]}
+    assert part["rows"] == 10
+    (listed,) = read_jsonl(tmp_path / "out" / "left_out.jsonl")
+    assert (listed["file"], listed["line"]) == ("more.json", 2)
+
+
+# --- held-out rows -------------------------------------------------------------------------------
+
+
+def held_out(rows: list[dict], seed: int = 1, **shares: float) -> dict[str, list[dict]]:
+    sides = hold_out([rows[:25], rows[25:]], shares, seed)
+    return {name: [row for side in each for row in side] for name, each in sides.items()}
+
+
+def test_a_share_of_the_rows_is_held_out_and_no_row_is_lost() -> None:
+    sides = held_out(OTHERS, dev=0.25, valid=0.1)
+    assert {name: len(rows) for name, rows in sides.items()} == {"dev": 10, "valid": 4, "train": 26}
+    assert sorted(row["content"] for rows in sides.values() for row in rows) == sorted(
+        row["content"] for row in OTHERS
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_all_rows_of_one_prompt_are_on_one_side_however_it_is_written(seed: int) -> None:
+    rows = [
+        {"content": prompt.format(i), "summary": f"答{i}"}
+        for i in range(20)
+        for prompt in ("问，{}", "问,{}", " 问，{}\u200b")
+    ]
+    sides = held_out(rows, seed, dev=0.3)
+    assert len(sides["dev"]) == 18
+    numbers = {name: {row["summary"] for row in each} for name, each in sides.items()}
+    assert not numbers["dev"] & numbers["train"]
+
+
+def test_the_turns_before_a_prompt_belong_to_it() -> None:
+    rows = [
+        {"content": "再来", "summary": "a", "history": [{**TURN, "content": f"{i}"}]}
+        for i in range(9)
+    ]
+    assert len(held_out(rows, dev=0.34)["dev"]) == 3
+
+
+def test_the_seed_decides_and_more_rows_move_few_prompts() -> None:
+    first, again, other = (held_out(OTHERS, seed, dev=0.25)["dev"] for seed in (1, 1, 2))
+    assert first == again != other
+    more = [*OTHERS, *({"content": f"新{i}", "summary": "答"} for i in range(4))]
+    assert len([row for row in first if row not in held_out(more, dev=0.25)["dev"]]) <= 2
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_too_few_prompts_for_a_share_are_refused(prompts: int) -> None:
+    rows = [{"content": f"问{i % prompts}", "summary": f"{i}"} for i in range(30)]
+    with pytest.raises(DataError) as caught:
+        held_out(rows, dev=0.1)
+    assert str(caught.value).startswith(
+        f"--dev-share (params.yaml: dataset.dev): found 0.1 of 30 rows with {prompts} different "
+        "prompts; expected a prompt for each side"
+    )

@@ -15,7 +15,7 @@ from glmtune.families.loading import detect_family, load_tokenizer
 from glmtune.families.registry import FAMILIES, get_family
 from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.labels import IGNORED_LABEL
-from glmtune.metrics.normal_form import normal_form
+from glmtune.normal_form import normal_form
 
 TEXTS = [f"类型#裙*颜色#{c}色*风格#{s}" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]
 TEXTS += [f"这条{c}色的裙子，{s}大方。" for c in "红黑白蓝" for s in ("简约", "复古", "清新")]

@@ -12,8 +12,7 @@ from conftest import ROOT, SHARED
 from steps import run_step
 
 from glmtune.data.adgen.fetching import AdgenFiles
-from glmtune.data.origins import from_adgen
-from glmtune.data.reading import ReadOptions
+from glmtune.data.origins import Opener, Request, from_parts
 from glmtune.data.splits import write_dataset
 from glmtune.files import hash_folder, read_json, read_jsonl
 
@@ -102,6 +101,53 @@ def test_train_under_the_name_of_dev_is_refused_unless_it_is_meant(tmp_path: Pat
     assert fetch(*flags, "--out-dir", out).returncode == 2
 
 
+def test_a_mixture_with_held_out_rows_is_written_and_described(tmp_path: Path) -> None:
+    own, general, out = tmp_path / "own.jsonl", tmp_path / "general.csv", tmp_path / "out"
+    lines = [f'{{"q": "问{i % 40}", "a": "答{i}"}}\n' for i in range(80)]
+    own.write_text("".join(lines), encoding="utf-8")
+    general.write_text("question,answer\n法国的首都？,巴黎。\n", encoding="utf-8")
+    flags = ("--dev-share", "0.1", "--valid-share", "0.05", "--seed", "3", "--out-dir", out)
+    named = ("--prompt-column", "q", "--response-column", "a")
+    parts = ("--mix", general, "--share", "0.1", "--mix", "general", "--share", "0.05")
+    done = fetch("--train", own, *named, *parts, *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: 80 train rows, 8 dev rows, 4 valid rows" in done.stdout
+    assert "train: mixed in 8 rows, a share of 0.1, of 1, each 8.0 times on average" in done.stdout
+    assert "train: mixed in 4 rows, a share of 0.05, of " in done.stdout
+    manifest = read_json(out / "manifest.json")
+    columns = {"prompt": "q", "response": "a"}
+    assert manifest["source"] == {
+        "kind": "files",
+        "format": "adgen",
+        "columns": columns,
+        "held_out": {"dev": 0.1, "valid": 0.05, "seed": 3},
+    }
+    assert [part["kind"] for part in manifest["train"]["parts"]] == ["files", "files", "general"]
+    assert [part["rows"] for part in manifest["train"]["parts"]] == [68, 8, 4]
+    assert str(tmp_path) not in (out / "manifest.json").read_text(encoding="utf-8")
+    rows = {split: read_jsonl(out / f"{split}.jsonl") for split in ("train", "dev", "valid")}
+    prompts = {split: {row["content"] for row in each} for split, each in rows.items()}
+    assert not prompts["dev"] & (prompts["train"] | prompts["valid"])
+    assert set(read_json(out / "card.json")["splits"]) == set(rows)
+    done = fetch("--train", own, "--dev", own, *named, "--out-dir", out)
+    assert done.returncode == 0, done.stderr
+    assert not (out / "valid.jsonl").exists()
+
+
+def test_the_project_s_own_data_can_be_a_part(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text(ROW, encoding="utf-8")
+    sizes = ("--train-rows", "30", "--dev-rows", "10", "--seed", "7", "--out-dir", tmp_path / "a")
+    done = fetch(
+        "--train", own, "--train", "sample", "--dev", "sample", *sizes, "--out-dir", tmp_path / "a"
+    )
+    assert done.returncode == 0, done.stderr
+    fetch_sample(tmp_path / "b")
+    mixed, alone = (read_jsonl(tmp_path / each / "train.jsonl") for each in "ab")
+    assert mixed[1:] == alone
+    assert read_json(tmp_path / "a/manifest.json")["source"]["dev"] == {"kind": "sample", "seed": 7}
+
+
 def test_bad_rows_are_skipped_and_a_subset_is_drawn_on_request(tmp_path: Path) -> None:
     train, dev, out = tmp_path / "train.json", tmp_path / "dev.json", tmp_path / "out"
     rows = [f'{{"content": "q{i}", "summary": "a{i}"}}\n' for i in range(9)]
@@ -131,7 +177,8 @@ def test_adgen_is_taken_from_where_the_user_says_and_its_licence_is_told(
         return AdgenFiles(files["train"], files["dev"], {"kind": "adgen"})
 
     monkeypatch.setattr("glmtune.data.adgen.fetching.fetch_adgen", fetch_adgen)
-    origin = from_adgen(tmp_path / "kept", ["my.tar.gz"], ReadOptions())
+    opener = Opener(adgen_folder=tmp_path / "kept", adgen_sources=["my.tar.gz"])
+    origin = from_parts(Request(["adgen"], "adgen"), opener, tmp_path / "out")
     assert asked == [(tmp_path / "kept", ["my.tar.gz"])]
     dataset = write_dataset(
         tmp_path / "out", origin.train, origin.dev, origin.source, licence=origin.licence
@@ -192,6 +239,17 @@ def test_a_users_own_file_is_never_overwritten(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--train", "a.json"], "name both --train FILE and --dev FILE"),
+        (["--train", "sample", "--dev", "sample", "--seed", "1"], "--sample takes --train-rows"),
+        (["--train", "a", "--dev", "b", "--dev-share", "0.1"], "expected one of the two"),
+        (["--train", "a", "--dev-share", "0.1"], "--dev-share and --valid-share need --seed"),
+        (["--train", "a", "--dev-share", "1", "--seed", "1"], "expected a share between 0 and 1"),
+        (["--mix", "a", "--share", "0.1", "--dev", "b"], "name both --train FILE and --dev FILE"),
+        (["--train", "a", "--dev", "b", "--mix", "c"], "expected one --share for each --mix"),
+        (
+            ["--train", "a", "--dev", "b", *["--mix", "c", "--share", "0.5"] * 2],
+            "expected shares from 0, together less than 1",
+        ),
+        (["--train", "a", "--dev", "b", "--mix", "c", "--share", "0.5"], "--mix, --dev-share and"),
         (["--sample", "--seed", "1"], "--sample takes --train-rows, --dev-rows and --seed"),
         (["--sample", "--train", "a", "--train-rows", "1", "--dev-rows", "1"], "--sample takes"),
         (

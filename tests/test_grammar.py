@@ -13,7 +13,8 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from glmtune.synthetic import general_qa, grammar
+from glmtune.normal_form import normal_form
+from glmtune.synthetic import general_part, general_qa, grammar
 
 DEV_SEED, TRAIN_ROWS, DEV_ROWS = 42, 3000, 200
 
@@ -172,3 +173,25 @@ def test_general_answers_are_right() -> None:
     assert answers["三加五等于几？"] == "等于八。"
     assert answers["法国的首都是哪里？"] == "巴黎。"
     assert answers["“大”的反义词是什么？"] == "小。"
+
+
+def _bare(text: str) -> str:
+    """A text as the probe compares it: normalised, without its last mark."""
+    return normal_form(text).rstrip("。.!?").casefold()
+
+
+def test_the_part_to_mix_in_shares_no_question_and_no_answer_with_the_probe() -> None:
+    """Else a mixture would teach the probe's answers, and the probe would prove nothing."""
+    part, probe = general_part.general_rows(), general_qa.probe_rows()
+    for key in ("content", "summary"):
+        assert not {_bare(row[key]) for row in part} & {_bare(row[key]) for row in probe}
+
+
+def test_the_part_to_mix_in_is_of_every_kind_and_known_from_pretraining() -> None:
+    """Miniatures that were taught new facts by a mixture forgot more."""
+    answers = {row["content"]: row["summary"] for row in general_part.general_rows()}
+    learned = {row["content"]: row["summary"] for row in general_qa.training_rows()}
+    assert answers.items() < learned.items()
+    assert len(answers) >= 60
+    for kind in ("加", "首都", "颜色", "反义词", "英语", "一周"):
+        assert any(kind in question for question in answers)

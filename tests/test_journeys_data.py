@@ -129,6 +129,67 @@ def test_a_run_on_conversations_with_tools(tmp_path: Path) -> None:
     assert "tools" in output
 
 
+def test_an_experiment_with_another_share_mixes_the_data_again(workspace: Workspace) -> None:
+    parts = [{"path": "sample"}, {"path": "general", "share": 0.2}]
+    workspace.edit("dataset", {"train": parts, "dev": "sample"})
+    unmixed = read(workspace, "data/dataset/train.jsonl")
+    jobs = workspace.snakemake("results/report.md")
+    assert {"fetch_dataset", f"finetune_model {MODEL} lora"} <= jobs
+    assert f"prepare_model {MODEL}" not in jobs
+    assert read(workspace, "data/dataset/train.jsonl")[: len(unmixed)] == unmixed
+    workspace.commit("a mixture")
+    assert workspace.snakemake_of("dvc", "exp", "run", "-S", "dataset.train.1.share=0.4") == jobs
+    train = read(workspace, "data/dataset/manifest.json")["train"]
+    own, general = (part["rows"] for part in train["parts"])
+    assert (own, train["rows"]) == (len(unmixed), own + general)
+    assert general / train["rows"] == pytest.approx(0.4, abs=0.01)
+    steps = read(workspace, f"results/training/{MODEL}/lora.json")["steps"]
+    assert steps == workspace.params()["training"]["max_steps"]
+    assert "0.4" in workspace.run("dvc", "params", "diff")
+    text = read(workspace, "results/report.md")
+    assert f"training rows (40\N{NO-BREAK SPACE}%) were mixed in: general ({general})" in text
+    assert workspace.would_run() == set()
+
+
+def test_one_file_is_enough(tmp_path: Path) -> None:
+    """Dev and valid rows are held out of it, and the report shows some of the former."""
+    workspace = new_workspace(tmp_path / "project", in_git=False)
+    for method in ("ptuning", "full"):
+        workspace.edit(f"methods.{method}", ...)
+    workspace.edit("training.eval_steps", 2)
+    workspace.edit("training.keep_best", True)
+    lines = [
+        {"content": f"{c}色的{k}{ask}", "summary": f"一件{c}色的{k}。"}
+        for c in COLOURS
+        for k in ("裙子", "上衣", "外套")
+        for ask in ("？", "?")
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (workspace.path / "mine.jsonl").write_text(text, encoding="utf-8")
+    workspace.edit("dataset", {"train": "mine.jsonl", "dev": 0.25, "valid": 0.125})
+    workspace.run("snakemake", "--cores", "2")
+    manifest = read(workspace, "data/dataset/manifest.json")
+    assert [manifest[split]["rows"] for split in ("train", "dev", "valid")] == [30, 12, 6]
+    prompts = {
+        split: {
+            row["content"].replace("？", "?")
+            for row in read(workspace, f"data/dataset/{split}.jsonl")
+        }
+        for split in ("train", "dev", "valid")
+    }
+    assert sum(map(len, prompts.values())) == 24
+    curve = read(workspace, f"results/curves/{MODEL}/lora.csv")
+    assert curve.startswith("step,loss,learning_rate,valid_loss\n")
+    report = read(workspace, "results/report.md")
+    assert "5 dev rows, spread over the length of references and over scores" in report
+    assert "类型#" not in report.split("## General")[0]
+    assert "chosen on 6 valid rows, which are not scored" in report
+    workspace.edit("dataset", {"train": "mine.jsonl", "dev": 0.25})
+    workspace.run("snakemake", "--cores", "2")
+    assert not list(workspace.path.glob("data/**/valid*"))
+    assert "The choice of the step saw the scored rows" in read(workspace, "results/report.md")
+
+
 def test_several_seeds_are_one_row_with_their_spread(workspace: Workspace) -> None:
     before = workspace.trainings()
     alone = read(workspace, "results/metrics.json")[MODEL]

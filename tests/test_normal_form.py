@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from glmtune.families.conversation import TRAINING_TIME
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.registry import FAMILIES
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.probe import judge, overlap, style_of
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.summary import score_predictions
+from glmtune.normal_form import normal_form
 from glmtune.synthetic import grammar
 
 WIDE = "，！？：；（）％．～"

@@ -244,11 +244,42 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "miniature: literal_share + general_share: found 1.05; expected at most 1",
         ),
         ("dataset", {"train": "a.json"}, "dataset: missing key 'dev'"),
+        ("examples", "all", 'examples: found "all"; expected one of "auto"'),
+        ("examples", [3], "examples.0: found 3; expected a string"),
+        ("dataset", {"train": 3, "dev": "a"}, "dataset.train: found 3; expected a string"),
+        ("dataset", {"train": "a", "dev": 1}, "dataset.dev: found 1; expected less than 1"),
+        ("dataset", {"train": "a", "dev": 0}, "dataset.dev: found 0; expected more than 0"),
+        (
+            "dataset",
+            {"train": [{"path": "a"}, {"path": "b", "share": 1.5}], "dev": "c"},
+            "dataset.train.1.share: found 1.5; expected less than 1",
+        ),
+        (
+            "dataset",
+            {"train": [{"path": "a", "shares": 0.1}], "dev": "c"},
+            "dataset.train.0: unknown key 'shares'; known keys: path, share. Did you mean 'share'?",
+        ),
+        (
+            "dataset",
+            {"train": [{"path": "a", "share": 0.1}], "dev": "c"},
+            "dataset.train: found a share for every part; expected one part without a share, "
+            "all of whose rows are used; remove the share of your own data",
+        ),
+        (
+            "dataset",
+            {"train": [{"path": "a"}, *[{"path": "b", "share": 0.5}] * 2], "dev": "c"},
+            "dataset.train: found shares that add up to 1; expected less than 1",
+        ),
+        (
+            "dataset",
+            {"train": "a", "dev": 0.5, "valid": 0.75},
+            "dataset: found shares that add up to 1.25; expected less than 1",
+        ),
         (
             "dataset",
             {"train": "a.json", "dev": "b.json", "columns": "x"},
             "dataset: unknown key 'columns'; known keys: dev, format, history_column, "
-            "prompt_column, response_column, train. Did you mean 'prompt_column'?",
+            "prompt_column, response_column, train, valid. Did you mean 'prompt_column'?",
         ),
         (
             "models.Mine",
@@ -461,7 +492,7 @@ def test_the_miniature_s_keys_decide_no_model_of_another_source(values: dict[str
 
 def test_the_sample_is_described_by_its_size_and_seed(values: dict[str, Any]) -> None:
     sample = Params.of(values | {"seed": 7, "sample": {"train_rows": 5, "dev_rows": 2}})
-    assert sample.dataset_flags().startswith("--sample --train-rows 5 --dev-rows 2 --seed 7 --on")
+    assert sample.dataset_flags({}).startswith("--sample --train-rows 5 --dev-rows 2 --seed 7 --on")
     assert sample.dataset_files() == {}
 
 
@@ -470,13 +501,14 @@ def test_own_data_is_described_by_its_files_and_columns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own = Params.of(values | {"dataset": {"train": "a", "dev": "b c", "prompt_column": "my q"}})
-    assert own.dataset_flags() == (
-        "--seed 42 --prompt-column 'my q' --no-tools --on-bad-rows error --max-leakage 0.05"
+    assert own.dataset_flags({"train": "links/train", "dev": "links/dev"}) == (
+        "--train links/train --dev links/dev --seed 42 --prompt-column 'my q' "
+        "--no-tools --on-bad-rows error --max-leakage 0.05"
     )
     only_chatglm3 = Params.of(
         own.values | {"models": {"chatglm3-6b-base": {"source": "miniature"}}}
     )
-    assert "--no-tools" not in only_chatglm3.dataset_flags()
+    assert "--no-tools" not in only_chatglm3.dataset_flags({"train": "a", "dev": "b"})
     (tmp_path / "a").touch()
     with pytest.raises(ParamsError) as caught:
         own.dataset_files()
@@ -488,15 +520,57 @@ def test_own_data_is_described_by_its_files_and_columns(
     assert own.dataset_files() == {"train": tmp_path / "a", "dev": tmp_path / "b c"}
 
 
+def test_parts_and_held_out_shares_are_described_by_their_flags(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = [{"path": "sample"}, {"path": "b c"}, {"path": "general", "share": 0.25}]
+    mixed = Params.of(values | {"dataset": {"train": parts, "dev": 0.1, "valid": "v"}})
+    for name in ("b c", "v"):
+        (tmp_path / name).touch()
+    assert mixed.dataset_files() == {"train_1": tmp_path / "b c", "valid": tmp_path / "v"}
+    sizes = values["sample"]
+    assert mixed.dataset_flags({"train_1": "links/1", "valid": "links/v"}).startswith(
+        "--train sample --train links/1 --mix general --share 0.25 --dev-share 0.1 "
+        "--valid links/v --seed 42 --no-tools "
+        f"--train-rows {sizes['train_rows']} --dev-rows {sizes['dev_rows']} --on-bad-rows error"
+    )
+    assert mixed.splits == ["train", "dev", "valid"]
+    (tmp_path / "b c").unlink()
+    with pytest.raises(ParamsError, match="^params.yaml: dataset.train.1.path: no such file 'b"):
+        mixed.dataset_files()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "first"),
+    [
+        ("sample", "类型#裙*风格#简约"),
+        ("adgen", "类型#上衣*材质#牛仔布"),
+        ({"train": [{"path": "sample"}, {"path": "general", "share": 0.1}], "dev": 0.1}, "类型#裙"),
+        ({"train": "sample", "dev": "mine.json"}, None),
+        ({"train": "mine.json", "dev": 0.1}, None),
+    ],
+)
+def test_the_example_prompts_suit_the_data_set(
+    values: dict[str, Any], dataset: Any, first: str | None
+) -> None:
+    """For a user's own data there are none: the report shows dev rows."""
+    examples = Params.of(values | {"dataset": dataset, "examples": "auto"}).examples
+    assert bool(examples) == bool(first)
+    assert "".join(examples).startswith(first or "")
+    named = Params.of(values | {"dataset": dataset, "examples": ["我的"]})
+    assert named.examples == ["我的"]
+
+
 def test_a_subset_is_described_by_its_sizes(values: dict[str, Any]) -> None:
     values["data"] = {**values["data"], "max_train_rows": 100, "on_bad_rows": "skip"}
-    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags()
+    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags({})
     assert flags == "--adgen --seed 42 --on-bad-rows skip --max-train-rows 100 --max-leakage 0.05"
 
 
 def test_places_of_adgen_are_tried_in_the_order_given(values: dict[str, Any]) -> None:
     values["data"] = {**values["data"], "adgen_sources": ["https://a.example/x", "my file.tgz"]}
-    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags()
+    flags = Params.of(values | {"dataset": "adgen"}).dataset_flags({})
     assert flags.startswith(
         "--adgen --adgen-source https://a.example/x --adgen-source 'my file.tgz' --seed 42"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,28 +44,39 @@ def assert_nothing_to_do(clone: Workspace) -> None:
     assert clone.would_run() == ONLY_PTUNING
 
 
-def kill_in_the_middle(workspace: Workspace, command: str, target: Path) -> None:
+def kill_in_the_middle(
+    workspace: Workspace, command: str, files: Callable[[], set[str]], **environment: str
+) -> None:
     """Run `dvc push` or `dvc pull` one file at a time, and kill it once a file has arrived."""
-    there_before = set(target.rglob("*"))
+    there_before = files()
     run = subprocess.Popen(
         ["dvc", command, "-q", "--jobs", "1"],
         cwd=workspace.path,
-        env=user_environment(),
+        env=user_environment() | environment,
         start_new_session=True,
     )
-    wait_for(lambda: any(p.is_file() for p in set(target.rglob("*")) - there_before))
+    wait_for(lambda: bool(files() - there_before))
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def keys_in(bucket: str) -> set[str]:
+    with urllib.request.urlopen(f"{bucket}?list-type=2", timeout=10) as answer:
+        return set(re.findall(r"<Key>(.*?)</Key>", answer.read().decode()))
 
 
 def test_a_killed_push_and_a_killed_pull_go_on(workspace: Workspace, tmp_path: Path) -> None:
     remote = tmp_path / "remote"
     workspace.run("dvc", "remote", "add", "-q", "-d", "store", str(remote))
-    kill_in_the_middle(workspace, "push", remote)
+    kill_in_the_middle(workspace, "push", lambda: files_in(remote))
     workspace.run("dvc", "push", "-q")
     assert "new" not in workspace.run("dvc", "status", "--cloud")
     clone = clone_of(workspace, tmp_path / "clone")
-    kill_in_the_middle(clone, "pull", clone.path / ".dvc" / "cache")
+    kill_in_the_middle(clone, "pull", lambda: files_in(clone.path / ".dvc" / "cache"))
     clone.run("dvc", "pull", "-q")
     assert_nothing_to_do(clone)
 
@@ -99,12 +111,15 @@ def s3(tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
-def test_a_clone_that_pulled_from_s3_has_nothing_to_do(
+def test_a_killed_push_to_s3_and_a_killed_pull_go_on(
     workspace: Workspace, s3: str, tmp_path: Path
 ) -> None:
     workspace.run("dvc", "remote", "add", "-q", "-d", "s3", "s3://bucket/glmtune")
     workspace.run("dvc", "remote", "modify", "s3", "endpointurl", s3)
+    kill_in_the_middle(workspace, "push", lambda: keys_in(f"{s3}/bucket"), **ACCOUNT)
     workspace.run("dvc", "push", "-q", ok=True, **ACCOUNT)
     clone = clone_of(workspace, tmp_path / "clone")
+    cache = clone.path / ".dvc" / "cache"
+    kill_in_the_middle(clone, "pull", lambda: files_in(cache), **ACCOUNT)
     clone.run("dvc", "pull", "-q", ok=True, **ACCOUNT)
     assert_nothing_to_do(clone)

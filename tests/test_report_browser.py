@@ -71,10 +71,6 @@ def browser(opened: Any, page: str) -> Iterator[Any]:
     assert opened.console == []
 
 
-def texts(browser: Any, selector: str) -> list[str]:
-    return browser.run(f"[...document.querySelectorAll({selector!r})].map(e => e.innerText.trim())")
-
-
 def choose(browser: Any, field: str, value: str) -> None:
     """Change a field of the browser of answers as a reader does."""
     browser.run(
@@ -84,16 +80,16 @@ def choose(browser: Any, field: str, value: str) -> None:
 
 
 def test_the_language_is_switched_and_remembered(browser: Any, page: str) -> None:
-    assert texts(browser, "h1") == ["Fine-tuning report"]
-    assert texts(browser, "#order option")[1] == "worst first"
+    assert browser.texts("h1") == ["Fine-tuning report"]
+    assert browser.texts("#order option")[1] == "worst first"
     browser.run("document.getElementById('language').click()")
-    assert texts(browser, "h1") == ["微调报告"]
-    assert texts(browser, "#order option")[1] == "得分最低在前"
-    assert texts(browser, "nav a")[0] == "得分"
+    assert browser.texts("h1") == ["微调报告"]
+    assert browser.texts("#order option")[1] == "得分最低在前"
+    assert browser.texts("nav a")[0] == "得分"
     browser.open(page)
     browser.until(READY)
     assert browser.run("document.documentElement.lang") == "zh"
-    assert "第 1 行" in texts(browser, "#rows h3")
+    assert "第 1 行" in browser.texts("#rows h3")
 
 
 def test_a_page_that_may_not_remember_works(browser: Any, page: str) -> None:
@@ -139,33 +135,33 @@ def test_a_method_is_hidden_everywhere(browser: Any) -> None:
     assert browser.run(visible) > 20
     browser.run("document.querySelector('[data-hides=method][value=ptuning]').click()")
     assert browser.run(visible) == 0
-    names = texts(browser, "#rows > li:first-child dt")
+    names = browser.texts("#rows > li:first-child dt")
     assert len(names) == 1 + len(MODELS) * (len(METHODS) - 1)
 
 
 def test_answers_are_found_by_text_and_score(browser: Any) -> None:
-    assert texts(browser, "#found") == ["42 rows, 10 shown"]
+    assert browser.texts("#found") == ["42 rows, 10 shown"]
     choose(browser, "search", "短裙")
-    assert texts(browser, "#rows h3") == ["Row 8"]
+    assert browser.texts("#rows h3") == ["Row 8"]
     choose(browser, "search", "")
     choose(browser, "least", "67")
-    assert texts(browser, "#found")[0].startswith("0 rows")
+    assert browser.texts("#found")[0].startswith("0 rows")
     choose(browser, "run", "2")  # lora, which scores 20 more
-    assert texts(browser, "#rows h3")[0] == "Row 6"
+    assert browser.texts("#rows h3")[0] == "Row 6"
     browser.run("document.querySelector('#browser form').reset()")
 
 
 def test_the_worst_best_and_most_improved_come_first(browser: Any) -> None:
     # Row r of the data scores r % 3 + 10 * (r % 7) more than its method's base.
     choose(browser, "order", "best")
-    assert texts(browser, "#rows h3")[0] == "Row 21"
+    assert browser.texts("#rows h3")[0] == "Row 21"
     choose(browser, "order", "worst")
-    assert texts(browser, "#rows h3")[0] == "Row 1"
+    assert browser.texts("#rows h3")[0] == "Row 1"
     choose(browser, "run", "4")  # ptuning of chatglm2-6b, improved in one row
     choose(browser, "order", "gain")
-    assert texts(browser, "#rows h3")[0] == "Row 13"
+    assert browser.texts("#rows h3")[0] == "Row 13"
     choose(browser, "order", "drop")
-    assert texts(browser, "#rows h3")[0] == "Row 17"
+    assert browser.texts("#rows h3")[0] == "Row 17"
 
 
 def test_differences_are_marked_by_character(browser: Any) -> None:
@@ -182,16 +178,16 @@ def test_differences_are_marked_by_character(browser: Any) -> None:
 
 def test_a_link_to_a_row_shows_it(browser: Any, page: str) -> None:
     choose(browser, "search", "no such text")
-    assert texts(browser, "#rows h3") == []
+    assert browser.texts("#rows h3") == []
     browser.run("location.hash = '#row-40'")
     browser.until("document.querySelector('#rows > li.here')")
-    assert texts(browser, "#rows > li.here h3") == ["Row 40"]
+    assert browser.texts("#rows > li.here h3") == ["Row 40"]
     top = browser.run("document.getElementById('row-40').getBoundingClientRect().top")
     assert -5 < top < 900
     browser.open("about:blank")
     browser.open(f"{page}#row-33")
     browser.until("document.querySelector('#rows > li.here')")
-    assert texts(browser, "#rows > li.here h3") == ["Row 33"]
+    assert browser.texts("#rows > li.here h3") == ["Row 33"]
 
 
 def test_curves_are_enlarged_and_shown_whole_again(browser: Any) -> None:
@@ -232,9 +228,21 @@ def test_the_page_is_as_wide_as_the_window(browser: Any, page: str, width: int, 
     browser.open(page, width=width, dark=dark)
     browser.until(READY)
     assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.cut_labels() == []
     first = "document.querySelector('.runs tbody th')"
     browser.run(f"{first}.closest('.wide').scrollLeft = 400")
     assert browser.run(f"{first}.getBoundingClientRect().left") >= 0
+
+
+def test_nothing_is_cut_on_paper(browser: Any, page: str) -> None:
+    browser.open(page, width=1030, media="print")
+    browser.until(READY)
+    wide = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    assert browser.run(f"{wide}.map(e => e.ariaLabel)") == []
+    # Chromium repeats no head of a table that holds a button's box.
+    boxes = "[...document.querySelectorAll('thead button')].map(e => getComputedStyle(e).display)"
+    assert set(browser.run(boxes)) == {"contents"}
+    assert browser.run("document.querySelector('aside').checkVisibility()") is False
 
 
 def test_texts_of_models_and_data_are_only_text(browser: Any) -> None:
@@ -258,7 +266,7 @@ def test_without_a_script_every_table_is_there(browser: Any, page: str) -> None:
             ".filter(e => e.checkVisibility()).length"
         )
         assert browser.run(visible) > 15
-        assert texts(browser, "noscript")[0].startswith("Searching and comparing needs JavaScript.")
+        assert browser.texts("noscript")[0].startswith("Searching and comparing needs JavaScript.")
         assert browser.run("document.getElementById('browser').checkVisibility()") is False
     finally:
         browser.send("Emulation.setScriptExecutionDisabled", value=False)

@@ -245,7 +245,7 @@ def test_each_seed_has_a_curve_in_the_color_of_its_method(seeded: Path) -> None:
     report = read(seeded, SEEDED)
     assert "chatglm-6b,lora.seed-44,10,2.8" in loss_table(report)
     curves = "".join(panel.body for panel in loss_figure(report).panels)
-    assert curves.count('data-method="lora"') == 3
+    assert curves.count('class="line s1" data-model="chatglm-6b" data-method="lora"') == 3
     assert 's2"' not in curves
 
 

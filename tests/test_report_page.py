@@ -75,6 +75,20 @@ def test_losses_that_are_not_finite_are_left_out_of_the_curves(copy: Path) -> No
     assert 'data-xy="30,2.7"' in body
 
 
+def test_a_dev_loss_of_the_end_alone_is_a_dot_at_the_last_step(copy: Path) -> None:
+    change(copy / "results/training/chatglm-6b/lora.json", dev_loss=None)
+    bodies = [panel.body for panel in loss_figure(read(copy)).panels]
+    assert [body.count('class="line dot ') for body in bodies] == [1, 2]
+    assert 'data-xy="100,2.5" data-name="ptuning (dev)"' in bodies[0]
+    for path in (copy / "results/curves").rglob("*.csv"):
+        path.write_text(
+            "step,loss,learning_rate,dev_loss\n1,3,0,2.8\n2,2,0,2.7\n", encoding="utf-8"
+        )
+    bodies = [panel.body for panel in loss_figure(read(copy)).panels]
+    assert [body.count('class="line dev ') for body in bodies] == [2, 2]
+    assert [body.count('class="line dot ') for body in bodies] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "found"),
     [(0.2, 9.7, [2, 4, 6, 8]), (-63, 2, [-60, -50, -40]), (0.36, 0.48, [0.36, 0.38, 0.4, 0.42])],

@@ -21,7 +21,7 @@ from report_tree import (
 )
 
 from glmtune.families.registry import FAMILIES
-from glmtune.files import read_json, write_jsonl
+from glmtune.files import read_json, read_jsonl, write_jsonl
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.report.data_card import TRAINS_ON_ZH
 from glmtune.report.definitions import DIFFERS_ZH
@@ -53,8 +53,45 @@ def test_one_sentence_names_the_worst_run_and_its_learning_rate(copy: Path) -> N
     assert (
         "**chatglm2-6b forgot most with ptuning (lr 0.02): 0.0% correct instead of 100.0%; "
         "100.0% of its answers imitate the training data.** A lower learning rate, LoRA, or "
-        "mixing general questions and answers into the training data helps." in text
+        "mixing general questions and answers into the training data helps: `dataset.train` takes "
+        "them as a part with a share, as in `presets/mixture.yaml`." in text
     )
+
+
+def test_a_mixture_is_named_with_what_it_took_and_what_was_kept(copy: Path) -> None:
+    path = copy / "data/dataset/manifest.json"
+    parts = [
+        {"kind": "files", "rows": 4500, "chosen_from": {"rows": 4500, "seed": 42}},
+        {"kind": "files", "rows": 1500, "share": 0.25, "chosen_from": {"rows": 60, "seed": 42}},
+    ]
+    change(path, train=read_json(path)["train"] | {"parts": parts})
+    named = [{"path": "more_*.jsonl", "share": 0.25}, {"path": "mine.jsonl"}]
+    params = PARAMS | {"dataset": {"train": named, "dev": 0.1}}
+    markdown = render_markdown(read(copy, params=params))
+    text = section(markdown, FORGOT)
+    assert (
+        "1,500 of the 6,000 training rows (25%) were mixed in: more\\_\\*.jsonl (1,500). The "
+        "steps stay the same, so the user's own rows were seen 25% less often." in text
+    )
+    kept = 100 * (1 - 36 / len(QUESTIONS))
+    assert f"these stay correct: chatglm-6b ptuning {kept:.0f}%, chatglm-6b lora 100%" in text
+    facts = {row[0]: row[1:] for row in table_rows(section(markdown, "Data"), "train | dev")}
+    assert facts["Parts"] == [
+        "mine.jsonl: 4,500 rows; more\\_\\*.jsonl: 1,500 rows, a share of 25%, from 60",
+        "",
+    ]
+
+
+def test_answers_that_were_mixed_in_are_not_the_style_of_training(copy: Path) -> None:
+    """Else a right answer to a general question would count as an imitation."""
+    rows = read_jsonl(copy / "data/dataset/train.jsonl")
+    style = read(copy).style
+    answers = [{"content": "q", "summary": "晚安，好梦，再见。"}] * 3
+    write_jsonl(copy / "data/dataset/train.jsonl", rows + answers)
+    parts = [{"kind": "general", "rows": 3, "share": 0.5, "chosen_from": {"rows": 3, "seed": 1}}]
+    train = {"rows": len(rows) + 3, "sha256": "e" * 64, "parts": parts}
+    change(copy / "data/dataset/manifest.json", train=train)
+    assert read(copy).style == style
 
 
 def test_an_insignificant_drop_is_not_called_forgetting(copy: Path) -> None:
@@ -235,6 +272,24 @@ def test_the_card_is_also_a_separate_file(tree: Path, tmp_path: Path) -> None:
 
 
 # --- losses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_valid", [False, True])
+def test_the_rows_that_chose_the_best_step_are_named(copy: Path, has_valid: bool) -> None:
+    path = copy / "results/training/chatglm-6b/lora.json"
+    training = read_json(path)
+    change(path, settings=training["settings"] | {"keep_best": True}, best_step=20)
+    if has_valid:
+        change(copy / "data/dataset/manifest.json", valid={"rows": 50, "sha256": "a" * 64})
+        card = read_json(copy / "data/dataset/card.json")["splits"]
+        change(copy / "data/dataset/card.json", splits=card | {"valid": card["dev"]})
+    text = section(render_markdown(read(copy)), "Loss curves")
+    assert ("The choice of the step saw the scored rows" in text) is not has_valid
+    assert ("chosen on 50 valid rows, which are not scored" in text) is has_valid
+
+
+def test_without_a_choice_by_loss_no_rows_are_named_for_it(tree: Path) -> None:
+    assert "scored rows" not in section(render_markdown(read(tree)), "Loss curves")
 
 
 @pytest.mark.parametrize(

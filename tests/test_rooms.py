@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "modeling": set(),
     "data": {"families", "synthetic"},
-    "params": {"families", "metrics"},
+    "params": {"families", "metrics", "synthetic"},
     "report": {"metrics"},
     "workspace": {"checkpoints", "params"},
     "checkpoints": {"families", "modeling"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_the_page_says_that_the_best_was_chosen_on_the_scored_rows(sweep: Sweep)
     page = render_page(sections(sweep))
     assert "The best run was chosen on the scored rows" in page
     assert "挑选时用的就是评分数据" in page
+
+
+def test_a_sweep_without_any_difference_says_so(sweep: Sweep) -> None:
+    same = sweep.states[:1] * 2
+    changed = replace(same[0], params={**same[0].params, "lr": 0.5})
+    assert "No score differs." in render_page(sections(Sweep([*same, changed])))
 
 
 def test_runs_on_other_rows_are_not_tested(sweep: Sweep, tmp_path: Path) -> None:

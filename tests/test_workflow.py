@@ -77,6 +77,16 @@ EDITS: dict[str, tuple[str, object, set[str]]] = {
         from_training(*(f"{method}.seed-43" for method in TUNED)),
     ),
     "a subset": ("data.max_train_rows", 32, EVERYTHING - {f"prepare_model {MODEL}"}),
+    "a mixture": (
+        "dataset",
+        {"train": [{"path": "sample"}, {"path": "general", "share": 0.2}], "dev": "sample"},
+        EVERYTHING - {f"prepare_model {MODEL}"},
+    ),
+    "rows that choose the best step": (
+        "dataset",
+        {"train": "sample", "dev": "sample", "valid": 0.1},
+        EVERYTHING - {f"prepare_model {MODEL}"},
+    ),
     "whose scores stand in the table": ("protocol", "mindformers", from_scoring(*METHODS)),
     "how the official figures were decoded": ("protocol", "thudm", from_prediction(*METHODS)),
     "a method removed": ("methods.lora", ..., REPORT),

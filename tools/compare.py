@@ -15,7 +15,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from states import ROOT, WORKSPACE, State, changed_params, read_state
@@ -30,17 +30,21 @@ from glmtune.metrics.significance import (
     paired_differences,
 )
 from glmtune.report.blocks import Block, Cell, Figure, Folded, Head, Heading, Prose, Row, Table
-from glmtune.report.charts import Dot, Series, dot_panel
+from glmtune.report.charts import Dot, dot_panel
 from glmtune.report.contents import COMPARED, MethodEntry, Report
+from glmtune.report.figures import series_of
 from glmtune.report.markdown import plain, to_markdown
+from glmtune.report.overview import computed
 from glmtune.report.page import render_page
-from glmtune.report.tables import METHOD, MODEL, NOTHING, ends, signed
-from glmtune.report.words import Text, Words
+from glmtune.report.svg import Panel
+from glmtune.report.tables import METHOD, MODEL, NOTHING, ends, percent_of, signed, with_note
+from glmtune.report.words import Text, Words, join
 
 FOLDER = ROOT / ".glmtune" / "compare"
 GENERAL = "general-questions"
 TITLES: dict[str, Text] = {**COMPARED, GENERAL: Words("General questions", "常识题")}
 SAME = Words(", same", "，不变")
+NEW_MINUS_OLD = Words("new − old", "新 − 旧")
 SHOWN_ANSWERS = 5  # of each end, for each model and method
 
 Key = tuple[str, str]  # model and entry
@@ -86,6 +90,15 @@ class Comparison:
     def adjusted(self) -> dict[tuple[str, Key], float]:
         """The p-values after Holm's correction over all differences."""
         return adjusted_p_values(self.differences)
+
+    @property
+    def changed(self) -> dict[tuple[str, Key], Interval]:
+        """The differences of scores that changed on some row."""
+        return {
+            which: each
+            for which, each in self.differences.items()
+            if (each.low, each.high) != (0, 0)
+        }
 
     def is_significant(self, name: str, key: Key) -> bool:
         """Whether a score changed significantly."""
@@ -173,6 +186,7 @@ def sections(found: Comparison) -> list[list[Block]]:
         [
             Heading(1, _title(found), "comparison"),
             Prose(_summary(found)),
+            Prose(_states(found)),
             table(found),
             _figure(found),
             Prose(_explanation(found)),
@@ -203,6 +217,15 @@ def _summary(found: Comparison) -> Words:
     return Words("\n".join(lines_en), "\n".join(lines_zh))
 
 
+def _states(found: Comparison) -> Words:
+    """When and by which code each state was computed."""
+    states = [(plain(state.name), computed(state.report)) for state in (found.old, found.new)]
+    return Words(
+        "; ".join(f"{name}: {made.en}" for name, made in states) + ".",
+        "；".join(f"{name}：{made.zh}" for name, made in states) + "。",
+    )
+
+
 def table(found: Comparison) -> Table:
     """One row per model and method: each score before and after, and the difference."""
     # No heat scale: it would color what is unchanged by what changed elsewhere.
@@ -219,15 +242,18 @@ def _row(found: Comparison, key: Key) -> Row:
 
 def _cell(found: Comparison, name: str, key: Key) -> Cell:
     """Example: "57.00 **+2.13** (+0.90 … +3.41)": now, the change, its interval."""
-    difference = found.differences.get((name, key))
-    if difference is None:
+    if (name, key) not in found.differences:
         return Cell(NOTHING)
     now = _now(found.new.report, name, key)
-    if difference.low == difference.high == 0:
+    difference = found.changed.get((name, key))
+    if difference is None:
         return Cell(SAME.map(f"{now:.2f}{{}}".format), 0.0)
-    change = signed(difference.value)
-    strong = f"**{change}**" if found.is_significant(name, key) else change
-    return Cell(f"{now:.2f} {strong} ({ends(difference, signed)})", difference.value)
+    change = with_note(
+        signed(difference.value),
+        ends(difference, signed),
+        is_bold=found.is_significant(name, key),
+    )
+    return Cell(f"{now:.2f} {change}", difference.value)
 
 
 def _now(report: Report, name: str, key: Key) -> float:
@@ -237,46 +263,43 @@ def _now(report: Report, name: str, key: Key) -> float:
 
 
 def _figure(found: Comparison) -> Figure:
-    """The differences with their intervals, a panel per score."""
-    panels = []
-    models, methods = (list(dict.fromkeys(names)) for names in zip(*found.keys, strict=True))
-    for name, title in TITLES.items():
-        dots = [
-            Dot(
-                Series(
-                    f"{method}, {model}" if len(models) > 1 else method,
-                    model,
-                    method,
-                    methods.index(method),
-                ),
-                each.value,
-                each.low,
-                each.high,
-                signed(each.value),
-            )
-            for (score, (model, method)), each in found.differences.items()
-            if score == name
-        ]
-        if dots:
-            domain = [0.0, *(end for dot in dots for end in (dot.low, dot.high))]
-            panels.append(dot_panel(title, dots, domain, Words("new − old", "新 − 旧")))
+    """The scores that changed, with their intervals: a panel per model and score."""
+    models = dict.fromkeys(model for model, _ in found.keys)
+    panels = [panel for model in models for name in TITLES for panel in _panels(found, model, name)]
     alt = Words(
-        "Change of each score with its interval; right of 0 is better",
-        "各得分的变化及置信区间；0 的右侧表示变好",
+        "The scores that changed, each with the interval of its change; right of 0 is better",
+        "有变化的得分及变化量的置信区间；0 的右侧表示变好",
     )
     return Figure("changes", panels, alt)
 
 
+def _panels(found: Comparison, model: str, name: str) -> Iterator[Panel]:
+    """The changes of a score, one dot per method of a model; models share the scale."""
+    changed = {key: each for (score, key), each in found.changed.items() if score == name}
+    series = series_of(found.new.report)
+    dots = [
+        Dot(replace(series.of(entry), shape=0), each.value, each.low, each.high, signed(each.value))
+        for entry in found.new.report.entries_of(model)
+        if (each := changed.get(entry.key))
+    ]
+    if dots:
+        domain = [0.0, *(end for each in changed.values() for end in (each.low, each.high))]
+        label = join([TITLES[name], NEW_MINUS_OLD], ", ", "，")
+        yield dot_panel(model, dots, domain, label)
+
+
 def _explanation(found: Comparison) -> Words:
     rows = max(map(len, found.rows.values()))
-    level, few = f"{1 - CONFIDENCE:.2f}", rows < MIN_ROWS
+    level, confidence, few = f"{1 - CONFIDENCE:.2f}", percent_of(CONFIDENCE), rows < MIN_ROWS
     missing_en = [_only_in(found, state) for state in (found.old, found.new)]
     note = Words(
-        f"Each cell: the value in {plain(found.new.name)}, its change and the {CONFIDENCE:.0%} "
+        f"Each cell: the value in {plain(found.new.name)}, its change and the {confidence} "
         f"interval of the change. The same {rows:,} dev rows in pairs; bold: p < {level} after "
-        "Holm's correction over all differences of this page.",
-        f"每格：{plain(found.new.name)} 的值、变化量及其 {CONFIDENCE:.0%} 置信区间。"
-        f"同样的 {rows:,} 行验证数据逐行配对；加粗表示对本页全部差异做 Holm 校正后 p < {level}。",
+        "Holm's correction over all differences of this page. General questions: percentage "
+        "answered correctly.",
+        f"每格：{plain(found.new.name)} 的值、变化量及其 {confidence} 置信区间。"
+        f"同样的 {rows:,} 行验证数据逐行配对；加粗表示对本页全部差异做 Holm 校正后 p < {level}。"
+        "常识题：答对的百分比。",
     )
     short = Words(
         f" Fewer than {MIN_ROWS} rows: nothing can be significant.",
@@ -339,7 +362,7 @@ def _answer_table(
         Words("Reference", "参考答案"),
         plain(found.old.name),
         plain(found.new.name),
-        Head("BLEU-4"),
+        join([COMPARED["bleu-4"], NEW_MINUS_OLD], ", ", "，"),
     ]
     rows = [
         Row(

@@ -25,6 +25,7 @@ from glmtune.params.models import (  # noqa: E402
     Miniature,
     Model,
     ParamsFile,
+    Part,
     Sample,
     Training,
     UserFiles,
@@ -65,6 +66,7 @@ TITLES = {
     "en": {
         "": "Top level",
         "dataset": "Your own files",
+        "dataset.train.<n>": "Parts of the training rows",
         "sample": "Synthetic data set",
         "data": "Rows",
         "models.<name>": "Models",
@@ -79,6 +81,7 @@ TITLES = {
     "zh": {
         "": "顶层",
         "dataset": "自己的数据文件",
+        "dataset.train.<n>": "训练数据的各个部分",
         "sample": "合成数据集",
         "data": "数据行",
         "models.<name>": "模型",
@@ -183,6 +186,7 @@ def sections() -> dict[str, list[Key]]:
     classes = {
         "": ParamsFile,
         "dataset": UserFiles,
+        "dataset.train.<n>": Part,
         "sample": Sample,
         "data": Data,
         "models.<name>": Model,

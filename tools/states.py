@@ -64,7 +64,9 @@ def changed_params(old: State, new: State) -> dict[str, tuple[Any, Any]]:
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Example: {"a": {"b": 1}} -> {"a.b": 1}."""
+    """Example: {"a": {"b": 1}, "c": [{"d": 2}]} -> {"a.b": 1, "c.0.d": 2}."""
+    if isinstance(values, list) and values and all(isinstance(each, dict) for each in values):
+        values = {str(place): each for place, each in enumerate(values)}
     if not isinstance(values, dict) or not values:
         return {prefix: values}
     return {

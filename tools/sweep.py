@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from glmtune.report.charts import Point, Series, heat_panel, point_panel
 from glmtune.report.contents import COMPARED, MethodEntry
 from glmtune.report.markdown import plain
 from glmtune.report.page import render_page
-from glmtune.report.tables import NOTHING, ends, percent, runtime_figure
+from glmtune.report.tables import NOTHING, ends, percent, runtime_figure, with_note
 from glmtune.report.words import Text, Words, english
 
 PAGE = ROOT / ".glmtune" / "sweep.html"
@@ -59,10 +59,16 @@ class Sweep:
         ]
 
     @property
+    def runs(self) -> list[Key]:
+        """The models and methods of all states."""
+        return list(
+            dict.fromkeys(each.key for state in self.states for each in state.report.entries)
+        )
+
+    @property
     def keys(self) -> list[Key]:
-        """The models and methods whose score differs between states."""
-        found = dict.fromkeys(entry.key for state in self.states for entry in state.report.entries)
-        return [key for key in found if len({m.value for _, m in self.means(key)}) > 1]
+        """Those whose score differs between states."""
+        return [key for key in self.runs if len({m.value for _, m in self.means(key)}) > 1]
 
     def means(self, key: Key) -> list[tuple[State, Interval]]:
         """The score of each state that has this run, with its interval."""
@@ -127,6 +133,9 @@ def _verdict(sweep: Sweep) -> Words:
         title = COMPARED[SCORE]
         lines_en.append(f"- **{run}**: {name} is highest, {title} {value:.2f}; {test.en}")
         lines_zh.append(f"- **{run}**：{name} 最高，{title} {value:.2f}；{test.zh}")
+    if len(sweep.keys) < len(sweep.runs):
+        lines_en.append("- No other score differs.")
+        lines_zh.append("- 其余得分没有差异。")
     return Words("\n".join(lines_en), "\n".join(lines_zh))
 
 
@@ -173,18 +182,22 @@ def _panel(title: Text, sweep: Sweep, param: str, points: Sequence[Point]) -> An
     values = [point.x for point in points]
     is_log = min(values) > 0 and max(values) / min(values) >= MANY_FOLD
     key = [_series(sweep, each) for each in sweep.keys]
-    return point_panel(title, points, (param, title), is_log=is_log, key=key)
+    return point_panel(title, points, (param, ""), is_log=is_log, key=key)
 
 
 def _points(sweep: Sweep, param: str, *, of_probe: bool) -> list[Point]:
     found = []
-    for key in sweep.keys:
+    for place, key in enumerate(sweep.keys):
+        apart = min(8, 24 / len(sweep.keys))
+        shift = apart * (place - (len(sweep.keys) - 1) / 2)
         for state, mean in sweep.means(key):
             interval = state.report.forgetting.shares[key] if of_probe else mean
             span = (interval.low, interval.high)
             shown = f"{plain(state.name)}: {interval.value:.2f}"
             x = float(state.params[param])
-            found.append(Point(_series(sweep, key), x, interval.value, shown, y_span=span))
+            found.append(
+                Point(_series(sweep, key), x, interval.value, shown, y_span=span, shift=shift)
+            )
     return found
 
 
@@ -242,13 +255,17 @@ def _cells(sweep: Sweep, state: State, key: Key, mean: Interval) -> list[Text | 
     correct = state.report.forgetting.shares[key]
     entry = entry_of(state, key)
     cells: list[Text | Cell] = [plain(state.name)]
-    cells += [plain(json.dumps(state.params.get(param))) for param in sweep.varied]
-    cells.append(Cell(f"{mean.value:.2f} ({ends(mean, '{:.2f}'.format)})", mean.value))
-    cells.append(Cell(f"{percent(correct.value)} ({ends(correct, percent)})", correct.value))
+    for value in (state.params.get(param) for param in sweep.varied):
+        cells.append(Cell(plain(json.dumps(value)), value if _is_number(value) else None))
+    cells += [_with_interval(mean, "{:.2f}".format), _with_interval(correct, percent)]
     for cost, show in (("seconds", format_seconds), ("peak_memory_mib", "{:,.0f}".format)):
         numbers = entry.numbers(runtime_figure("finetune_model", cost))
         cells.append(Cell(show(sum(numbers)), sum(numbers)) if numbers else NOTHING)
     return cells
+
+
+def _with_interval(mean: Interval, show: Callable[[float], str]) -> Cell:
+    return Cell(with_note(show(mean.value), ends(mean, show), is_bold=False), mean.value)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Tokenize the data set with a model's tokenizer and prompt format.
 
-Reads   <data>/manifest.json, train.jsonl and dev.jsonl, the vocabulary of the prepared model
-        and its manifest
-Writes  <out-dir>/train.safetensors, dev.safetensors, manifest.json
+Reads   <data>/manifest.json, train.jsonl, dev.jsonl and, if the data set has it, valid.jsonl, the
+        vocabulary of the prepared model and its manifest
+Writes  <out-dir>/train.safetensors, dev.safetensors, perhaps valid.safetensors, manifest.json
 
     python workflow/scripts/tokenize_dataset.py --data data/dataset
         --model results/models/chatglm2-6b --model-manifest results/models/chatglm2-6b.json
@@ -66,7 +66,7 @@ def main() -> None:
         "splits": {},
     }
     dataset = read_json(flags.data / "manifest.json")
-    for split in ("train", "dev"):
+    for split in filter(dataset.get, ("train", "dev", "valid")):
         summary = encode_file(
             encoder,
             flags.data / f"{split}.jsonl",

@@ -1,4 +1,4 @@
-"""Locate the repository of a workspace, its store, and the source of a model."""
+"""Locate the repository of a workspace, its store, and the sources of models and data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+# What `dataset:` may name instead of a file.
+SAMPLE, ADGEN, GENERAL = OWN_DATA = ("sample", "adgen", "general")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 

@@ -16,7 +16,7 @@ from glmtune.data.messages import (
     row_of_conversation,
     row_of_pair,
 )
-from glmtune.data.rows import ReadRow, RowMistake, keys_of, list_of, name_of, text_of
+from glmtune.data.rows import COLUMN_FLAGS, ReadRow, RowMistake, keys_of, list_of, name_of, text_of
 
 # Part of a row -> the column that holds it, e.g. {"prompt": "content", "response": "summary"}.
 ColumnMap = dict[str, str]
@@ -125,7 +125,7 @@ def _require_keys(value: Any, keys: Sequence[str]) -> None:
         if key not in value:
             raise RowMistake(
                 f"no '{key}' (keys found: {keys_of(value)}); expected {wanted}; add it, or name "
-                "your columns with --prompt-column and --response-column"
+                f"your columns with {COLUMN_FLAGS}"
             )
 
 

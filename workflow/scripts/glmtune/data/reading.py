@@ -8,7 +8,7 @@ fix*, or its row is skipped and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -18,14 +18,12 @@ from glmtune.data.containers import CONTAINERS, Values, container_of
 from glmtune.data.formats import FORMATS, ColumnMap, Columns
 from glmtune.data.json_values import LongValue, outline, values_below
 from glmtune.data.recognising import Shape, choose, wrapper_key
-from glmtune.data.rows import ReadRow, Row, RowMistake, Unwanted, error_at
+from glmtune.data.rows import LeftOut, Piece, ReadRow, Row, RowMistake, Unwanted, error_at
 from glmtune.data.unwanted import refuse_unwanted
 from glmtune.errors import DataError, ParamsError
 from glmtune.families.conversation import NO_TOOLS, uses_tools
 
 MOST_LINES_NAMED = 5
-# Called with the number of each row left out, and the reason.
-LeftOut = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,10 @@ class UserFile:
     def __iter__(self) -> Iterator[Row]:
         return (row for _, row in self.numbered())
 
+    def pieces(self, left_out: LeftOut | None = None) -> Iterator[Piece]:
+        """Its rows as one piece."""
+        yield Piece(str(self.path), self.unit, self.numbered(left_out))
+
     def numbered(self, left_out: LeftOut | None = None) -> Iterator[tuple[int, Row]]:
         """Yield (number, row) for every usable row; `left_out` is called for every other one."""
         for place, (line, value) in enumerate(_read_values(self.path, self.options), start=1):
@@ -124,6 +126,16 @@ class UserFile:
                     left_out(number, str(reason))
             else:
                 yield number, row
+
+    def reading_facts(self) -> dict[str, Any]:
+        """What was skipped and changed while reading, for the manifest."""
+        facts: dict[str, Any] = {}
+        if self.skipped.rows:
+            first = self.skipped.numbers(self.unit)[:MOST_LINES_NAMED]
+            facts["skipped"] = {"rows": self.skipped.rows, "unit": self.unit, "first": first}
+        if self.notes:
+            facts["notes"] = dict(self.notes)
+        return facts
 
 
 def check_file(path: Path | str, options: ReadOptions | None = None) -> UserFile:
@@ -204,5 +216,6 @@ def _require_history(path: Path, keys: set[str], named: Columns) -> None:
     if named.history and named.history not in keys:
         raise DataError(
             f"{path}: no row has '{named.history}' (keys found: {', '.join(sorted(keys))}); "
-            "expected the history there; correct --history-column or leave it out"
+            "expected the history there; correct --history-column (params.yaml: "
+            "dataset.history_column) or leave it out"
         )

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.data.formats import FORMATS, ColumnMap, Columns
-from glmtune.data.rows import ReadRow, RowMistake, keys_of, name_of, shorten
+from glmtune.data.rows import (
+    COLUMN_FLAGS,
+    FORMAT_FLAG,
+    ReadRow,
+    RowMistake,
+    keys_of,
+    name_of,
+    shorten,
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ def choose(value: Any, named: Columns, data_format: str | None) -> Shape:
         f"{shape.format} ({', '.join(list(shape.columns.values())[:2])})" for shape in shapes
     )
     raise RowMistake(
-        f"several ways to read the row: {ways}; expected one; choose with --format, or with "
-        "--prompt-column and --response-column"
+        f"several ways to read the row: {ways}; expected one; choose with {FORMAT_FLAG}, or "
+        f"with {COLUMN_FLAGS}"
     )
 
 
@@ -67,7 +75,7 @@ def _why_unrecognized(value: Any, named: Columns, data_format: str | None) -> st
         if missing:
             return (
                 f"no '{missing[0]}' (keys found: {keys_of(value)}); expected the columns you "
-                "named; correct --prompt-column and --response-column"
+                f"named; correct {COLUMN_FLAGS}"
             )
         if {"role", "content"} <= value.keys():
             return (
@@ -78,8 +86,8 @@ def _why_unrecognized(value: Any, named: Columns, data_format: str | None) -> st
     else:
         found = f"{name_of(value)} instead of a row"
     return (
-        f"{found}; expected {examples}; name your columns with --prompt-column and "
-        "--response-column, or write the rows in one of these formats"
+        f"{found}; expected {examples}; name your columns with {COLUMN_FLAGS}, or "
+        "write the rows in one of these formats"
     )
 
 

@@ -10,16 +10,24 @@ row  {"content": last question, "summary": its answer}, and where needed
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from random import Random
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from glmtune.errors import DataError
 
 Row = dict[str, Any]
+# Called with the number of each row left out, and the reason.
+LeftOut = Callable[[int, str], None]
 
 LONGEST_QUOTE = 40
+# The flags of fetch_dataset.py that messages name, with the keys of params.yaml that set them.
+COLUMN_FLAGS = (
+    "--prompt-column and --response-column (params.yaml: dataset.prompt_column and response_column)"
+)
+FORMAT_FLAG = "--format (params.yaml: dataset.format)"
 _NAMES = {
     dict: "an object",
     list: "an array",
@@ -37,6 +45,49 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row]: ...
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of one source, each with its number there."""
+
+    name: str  # of the file, for messages; the project's own rows have none
+    unit: str  # of the numbers: line or row
+    rows: Iterable[tuple[int, Row]]
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """Rows that know their place in files: a file's, some of these, or those of several files."""
+
+    def pieces(self, left_out: LeftOut | None = None) -> Iterator[Piece]:
+        """The rows by file; `left_out` is as for `pieces_of`."""
+        ...
+
+    def reading_facts(self) -> dict[str, Any]:
+        """What was skipped and changed while reading."""
+        ...
+
+
+def pieces_of(rows: Rows, left_out: LeftOut | None = None) -> Iterator[Piece]:
+    """The pieces of any rows.
+
+    `left_out` is called while a piece is read, for each row of its source that is left out.
+    """
+    if isinstance(rows, FromFiles):
+        return rows.pieces(left_out)
+    return iter([Piece("", "line", enumerate(rows, start=1))])
+
+
+def reading_facts(rows: Rows) -> dict[str, Any]:
+    """What was skipped and changed while reading rows from a file, for the manifest."""
+    return rows.reading_facts() if isinstance(rows, FromFiles) else {}
+
+
+def sample(rows: int, most: int | None, seed: str) -> Set[int] | None:
+    """The indices of at most `most` of the rows, drawn by a seed; None: all of them."""
+    if most is None or most >= rows:
+        return None
+    return set(Random(seed).sample(range(rows), most))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Scores generated texts against their references under every public definition at once.
 
     predictions   a predictions file, checked line by line
-    normal_form   normalizes texts that readers consider the same
     pairs         a prediction with its reference; segmentation, once per text
     bleu, rouge   the underlying counts and scores
     scorings      one entry per definition of BLEU-4 and ROUGE

@@ -22,8 +22,8 @@ from glmtune.metrics.attribute_values import (
     known_values,
     requested_attributes,
 )
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS, ScoringProtocol
+from glmtune.normal_form import normal_form
 
 # Enough for the texts of the rows scored at about the same time.
 REMEMBERED_TEXTS = 4096

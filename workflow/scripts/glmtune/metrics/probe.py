@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.rouge import rouge_chinese
+from glmtune.normal_form import normal_form
 
 NGRAM = 4  # characters
 STYLE_SHARE = 0.5  # of an answer's n-grams; at least this much imitates the training answers

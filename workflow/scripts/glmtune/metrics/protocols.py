@@ -26,7 +26,7 @@ class ScoringProtocol:
     # The texts of our own predictions files (docs/formats.md) that its code would score.
     response_key: str = "decoded"
     reference_key: str = "decoded_labels"
-    normal_form: bool = False  # whether both texts are normalized (glmtune/metrics/normal_form.py)
+    normal_form: bool = False  # whether both texts are normalized (glmtune/normal_form.py)
     long_history: str | None = None  # how it truncates prompts; None: as in params.yaml
     reference_tokens: int | None = None  # limit of `decoded_labels` in tokens; None: no limit
     first_rows: int | None = None  # the number of rows it scores; None: all

@@ -103,6 +103,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
                     f"base's own weights, but quantization_bit is {bits}; set that to null or "
                     f"remove methods.{name}.{key}"
                 )
+    yield from _share_mistakes(values)
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
     if isinstance(protocol, str) and protocol not in PROTOCOLS:
@@ -136,6 +137,28 @@ def _keys_for_full_precision(entry: Any) -> list[str]:
         return []
     usual = {"dora": False, "init": "default"}
     return [key for key, value in usual.items() if entry.get(key, value) != value]
+
+
+def _share_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
+    """Some part must be used in full, and something must be left of it."""
+    dataset = values.get("dataset")
+    if not isinstance(dataset, dict):
+        return
+    parts = dataset.get("train")
+    if isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts):
+        if all("share" in part for part in parts):
+            yield (
+                "dataset.train: found a share for every part; expected one part without a share, "
+                "all of whose rows are used; remove the share of your own data"
+            )
+        yield from _sum_mistake("dataset.train", [part.get("share", 0) for part in parts])
+    yield from _sum_mistake("dataset", [dataset.get("dev"), dataset.get("valid")])
+
+
+def _sum_mistake(key: str, values: list[Any]) -> Iterator[str]:
+    shares = [value for value in values if isinstance(value, int | float)]
+    if all(share < 1 for share in shares) and sum(shares) >= 1:
+        yield f"{key}: found shares that add up to {sum(shares):g}; expected less than 1"
 
 
 def _dev_loss_mistakes(values: Mapping[str, Any]) -> Iterator[str]:

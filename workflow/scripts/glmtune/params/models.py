@@ -31,11 +31,13 @@ from glmtune.params.ranges import (
     LearningRate,
     Limit,
     NotNegative,
+    PartialShare,
     Positive,
     PositiveShare,
     Seed,
     Seeds,
     Share,
+    ShareBelowAll,
     ShortText,
     Targets,
     Text,
@@ -58,13 +60,42 @@ class Section(BaseModel):
     )
 
 
+class Part(Section):
+    """A part of the training rows."""
+
+    path: Text
+    """A file, or one of `sample`, `adgen` and `general`, the project's general questions."""
+    share: ShareBelowAll = ABSENT
+    """Share of all training rows to draw from it; without it, all of its rows are used."""
+
+
+def _kind_of_train(value: Any) -> str:
+    return "parts" if isinstance(value, list) else "path"
+
+
+def _kind_of_split(value: Any) -> str:
+    return "share" if isinstance(value, int | float) else "path"
+
+
+Parts = Annotated[list[Part], Field(min_length=1, max_length=100)]
+Train = Annotated[
+    Annotated[Text, Tag("path")] | Annotated[Parts, Tag("parts")], Discriminator(_kind_of_train)
+]
+Split = Annotated[
+    Annotated[Text, Tag("path")] | Annotated[PartialShare, Tag("share")],
+    Discriminator(_kind_of_split),
+]
+
+
 class UserFiles(Section):
     """`dataset:` with the user's own files."""
 
-    train: Text
-    """File with the training rows; a relative path starts at the root of the repository."""
-    dev: Text
-    """File with the dev rows, which are answered and scored."""
+    train: Train
+    """File with the training rows, or a list of parts; relative paths start at the repository."""
+    dev: Split
+    """File with the dev rows, which are answered and scored; a number holds out that share."""
+    valid: Split = ABSENT
+    """Rows that `keep_best` and early stopping use instead of dev: a file or a share."""
     format: ShortText = ABSENT
     """A format of docs/data.md, if it is not recognised."""
     prompt_column: ShortText = ABSENT
@@ -270,6 +301,10 @@ def _kind_of_dataset(value: Any) -> str:
     return "files" if isinstance(value, dict | UserFiles) else "name"
 
 
+def _kind_of_examples(value: Any) -> str:
+    return "list" if isinstance(value, list) else "name"
+
+
 class ParamsFile(Section):
     """All of params.yaml."""
 
@@ -307,8 +342,11 @@ class ParamsFile(Section):
     generation: Generation
     protocol: Text
     """How answers are decoded for scoring, and whose metric definitions the report shows."""
-    examples: list[Text]
-    """Your own prompts, answered by every model and method."""
+    examples: Annotated[
+        Annotated[Literal["auto"], Tag("name")] | Annotated[list[Text], Tag("list")],
+        Discriminator(_kind_of_examples),
+    ]
+    """Your own prompts, answered by every model and method; `auto`: some that suit the data set."""
 
     @field_validator("methods", mode="before")
     @classmethod

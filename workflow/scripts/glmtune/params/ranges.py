@@ -68,6 +68,9 @@ Seeds = Annotated[
 TokenLimit = Annotated[int, Field(ge=8)]
 Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
 PositiveShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
+# Of a whole of which something else must be left.
+PartialShare = Annotated[float, Field(gt=0, lt=1), AS_WRITTEN]
+ShareBelowAll = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 Dropout = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 LearningRate = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
@@ -75,9 +78,9 @@ NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
 AtLeastOne = Annotated[float, Field(ge=1), AS_WRITTEN]
 Text = Annotated[str, Field(min_length=1)]
 Targets = Annotated[
-    Annotated[list[Text], Field(min_length=1), Tag("<names>")]
-    | Annotated[Literal["all-linear"], Tag("<all>")],
-    Discriminator(lambda value: "<names>" if isinstance(value, list) else "<all>"),
+    Annotated[list[Text], Field(min_length=1), Tag("names")]
+    | Annotated[Literal["all-linear"], Tag("all")],
+    Discriminator(lambda value: "names" if isinstance(value, list) else "all"),
     BeforeValidator(_names_or_all),
 ]
 # Becomes a command-line flag, whose length the operating system limits.

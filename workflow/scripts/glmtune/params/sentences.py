@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from glmtune.params.models import METHODS, Model, ParamsFile, Section, UserFiles
+from glmtune.params.models import METHODS, Model, ParamsFile, Part, Section, UserFiles
 
 # Keys by their former names.
 RENAMED = {"generation": "family"}
@@ -35,8 +35,8 @@ EXPECTED = {
     "too_long": "at most {max_length}",
     "string_pattern_mismatch": "a commit hash of 40 digits (0-9, a-f)",
 }
-# Sections where pydantic's path has the name of the alternative, and its position.
-ALTERNATIVES = {"dataset": 1, "methods": 2}
+# The keys of `dataset:` with alternatives of their own.
+SPLITS = ("train", "dev", "valid")
 # Sections whose class is not the annotation of their key.
 SECTIONS: dict[str, type[Section]] = {"dataset": UserFiles, "models": Model}
 
@@ -65,12 +65,22 @@ def _order(error: Any) -> tuple[bool, list[str], bool, str]:
 
 def _path(error: Any, values: Mapping[str, Any]) -> list[int | str]:
     """Where params.yaml has it, e.g. ["methods", "lora", "rank"]; the section of a key."""
-    path = [part for part in error["loc"] if not str(part).startswith("<")]  # no tags of a union
-    if path[0] in ALTERNATIVES:
-        del path[ALTERNATIVES[path[0]] : ALTERNATIVES[path[0]] + 1]
+    named = _alternatives(error["loc"])
+    path = [part for place, part in enumerate(error["loc"]) if place not in named]
     if error["type"] == "union_tag_invalid" and _names_a_method(path, values):
         return [*path, "method"]
     return path[:-1] if error["type"] == "missing" or _is_unknown(error) else path
+
+
+def _alternatives(loc: tuple[int | str, ...]) -> set[int]:
+    """The positions at which pydantic's path has the name of an alternative."""
+    if loc[0] == "methods":
+        return {2, 4} if loc[3:4] == ("target_modules",) else {2}
+    if loc[0] == "examples":
+        return {1}
+    if loc[0] == "dataset":
+        return {1, 3} if loc[2:3] and loc[2] in SPLITS else {1}
+    return set()
 
 
 def _is_unknown(error: Any) -> bool:
@@ -88,6 +98,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section]:
     first = str(loc[0])
     if first == "methods":
         return METHODS[str(loc[2])]
+    if "parts" in loc:
+        return Part
     section: Any = SECTIONS.get(first, ParamsFile.model_fields[first].annotation)
     return section
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.errors import ParamsError
-from glmtune.locations import user_path
+from glmtune.locations import ADGEN, OWN_DATA, SAMPLE, user_path
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
-from glmtune.params.models import ParamsFile, Section
+from glmtune.params.models import ABSENT, ParamsFile, Section
 from glmtune.params.reading import all_mistakes, read_yaml
 from glmtune.params.sentences import show
 from glmtune.params.yaml_rules import read_plain
+from glmtune.synthetic.example_prompts import EXAMPLE_PROMPTS
 
-# The keys of `dataset:` that name the user's files.
-SPLITS = ("train", "dev")
+# The keys of `dataset:` that say what the splits are made of.
+SPLITS = ("train", "dev", "valid")
 # The keys of `data:` that are flags of fetch_dataset.py for every kind of data set.
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
 # The training settings that are flags of finetune_model.py; the others are in its settings file.
@@ -44,6 +45,34 @@ class Run:
     entry: str
     seed: int
     is_trained: bool
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What one key of `dataset:` names."""
+
+    key: str
+    """As params.yaml nests it, for messages."""
+    name: str
+    """Of its file among the inputs of fetch_dataset."""
+    value: str | float
+    """A path, one of OWN_DATA, or a share to hold out."""
+    flag: str
+    share: float | None = ABSENT
+    """Of the training rows, for a part that is mixed in."""
+
+    @property
+    def is_file(self) -> bool:
+        return isinstance(self.value, str) and self.value not in OWN_DATA
+
+    def flags(self, files: Mapping[str, str]) -> list[tuple[str, Any]]:
+        """Its flags of `fetch_dataset.py`."""
+        if not isinstance(self.value, str):
+            return [(f"{self.flag}-share", self.value)]
+        value = files[self.name] if self.is_file else self.value
+        if self.share is ABSENT:
+            return [(self.flag, value)]
+        return [("mix", value), ("share", self.share)]
 
 
 @dataclass(frozen=True)
@@ -124,38 +153,79 @@ class Params:
         """Whether its entry trains anything."""
         return self.tuning_method(method) != UNTUNED
 
-    def dataset_flags(self) -> str:
-        """The flags of `fetch_dataset.py` that decide the data, except the user's files."""
+    def dataset_flags(self, files: Mapping[str, str]) -> str:
+        """The flags of `fetch_dataset.py`; `files` are paths for those of `dataset_files`."""
         dataset, data = self.file.dataset, self.file.data
         flags: list[tuple[str, Any]] = [("seed", self.file.seed)]
-        if dataset == "sample":
-            flags = [("sample", None), *self.file.sample, *flags]
-        elif dataset == "adgen":
-            sources = [("adgen-source", source) for source in data.adgen_sources]
-            flags = [("adgen", None), *sources, *flags]
+        if isinstance(dataset, str):
+            flags = [(dataset, None), *self._flags_of_own(dataset), *flags]
         else:
+            sources = list(self._sources())
+            flags = [flag for each in sources for flag in each.flags(files)] + flags
             flags += [(key, value) for key, value in dataset if value and key not in SPLITS]
             flags += [] if self.takes_tools() else [("no-tools", None)]
+            for name in dict.fromkeys(each.value for each in sources):
+                flags += self._flags_of_own(name)
         subset = ((key, getattr(data, key)) for key in SUBSET_KEYS)
         flags += [(key, value) for key, value in subset if value is not None]
         return " ".join(_flag(name, value) for name, value in flags)
 
+    def _flags_of_own(self, name: str | float) -> list[tuple[str, Any]]:
+        """What `fetch_dataset.py` needs for one of OWN_DATA."""
+        if name == SAMPLE:
+            return list(self.file.sample)
+        if name == ADGEN:
+            return [("adgen-source", source) for source in self.file.data.adgen_sources]
+        return []
+
+    def _sources(self) -> Iterator[_Source]:
+        """What `dataset:` names: files, names of the project's own, shares to hold out."""
+        dataset = self.file.dataset
+        if isinstance(dataset, str):
+            return
+        if isinstance(dataset.train, str):
+            yield _Source("dataset.train", "train", dataset.train, "train")
+        else:
+            for place, part in enumerate(dataset.train):
+                key, name = f"dataset.train.{place}.path", f"train_{place}"
+                yield _Source(key, name, part.path, "train", part.share)
+        yield _Source("dataset.dev", "dev", dataset.dev, "dev")
+        if dataset.valid is not ABSENT:
+            yield _Source("dataset.valid", "valid", dataset.valid, "valid")
+
     def dataset_files(self) -> dict[str, Path]:
-        """The user's own files, `{"train": path, "dev": path}`; `{}` for the other data sets.
+        """The user's own files, e.g. `{"train": path, "dev": path}`; `{}` if there are none.
 
         Raises ParamsError for a file that is not there.
         """
-        dataset = self.file.dataset
-        if isinstance(dataset, str):
-            return {}
-        files = {split: user_path(getattr(dataset, split)) for split in SPLITS}
-        for split, path in files.items():
+        files = {}
+        for source in self._sources():
+            if not source.is_file:
+                continue
+            path = files[source.name] = user_path(str(source.value))
             if not path.is_file():
                 raise ParamsError(
-                    f"params.yaml: dataset.{split}: no such file {getattr(dataset, split)!r} "
+                    f"params.yaml: {source.key}: no such file {source.value!r} "
                     f"({path}); a relative path starts at the root of the repository"
                 )
         return files
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the data set: train and dev, and valid if `dataset:` has it."""
+        has_valid = any(source.name == "valid" for source in self._sources())
+        return ["train", "dev", *(["valid"] if has_valid else [])]
+
+    @property
+    def examples(self) -> list[str]:
+        """The prompts whose answers the report shows; none if it shows dev rows."""
+        if self.file.examples != "auto":
+            return list(self.file.examples)
+        if isinstance(self.file.dataset, str):
+            return EXAMPLE_PROMPTS[self.file.dataset]
+        own = {each.value for each in self._sources() if each.share is ABSENT}
+        named = {value for value in own if isinstance(value, str)}
+        return EXAMPLE_PROMPTS.get(named.pop(), []) if len(named) == 1 else []
 
     def token_limits(self) -> dict[str, Any]:
         """The limits of prompts and answers, in tokens, and how overlong histories are cut."""
@@ -230,7 +300,7 @@ def each_settings(params: Params) -> Iterator[Any]:
     """The content of every step's settings file (`workspace.step_settings`)."""
     yield params.values
     yield [vars(run) for run in params.runs]
-    yield params.file.examples
+    yield params.examples
     for model in params.models:
         yield params.model_settings(model)
         yield params.generation_settings(model)

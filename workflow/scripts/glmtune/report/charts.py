@@ -25,9 +25,11 @@ from glmtune.report.svg import (
     width_of,
     x_axis,
     y_axis,
+    zero_line,
 )
 from glmtune.report.words import Text, chinese, english, join
 
+DOT = 4  # radius of a curve of one point
 ROW = 22  # height of a row of dots
 LONGEST_LABEL = 130  # pixels
 
@@ -69,11 +71,12 @@ class Point:
     shown: str  # on hover
     x_span: tuple[float, float] | None = None
     y_span: tuple[float, float] | None = None
+    shift: float = 0  # pixels to the right, so that points of equal x do not cover each other
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps."""
+    """Values over steps; a single one is drawn as a dot."""
 
     series: Series
     points: Sequence[tuple[float, float]]
@@ -90,7 +93,8 @@ def dot_panel(name: Text, dots: Sequence[Dot], domain: Sequence[float], label: T
     rows = [
         _dot(dot, along, frame.top + ROW * (index + 0.5), left) for index, dot in enumerate(dots)
     ]
-    body = title(join([name, label], ", ", "，")) + x_axis(frame, along, "", 6) + "".join(rows)
+    axis = x_axis(frame, along, "", 6) + zero_line(frame, x=along)
+    body = title(join([name, label], ", ", "，")) + axis + "".join(rows)
     return Panel(frame.top + frame.height + 22, body)
 
 
@@ -131,13 +135,14 @@ def point_panel(
         [mark(0, 0, each.shape, class_=each.css) for each in key],
         [each.label for each in key],
     )
-    body = title(name) + x_axis(frame, across, labels[0], 6) + y_axis(frame, up, labels[1])
+    axes = x_axis(frame, across, labels[0], 6) + y_axis(frame, up, labels[1])
+    body = title(name) + axes + zero_line(frame, x=across, y=up)
     total = frame.top + frame.height + (54 + more if key else 38)
     return Panel(total, body + "".join(marks) + marked)
 
 
 def _point(point: Point, across: Scale, up: Scale) -> str:
-    x, y, series = across(point.x), up(point.y), point.series
+    x, y, series = across(point.x) + point.shift, up(point.y), point.series
     spans = ""
     if point.x_span:
         low, high = map(across, point.x_span)
@@ -196,10 +201,11 @@ def curve_panel(
     lines = element(
         "svg",
         *(_curve(curve, across, up) for curve in curves),
-        x=frame.left,
-        y=frame.top,
-        width=frame.width,
-        height=frame.height,
+        x=frame.left - DOT,
+        y=frame.top - DOT,
+        width=frame.width + 2 * DOT,
+        height=frame.height + 2 * DOT,
+        viewBox=f"{-DOT} {-DOT} {frame.width + 2 * DOT:g} {frame.height + 2 * DOT:g}",
         style="overflow:hidden",
     )
     key = list({curve.series.method: curve.series for curve in curves}.values())
@@ -223,12 +229,15 @@ def curve_panel(
 
 
 def _curve(curve: Curve, across: Scale, up: Scale) -> str:
-    drawn = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)
+    places = [f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points]
+    is_dot = len(places) == 1
+    drawn = " ".join(places * (1 + is_dot))  # of a line without length only the round ends are seen
+    kind = "dot " if is_dot else "dev " if curve.is_dashed else ""
     series = curve.series
     return element(
         "polyline",
         points=drawn,
-        class_=f"line {'dev ' if curve.is_dashed else ''}{series.css}",
+        class_=f"line {kind}{series.css}",
         data_model=series.model,
         data_method=series.method,
         data_xy=" ".join(f"{x:g},{y:.5g}" for x, y in curve.points),

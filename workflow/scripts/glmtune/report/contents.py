@@ -48,7 +48,7 @@ class Run:
     probe: list[dict[str, Any]]  # answers to general questions: {"prompt", "labels", "predict"}
     training: dict[str, Any]  # the manifest of the checkpoint; empty if not trained
     curve: list[tuple[int, float]]  # (step, loss); empty if not trained
-    dev_curve: list[tuple[int, float]]  # (step, dev loss), where measured during training
+    dev_curve: list[tuple[int, float]]  # (step, loss of dev or valid), measured during training
     runtimes: dict[str, dict[str, Any]]  # workflow step -> seconds, memory, versions
 
     @property
@@ -120,14 +120,25 @@ class Report:
     params: ReportParams
 
     @property
-    def examples(self) -> list[str]:
-        """The user's own prompts."""
-        return self.params.examples
+    def examples(self) -> list[str] | None:
+        """The prompts to show answers to; None: some of the dev rows."""
+        asked = list(self.runs[0].example_responses)
+        return self.params.examples if self.params.examples is not None else asked or None
 
     @property
     def protocol(self) -> str:
         """The protocol that defines BLEU-4 and ROUGE for the headline scores."""
         return self.params.protocol
+
+    @property
+    def mixed_in(self) -> list[dict[str, Any]]:
+        """The parts of the training rows with a share, as the manifest describes them."""
+        return [part for part in self.dataset["train"].get("parts", ()) if "share" in part]
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether other rows than the scored ones choose the best step of a training."""
+        return "valid" in self.dataset
 
     @property
     def rows(self) -> int:
@@ -276,11 +287,30 @@ class Report:
         each = [self.verdicts[run.model, run.method] for run in entry.runs]
         return row_means([[100.0 * verdict.is_correct for verdict in run] for run in each])
 
+    def kept_answers(self, entry: MethodEntry) -> float | None:
+        """The share of the untuned model's correct answers that a tuned run keeps, over seeds.
+
+        None for the untuned model itself, and where it answers nothing correctly.
+        """
+        baseline = self.baseline_of(entry.first.model)
+        if baseline is None or baseline is entry:
+            return None
+        pairs = zip(self.correct_answers(entry), self.correct_answers(baseline), strict=True)
+        kept = [ours for ours, theirs in pairs if theirs and ours is not None]
+        return statistics.fmean(kept) / 100 if kept else None
+
 
 def row_means(columns: Sequence[Values]) -> list[float | None]:
     """The mean of each row over the columns with a value; None if no column has one."""
     known = ([value for value in row if value is not None] for row in zip(*columns, strict=True))
     return [statistics.fmean(row) if row else None for row in known]
+
+
+def own_rows(train: Mapping[str, Any]) -> int:
+    """How many rows of train, the first ones, were not mixed in; `train` is of the manifest."""
+    mixed = sum(part["rows"] for part in train.get("parts", ()) if "share" in part)
+    rows: int = train["rows"]
+    return rows - mixed
 
 
 def finite(value: Any) -> float | None:

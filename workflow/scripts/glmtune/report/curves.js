@@ -37,7 +37,7 @@ function curvePanel(group, zoom) {
   }
   function draw() {
     for (const { line, points } of lines)
-      line.setAttribute("points", points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "));
+      line.setAttribute("points", (points.length > 1 ? points : [...points, ...points]).map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "));
     axis("x", ticks(domain[0], domain[1], 4), value => left + x(value));
     axis("y", ticks(domain[2], domain[3], 4).filter(value => !isLog() || value > 0), value => top + y(value));
   }

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from glmtune.metrics.normal_form import normal_form
 from glmtune.metrics.significance import CONFIDENCE, Interval
+from glmtune.normal_form import normal_form
 from glmtune.report.blocks import Figure
 from glmtune.report.charts import (
     Curve,
@@ -55,13 +55,14 @@ COST = (
 
 
 @dataclass(frozen=True)
-class _Series:
+class ReportSeries:
     """A method has the same color in all figures, a model the same shape."""
 
     colors: dict[str, int]
     shapes: dict[str, int]
 
     def of(self, entry: MethodEntry) -> Series:
+        """What its dots, points and curves look like."""
         model, method = entry.key
         return Series(entry.label, model, method, self.colors.get(method), self.shapes[model])
 
@@ -73,9 +74,10 @@ class _Series:
         return distinct + (models if len(models) > 1 else [])
 
 
-def _series(report: Report) -> _Series:
+def series_of(report: Report) -> ReportSeries:
+    """The colors and shapes of a report; untuned models are gray."""
     methods = dict.fromkeys(entry.first.entry for entry in _trained(report))
-    return _Series(
+    return ReportSeries(
         {method: index for index, method in enumerate(methods)},
         {model: index for index, model in enumerate(report.models)},
     )
@@ -93,7 +95,7 @@ def headline_score(report: Report) -> str | None:
 def score_figure(report: Report) -> Figure:
     """The scores with their intervals, a panel per model."""
     name = headline_score(report) or next(iter(COMPARED))
-    series, show = _series(report), shown_score(report, name)
+    series, show = series_of(report), shown_score(report, name)
     means = {entry.key: report.means.get((name, entry.key)) for entry in report.entries}
     panels = _dot_panels(report, series, means, show, Words(COMPARED[name], COMPARED[name]))
     confidence = percent_of(CONFIDENCE)
@@ -106,7 +108,7 @@ def score_figure(report: Report) -> Figure:
 
 def _dot_panels(
     report: Report,
-    series: _Series,
+    series: ReportSeries,
     means: dict[tuple[str, str], Interval | None],
     show: Callable[[float], str],
     label: Text,
@@ -130,7 +132,7 @@ def _panels_of_dots(dots: dict[str, list[Dot]], label: Text) -> list[Panel]:
 def forgetting_figure(report: Report) -> Figure:
     """What each tuning gained on the data against what it lost on general questions."""
     name = headline_score(report) or next(iter(COMPARED))
-    series, show = _series(report), shown_score(report, name)
+    series, show = series_of(report), shown_score(report, name)
     points, entries = [], []
     for entry in _trained(report):
         comparison = report.comparison_with_untuned(name, entry)
@@ -164,7 +166,7 @@ def forgetting_figure(report: Report) -> Figure:
 
 def length_figure(report: Report) -> Figure:
     """The lengths of answers and of references."""
-    series = _series(report)
+    series = series_of(report)
     dots = {}
     for model in report.models:
         entries = report.entries_of(model)
@@ -194,7 +196,7 @@ def _length_dot(series: Series, runs: Sequence[Run], key: str) -> Dot:
 def cost_figure(report: Report) -> Figure:
     """What each training cost against what it scores."""
     name = headline_score(report) or "bleu-4"
-    series, show = _series(report), shown_score(report, name)
+    series, show = series_of(report), shown_score(report, name)
     panels = []
     for title, cost, is_log in COST:
         points, entries = [], []
@@ -234,28 +236,46 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def measured_loss(report: Report) -> Words:
+    """The loss that trainings measure on the way."""
+    if report.has_valid:
+        return Words("valid loss", "valid 损失")
+    return Words("dev loss", "验证损失")
+
+
 def loss_figure(report: Report) -> Figure:
     """The loss curves, one panel per model."""
-    series = _series(report)
+    series = series_of(report)
     curves = {model: list(_curves(report, series, model)) for model in report.models}
     domain = [y for found in curves.values() for curve in found for _, y in curve.points]
+    dashed = measured_loss(report)
     labels = (
         Words("step", "步"),
-        Words("training loss (dashed: dev loss)", "训练损失（虚线：验证损失）"),
+        Words(
+            f"training loss (dashed, dot: {dashed.en})",
+            f"训练损失（虚线、圆点：{dashed.zh}）",
+        ),
     )
     panels = [curve_panel(model, found, domain, labels) for model, found in curves.items() if found]
     alt = Words(
-        "Training loss over steps (dashed: dev loss), one panel per model",
-        "训练损失随步数的变化（虚线：验证损失），每个模型一幅",
+        f"Training loss over steps, by model; dashed: {dashed.en}; a dot: {dashed.en} at the end",
+        f"训练损失随步数的变化，每个模型一幅；虚线为{dashed.zh}，圆点为结束时的{dashed.zh}",
     )
     return Figure("loss", panels, alt, can_zoom=True)
 
 
-def _curves(report: Report, series: _Series, model: str) -> Iterator[Curve]:
+def _curves(report: Report, series: ReportSeries, model: str) -> Iterator[Curve]:
     for entry in report.entries_of(model):
         of_entry = series.of(entry)
         for run in entry.runs:
-            for points, is_dashed in ((run.curve, False), (run.dev_curve, True)):
+            for points, is_dashed in ((run.curve, False), (_dev_losses(run), True)):
                 drawn = [(step, loss) for step, loss in points if math.isfinite(loss)]
                 if drawn:
                     yield Curve(of_entry, drawn, is_dashed)
+
+
+def _dev_losses(run: Run) -> list[tuple[int, float]]:
+    """Those measured during training; else the one at its end."""
+    steps, loss = run.training.get("steps"), trained("dev_loss")(run)
+    at_end = [] if not isinstance(steps, int) or loss is None else [(steps, loss)]
+    return run.dev_curve or at_end

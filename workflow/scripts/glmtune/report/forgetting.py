@@ -10,6 +10,7 @@ from glmtune.metrics.probe import TRAINING_ANSWERS, Verdict
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS
 from glmtune.report.blocks import Block, Heading, Prose, Row, Table
 from glmtune.report.contents import MethodEntry, Report, Run
+from glmtune.report.data_card import part_name
 from glmtune.report.markdown import plain
 from glmtune.report.tables import (
     EMPTY,
@@ -58,8 +59,53 @@ untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).""
         Prose(join([opening, _worst_in_words(report, count)], " ", "")),
         run_table(report, tuple(_probe_columns(report)), caption),
         Prose(legend),
+        *_mixture(report),
         *_sample_answers(report),
     ]
+
+
+def _mixture(report: Report) -> list[Block]:
+    """Say what was mixed into the training rows, what it took and what was kept with it."""
+    if not report.mixed_in:
+        return []
+    train = report.dataset["train"]
+    first = len(train["parts"]) - len(report.mixed_in)
+    named = [
+        f"{part_name(report, first + place, part)} ({part['rows']:,})"
+        for place, part in enumerate(report.mixed_in)
+    ]
+    mixed = sum(part["rows"] for part in report.mixed_in)
+    taken, names = percent_of(mixed / train["rows"]), join(named, ", ", "、")
+    opening = Words(
+        f"**A mixture.** {mixed:,} of the {train['rows']:,} training rows ({taken}) were mixed in: "
+        f"{names.en}. The steps stay the same, so the user's own rows were seen {taken} less "
+        "often.",
+        f"**混合数据。** {train['rows']:,} 行训练数据中有 {mixed:,} 行（{taken}）是混入的："
+        f"{names.zh}。步数不变，因此用户自己的行少看了 {taken}。",
+    )
+    compare = Words(
+        "`make compare REV=…` with a run without the mixture tests what it cost in scores and what "
+        "it saved.",
+        "用 `make compare REV=…` 与不混合的运行比较，可检验它让得分降了多少、挽回了多少。",
+    )
+    return [Prose(join([opening, *_kept(report), compare], " ", ""))]
+
+
+def _kept(report: Report) -> Iterator[Words]:
+    """How many of the right answers of each untuned model its tuned runs keep."""
+    kept = {entry.key: report.kept_answers(entry) for entry in report.entries}
+    parts = [
+        entry.label.map(f"{entry.first.model} {{}} {percent_of(share)}".format)
+        for entry in report.entries
+        if (share := kept[entry.key]) is not None
+    ]
+    if parts:
+        listed = join(parts, ", ", "，")
+        yield Words(
+            "Of the questions that the untuned model answers correctly, these stay correct: "
+            f"{listed.en}.",
+            f"未微调的模型答对的题，微调后仍答对的比例：{listed.zh}。",
+        )
 
 
 def _verdict_share(
@@ -145,10 +191,12 @@ def _worst(report: Report, worst: MethodEntry) -> Words:
     return Words(
         f"**{model} forgot most with {label.en}{rate.en}: {percent(right)} correct instead of "
         f"{before}; {ads} of its answers imitate the training data.** A lower learning rate, "
-        "LoRA, or mixing general questions and answers into the training data helps.",
+        "LoRA, or mixing general questions and answers into the training data helps: "
+        "`dataset.train` takes them as a part with a share, as in `presets/mixture.yaml`.",
         f"**{model} 用 {label.zh} 微调后遗忘最严重{rate.zh}："
         f"正确率从 {before} 降到 {percent(right)}；{ads} 的回答在模仿训练数据。** "
-        "降低学习率、改用 LoRA，或在训练数据中混入通用问答，都有帮助。",
+        "降低学习率、改用 LoRA，或在训练数据中混入通用问答，都有帮助："
+        "把通用问答作为带 share 的一部分写进 `dataset.train`，见 `presets/mixture.yaml`。",
     )
 
 

@@ -68,13 +68,13 @@ def _verdict(report: Report, model: str) -> Words:
     return Words(f"- {bold(model)}: {found.en}", f"- {bold(model)}：{found.zh}")
 
 
-def _made(report: Report) -> Words:
-    """When and by which code the results were computed, and how the verdicts are tested."""
+def computed(report: Report) -> Words:
+    """Example: "computed 2026-11-27 with commit `d1cb98e`"."""
     days = sorted({moment[:10] for moment in report.distinct_runtimes("finished")})
     when = Words("", "")
     if days:
         span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        when = Words(f"Computed {span}", f"计算日期 {span.replace(' to ', ' 至 ')}")
+        when = Words(f"computed {span}", f"计算日期 {span.replace(' to ', ' 至 ')}")
     commits = [f"`{plain(commit)}`" for commit in report.commits]
     by = Words("by code outside a git repository", "代码不在 git 仓库中")
     if commits:
@@ -82,12 +82,16 @@ def _made(report: Report) -> Words:
             f"with commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
             f"代码提交 {'、'.join(commits)}",
         )
-    level = f"{1 - CONFIDENCE:.2f}"
+    return join([each for each in (when, by) if each.en], " ", "，")
+
+
+def _made(report: Report) -> Words:
+    """When and by which code the results were computed, and how the verdicts are tested."""
+    level, made = f"{1 - CONFIDENCE:.2f}", computed(report)
     test = Words(
         f"Significant: p < {level} in paired tests over the same rows, with Holm's correction.",
         f"“显著”指在同样的数据上逐行配对检验，经 Holm 校正后 p < {level}。",
     )
-    made = join([each for each in (when, by) if each.en], " ", "，")
     return Words(f"{made.en[0].upper()}{made.en[1:]}. {test.en}", f"{made.zh}。{test.zh}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from glmtune.report.svg import inline as drawn
 from glmtune.report.words import Text, Words, english
 
 HERE = Path(__file__).parent
+NUMBERED = re.compile(r"\b[A-Za-z]+-\w\b")  # BLEU-4, ROUGE-L
 STYLE = (HERE / "page.css").read_text(encoding="utf-8")
 SCRIPT = "".join(
     (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("page", "curves", "answers")
@@ -164,7 +166,7 @@ def _figure(figure: Figure) -> str:
 def _table(table: Table) -> str:
     heats = list(zip(*_heats(table), strict=True)) if table.rows else []
     head = "".join(
-        f'<th scope="col"{_number(index, table)}>{inline(_title(cell))}</th>'
+        f'<th scope="col"{_number(index, table)}>{_title(cell)}</th>'
         for index, cell in enumerate(table.header)
     )
     rows = "".join(_row(row, heat, table) for row, heat in zip(table.rows, heats, strict=True))
@@ -176,8 +178,10 @@ def _table(table: Table) -> str:
     )
 
 
-def _title(head: Text | Head) -> Text:
-    return head.title if isinstance(head, Head) else head
+def _title(head: Text | Head) -> str:
+    """The head of a column, in which a name such as BLEU-4 is not broken."""
+    title = head.title if isinstance(head, Head) else head
+    return NUMBERED.sub(r'<span class="whole">\g<0></span>', inline(title))
 
 
 def _number(index: int, table: Table) -> str:

@@ -17,7 +17,7 @@ from glmtune.files import read_json, read_jsonl
 from glmtune.metrics.probe import TRAINING_ANSWERS, style_of
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.scorings import METRICS
-from glmtune.report.contents import COMPARED, Report, Run
+from glmtune.report.contents import COMPARED, Report, Run, own_rows
 from glmtune.report.request import ReportParams, RequestedRun
 
 SPLITS = ("train", "dev")
@@ -76,7 +76,7 @@ def read_report(
     report = Report(
         dataset=_read_object("fetch_dataset", dataset / "manifest.json", DATASET_KEYS),
         card=_read_object("fetch_dataset", dataset / "card.json", CARD_KEYS),
-        style=style_of(_read_training_answers("fetch_dataset", dataset / "train.jsonl")),
+        style=style_of(_read_own_answers("fetch_dataset", dataset)),
         models={
             name: _read_object("prepare_model", models / f"{name}.json", MODEL_KEYS)
             for name in names
@@ -117,7 +117,7 @@ def _read_run(results: Path, run: RequestedRun, params: ReportParams) -> Run:
         probe=_read_rows(generation, path("probe", ".jsonl"), ("prompt", "labels", "predict")),
         training=_read_object(tuning, training, TRAINING_KEYS) if run.is_trained else {},
         curve=_read_curve(tuning, curve, "loss") if run.is_trained else [],
-        dev_curve=_read_curve(tuning, curve, "dev_loss") if run.is_trained else [],
+        dev_curve=_read_dev_curve(tuning, curve) if run.is_trained else [],
         runtimes={
             step: _read_object(step, path(f"runtime/{step}", ".json"), RUNTIME_KEYS)
             for step in steps
@@ -150,11 +150,13 @@ def _check_same_questions(runs: Sequence[Run]) -> None:
             )
 
 
-def _read_training_answers(step: str, path: Path) -> list[str]:
-    """Read only the first training answers; the whole file may be large."""
+def _read_own_answers(step: str, dataset: Path) -> list[str]:
+    """Read the first training answers that were not mixed in; the whole file may be large."""
+    path, train = dataset / "train.jsonl", read_json(dataset / "manifest.json")["train"]
+    own = own_rows(train)
     _require_file(step, path)
     with path.open(encoding="utf-8") as lines:
-        first = list(islice(lines, TRAINING_ANSWERS))
+        first = list(islice(lines, min(own, TRAINING_ANSWERS)))
     answers = []
     for number, line in enumerate(first, 1):
         try:
@@ -216,6 +218,14 @@ def _require_keys(value: Any, keys: Sequence[str], where: str) -> None:
                     f"{where}: no key {key!r}; found {found}; delete the file and run again"
                 )
             inner = inner[part]
+
+
+def _read_dev_curve(step: str, path: Path) -> list[tuple[int, float]]:
+    """Read the losses that chose the best step: of valid rows if there are any, else of dev."""
+    _require_file(step, path)
+    with path.open(encoding="utf-8") as lines:
+        has_valid = "valid_loss" in next(lines, "")
+    return _read_curve(step, path, "valid_loss" if has_valid else "dev_loss")
 
 
 def _read_curve(step: str, path: Path, column: str) -> list[tuple[int, float]]:

@@ -27,7 +27,7 @@ class ReportParams:
     """What the report says of params.yaml."""
 
     values: Mapping[str, Any]  # all of them, as they are shown
-    examples: list[str]  # the user's own prompts
+    examples: list[str] | None  # the user's own prompts; None: they are left to the workflow
     protocol: str  # whose definition of BLEU-4 and ROUGE the scores have
     methods: Mapping[str, str]  # of each entry: its method, e.g. lora
     generation: Mapping[str, Any]  # how answers are decoded unless the protocol says
@@ -62,17 +62,18 @@ def parse_params(value: Any, source: str) -> ReportParams:
     `source` is the file that a ParamsError names.
     """
     examples = value.get("examples") if isinstance(value, dict) else None
-    if not isinstance(examples, list) or not all(isinstance(prompt, str) for prompt in examples):
+    is_list = isinstance(examples, list) and all(isinstance(prompt, str) for prompt in examples)
+    if examples != "auto" and not is_list:
         raise ParamsError(
             f"{source}: found {_start_of(value)}; expected an object with the values of "
-            "params.yaml, among them `examples`, a list of texts"
+            "params.yaml, among them `examples`, auto or a list of texts"
         )
     protocol = value.get("protocol", DEFAULT_PROTOCOL)
     get_protocol(protocol)
     methods, limits = value.get("methods", {}), ("max_source_tokens", "max_target_tokens")
     return ReportParams(
         values=value,
-        examples=examples,
+        examples=None if examples == "auto" else examples,
         protocol=protocol,
         methods={name: entry.get("method", name) for name, entry in methods.items()},
         generation=value.get("generation", {}),

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from glmtune.errors import DataError
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.metrics.significance import CONFIDENCE
 from glmtune.report.answers import all_answers
-from glmtune.report.blocks import Block, Heading, Prose, Row, Table
+from glmtune.report.blocks import Block, Heading, Prose
 from glmtune.report.comparison import differences
 from glmtune.report.contents import Report
 from glmtune.report.data_card import data_section
 from glmtune.report.definitions import definitions
+from glmtune.report.examples import before_and_after
 from glmtune.report.figures import cost_figure, length_figure, loss_figure
 from glmtune.report.forgetting import forgetting
-from glmtune.report.markdown import code, plain
+from glmtune.report.markdown import plain
 from glmtune.report.overview import overview
 from glmtune.report.published import published
 from glmtune.report.seeds import seed_table
 from glmtune.report.tables import (
-    EMPTY,
-    METHOD,
-    MODEL,
     fairer_columns,
     percent_of,
     run_table,
@@ -34,7 +31,7 @@ from glmtune.report.tables import (
 )
 from glmtune.report.training_notes import training_notes
 from glmtune.report.what_was_run import what_was_run
-from glmtune.report.words import Text, Words, join
+from glmtune.report.words import Words, join
 
 
 def scores(report: Report) -> list[Block]:
@@ -134,47 +131,6 @@ answers. *Distinct-4*: share of distinct word 4-grams. *Repetition-4*: answers t
         Prose(lengths),
         length_figure(report),
     ]
-
-
-def before_and_after(report: Report) -> list[Block]:
-    """Show the answers to each example prompt side by side."""
-    blocks: list[Block] = [Heading(2, Words("Before and after", "微调前后"), "examples")]
-    if not report.examples:
-        nothing = Words("No example prompts are configured.", "没有配置示例提示词。")
-        blocks.append(Prose(nothing))
-    elif report.has_seeds:
-        first = Words(
-            "Methods with several seeds show the answer of the first one.",
-            "用多个种子训练的方法，只显示第一个种子的回答。",
-        )
-        blocks.append(Prose(first))
-    for number, prompt in enumerate(report.examples, 1):
-        caption = Words(f"Answers to example {number}", f"例 {number} 的回答")
-        blocks += [
-            Heading(3, code(prompt), f"example-{number}"),
-            _answer_table(report, prompt, caption),
-        ]
-    return blocks
-
-
-def _answer_table(report: Report, prompt: str, caption: Words) -> Table:
-    """One row per model and method, plus the reference if the prompt is a dev row."""
-    rows, references = [], []
-    for entry in report.entries:
-        run = entry.first
-        example = run.example_responses.get(prompt)
-        if example is None:
-            raise DataError(
-                f"examples of {run.name}: no answer to {prompt!r}; run generate_predictions again"
-            )
-        references.append(example.get("labels"))
-        answer: Text = plain(example["predict"]) or EMPTY
-        rows.append(Row([run.model, entry.label, answer], *entry.key))
-    reference = next(filter(None, references), None)
-    if reference:
-        rows.append(Row([Words("reference", "参考答案"), "", plain(reference)]))
-    header = [MODEL, METHOD, Words("Answer", "回答")]
-    return Table(caption, header, rows, text_columns=3, named=2)
 
 
 def loss_curves(report: Report) -> list[Block]:

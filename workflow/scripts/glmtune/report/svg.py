@@ -209,6 +209,18 @@ def y_axis(frame: Frame, along: Scale, label: Text, count: int = 5) -> str:
     return element("g", *parts, class_="y axis") + text(0, frame.top - 9, label, class_="label")
 
 
+def zero_line(frame: Frame, *, x: Scale | None = None, y: Scale | None = None) -> str:
+    """A line at 0 of each scale that goes below it."""
+    parts = []
+    if x and x.low < 0 < x.high and not x.is_log:
+        ends = {"y1": frame.top, "y2": frame.top + frame.height}
+        parts.append(element("line", x1=x(0), x2=x(0), **ends, class_="zero"))
+    if y and y.low < 0 < y.high and not y.is_log:
+        ends = {"x1": frame.left, "x2": frame.left + frame.width}
+        parts.append(element("line", y1=y(0), y2=y(0), **ends, class_="zero"))
+    return "".join(parts)
+
+
 def mark(x: float, y: float, shape: int, **attributes: Any) -> str:
     """A point; shapes tell models apart where colors tell methods."""
     drawn = (

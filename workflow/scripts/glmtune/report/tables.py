@@ -56,7 +56,7 @@ class Column:
         shown = mean_and_spread(values, self.show, varies=self.varies)
         interval = self.interval(entry)
         note = ends(interval, self.show) if interval else self.note(entry)
-        shown = _with_note(shown, note, is_bold=self.is_bold(entry))
+        shown = with_note(shown, note, is_bold=self.is_bold(entry))
         return Cell(shown, statistics.fmean(values))
 
 
@@ -76,13 +76,13 @@ class DifferenceColumn:
         if difference is None:
             return Cell(NOTHING)
         show = functools.partial(signed, show=self.show)
-        shown = _with_note(
+        shown = with_note(
             show(difference.value), ends(difference, show), is_bold=self.is_bold(entry)
         )
         return Cell(shown, difference.value)
 
 
-def _with_note(shown: str, note: str, *, is_bold: bool) -> str:
+def with_note(shown: str, note: str, *, is_bold: bool) -> str:
     """Join a value and its note; a line may break only between them."""
     strong = f"**{shown}**" if is_bold else shown
     return f"{strong} ({note.replace(' ', NO_BREAK)})" if note else strong

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glmtune.report.contents import Report, Run, finite
+from glmtune.report.figures import measured_loss
 from glmtune.report.markdown import plain
 from glmtune.report.words import Words
 
@@ -35,14 +36,38 @@ BANDS = {
 def training_notes(report: Report) -> list[Words]:
     """One line per note on a training."""
     notes = []
+    measured = measured_loss(report)
     for run in report.runs:
         written = [Words(plain(note), plain(note)) for note in run.training.get("notes", ())]
-        for note in (*written, *_early_end_notes(run)):
+        for note in (*written, *_early_end_notes(run, measured)):
             notes.append(Words(f"- {run.name}: {note.en}.", f"- {run.name}：{note.zh}。"))
+    if any(_chose_by_loss(run) for run in report.runs):
+        notes.append(_what_chose(report))
     return notes + _loss_notes(report)
 
 
-def _early_end_notes(run: Run) -> list[Words]:
+def _chose_by_loss(run: Run) -> bool:
+    """Whether measured losses decided which step's weights are kept."""
+    settings = run.training.get("settings", {})
+    return bool(settings.get("keep_best") or settings.get("early_stopping_patience"))
+
+
+def _what_chose(report: Report) -> Words:
+    """Say which rows chose the step: scores on rows that did are too good on average."""
+    if report.has_valid:
+        rows = report.dataset["valid"]["rows"]
+        return Words(
+            f"- The kept step was chosen on {rows:,} valid rows, which are not scored.",
+            f"- 保留哪一步由 {rows:,} 行 valid 数据决定，它们不参与评分。",
+        )
+    return Words(
+        "- **The choice of the step saw the scored rows**, so the scores are slightly too good: "
+        "`dataset.valid` names other rows for it.",
+        "- **选择保留哪一步时看过评分的行**，得分会略微偏高：用 `dataset.valid` 另外指定这些行。",
+    )
+
+
+def _early_end_notes(run: Run, measured: Words) -> list[Words]:
     """Say where a training ended, unless it kept the weights of its last planned step."""
     if not run.is_trained:
         return []
@@ -52,15 +77,15 @@ def _early_end_notes(run: Run) -> list[Words]:
     if planned is not None and steps < planned:
         notes.append(
             Words(
-                f"stopped after {steps} of {planned} steps: the dev loss stopped falling",
-                f"计划 {planned} 步，第 {steps} 步停止：验证损失不再下降",
+                f"stopped after {steps} of {planned} steps: the {measured.en} stopped falling",
+                f"计划 {planned} 步，第 {steps} 步停止：{measured.zh}不再下降",
             )
         )
     if best is not None and best != steps:
         notes.append(
             Words(
-                f"kept the weights of step {best}, which has the lowest dev loss",
-                f"保留验证损失最低的第 {best} 步的权重",
+                f"kept the weights of step {best}, which has the lowest {measured.en}",
+                f"保留{measured.zh}最低的第 {best} 步的权重",
             )
         )
     return notes

@@ -134,7 +134,7 @@ def _input_hashes(report: Report) -> Table:
     kind = plain(report.dataset["source"]["kind"])
     data = Words(f"data ({kind})", f"数据（{kind}）")
     rows = []
-    for part in ("train", "dev"):
+    for part in filter(report.dataset.get, ("train", "dev", "valid")):
         facts = report.dataset[part]
         file = Words(f"{part}, {facts['rows']:,} rows", f"{part}，{facts['rows']:,} 行")
         rows.append(Row([data, file, f"`{facts['sha256']}`"]))

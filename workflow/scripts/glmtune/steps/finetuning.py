@@ -50,6 +50,7 @@ class _Task:
     """The manifest of the tokenised data."""
     rows: TokenizedRows
     dev: TokenizedRows
+    valid: TokenizedRows | None
 
 
 def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs: Outputs) -> None:
@@ -75,7 +76,8 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
         (out_dir / "checkpoint").mkdir()
         task.method.save(tuned, out_dir / "checkpoint", model.folder)
         figures |= _figures(tuned, task, outcome, expected_peak)
-    write_text(out_dir / "curve.csv", _as_csv(outcome.curve))
+    measured = "dev_loss" if task.valid is None else "valid_loss"
+    write_text(out_dir / "curve.csv", _as_csv(outcome.curve, measured))
     write_json(out_dir / "manifest.json", _manifest(out_dir, base, settings, outcome, notes))
 
 
@@ -84,14 +86,17 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
     device = choose_device()
     print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
     require_optimizer(settings)
+    manifest = read_json(data / "manifest.json")
+    has_valid = "valid" in manifest["splits"]
     return _Task(
         folder=folder,
         method=get_method(settings.method),
         settings=settings,
         device=device,
-        data=read_json(data / "manifest.json"),
+        data=manifest,
         rows=read_tokenized(data / "train.safetensors"),
         dev=read_tokenized(data / "dev.safetensors"),
+        valid=read_tokenized(data / "valid.safetensors") if has_valid else None,
     )
 
 
@@ -149,6 +154,7 @@ def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOut
         task.settings,
         pad_token_id=task.data["pad_token_id"],
         work=resume_dir,
+        valid=task.valid,
         dtype=task.device.dtype,
         rates=task.method.rates(task.settings),
     )
@@ -223,9 +229,9 @@ def _manifest(
     }
 
 
-def _as_csv(curve: list[dict[str, float]]) -> str:
+def _as_csv(curve: list[dict[str, float]], measured: str) -> str:
     text = io.StringIO()
-    columns = ["step", "loss", "learning_rate", "dev_loss"]
+    columns = ["step", "loss", "learning_rate", measured]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(curve)

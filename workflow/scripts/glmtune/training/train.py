@@ -48,14 +48,14 @@ CHECKPOINTING = next(
 class TrainingOutcome:
     """The result of a training; losses are means per target token, in nats.
 
-    A point of `curve` has step, loss and learning_rate, and dev_loss if it was measured.
+    A point of `curve` has step, loss and learning_rate, and dev_loss or valid_loss if measured.
     """
 
     train_loss: float
     dev_loss: float | None
     curve: list[dict[str, float]]
     steps: int
-    best_step: int | None  # of the lowest dev loss, if its weights were kept
+    best_step: int | None  # of the lowest measured loss, if its weights were kept
     trainable_parameters: int
     total_parameters: int
     throughput: Throughput = field(compare=False)
@@ -69,6 +69,7 @@ def train(
     *,
     pad_token_id: int,
     work: Path,
+    valid: TokenizedRows | None = None,
     dtype: str = "float32",
     adam_beta2: float = 0.999,
     rates: Mapping[str, float] | None = None,
@@ -76,6 +77,7 @@ def train(
 ) -> TrainingOutcome:
     """Train the parameters of `model` that require gradients; resume from `work` if possible.
 
+    `valid` rows, where there are any, are measured during training instead of `dev`.
     Computes in `dtype`; the trained weights and the optimizer stay in float32. `rates` has factors
     of the learning rate, by a part of the names of the weights that they are for.
     """
@@ -90,12 +92,13 @@ def train(
     trainer.rates = rates or {}
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressWithLoss())
-    if dev is not None and settings.eval_steps:
-        trainer.watch_dev_loss(dev, settings)
+    watched = dev if valid is None else valid
+    if watched is not None and settings.eval_steps:
+        trainer.watch_dev_loss(watched, settings)
     throughput = trainer.train_on(last_checkpoint(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
-    curve = _curve(trainer.state)
+    curve = _curve(trainer.state, "dev_loss" if valid is None else "valid_loss")
     return TrainingOutcome(
         train_loss=[point["loss"] for point in curve if "loss" in point][-1],
         dev_loss=None if dev is None else trainer.final_dev_loss(dev, best_step),
@@ -118,9 +121,9 @@ def require_optimizer(settings: TrainingSettings) -> None:
         )
 
 
-def _curve(state: TrainerState) -> list[dict[str, float]]:
+def _curve(state: TrainerState, measured: str) -> list[dict[str, float]]:
     """The values logged at each step, under the names of `TrainingOutcome.curve`."""
-    names = {"loss": "loss", "learning_rate": "learning_rate", DEV_LOSS: "dev_loss"}
+    names = {"loss": "loss", "learning_rate": "learning_rate", DEV_LOSS: measured}
     points: dict[int, dict[str, float]] = {}
     for entry in state.log_history:
         found = {names[key]: value for key, value in entry.items() if key in names}

@@ -57,12 +57,13 @@ class ResumableTrainer(Trainer):
     watch: WatchDevLoss | None = None
     keeps_best = False
     rates: Mapping[str, float] = {}  # a part of weights' names -> factor of their learning rate
+    watched: TokenizedRows | None = None
 
-    def watch_dev_loss(self, dev: TokenizedRows, settings: TrainingSettings) -> None:
-        """Measure the dev loss during training; stop early and keep the best as `settings` say."""
+    def watch_dev_loss(self, rows: TokenizedRows, settings: TrainingSettings) -> None:
+        """Measure the loss of dev or valid rows; stop early and keep the best as `settings` say."""
         assert settings.eval_steps
         self.watch = WatchDevLoss(settings.eval_steps, settings.early_stopping_patience)
-        self.dev = dev
+        self.watched = rows
         self.keeps_best = settings.keep_best
         self.add_callback(self.watch)
 
@@ -109,7 +110,8 @@ class ResumableTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure and log the dev loss; keep the weights if it is the lowest so far."""
         lowest = min((loss for _, loss in dev_losses(self.state)), default=math.inf)
-        measured = {DEV_LOSS: self.mean_loss(self.dev)}
+        assert self.watched is not None, "watch_dev_loss asks for measurements"
+        measured = {DEV_LOSS: self.mean_loss(self.watched)}
         self.log(measured)
         if self.keeps_best and measured[DEV_LOSS] < lowest:
             self._write_weights(self._folder / BEST_WEIGHTS)
@@ -132,7 +134,7 @@ class ResumableTrainer(Trainer):
 
     def final_dev_loss(self, dev: TokenizedRows, step: int | None) -> float:
         """The dev loss of the current weights: those of `step`, or of the last step."""
-        measured = dict(dev_losses(self.state))
+        measured = dict(dev_losses(self.state)) if self.watched is dev else {}
         step = self.state.global_step if step is None else step
         if step in measured:
             return measured[step]

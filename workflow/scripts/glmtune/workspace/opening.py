@@ -78,6 +78,10 @@ class Run:
         """Write what a step gets from params.yaml to a file; its hash decides whether it reruns."""
         return write_settings(self.here, values)
 
+    def each_split(self, pattern: str) -> dict[str, str]:
+        """A path for every split of the data set, by its name."""
+        return {split: pattern.format(split=split) for split in self.params.splits}
+
     def each_run(self, pattern: str) -> list[str]:
         """A path for every (model, method) of params.yaml."""
         return [pattern.format(model=run.model, method=run.method) for run in self.params.runs]

@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.registry import get_method
-from glmtune.tuning.settings import TuningSettings
+from glmtune.tuning.settings import TuningSettings, without_defaults
 from glmtune.workspace.provenance import recorded_runtime
 
 
@@ -156,6 +156,7 @@ def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOut
         work=resume_dir,
         valid=task.valid,
         dtype=task.device.dtype,
+        rates=task.method.rates(task.settings),
     )
 
 
@@ -216,7 +217,7 @@ def _manifest(
     return {
         "method": settings.method,
         "base": base,
-        "settings": asdict(settings),
+        "settings": without_defaults(settings),
         "checkpoint": hash_folder(out_dir / "checkpoint"),
         "steps": outcome.steps,
         "best_step": outcome.best_step,

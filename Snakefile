@@ -164,6 +164,8 @@ rule finetune_model:
         "benchmarks/finetune_model/{model}/{method}.tsv"
     resources:
         gpu=RUN.gpus_per_job,
+        # Not a parameter: it changes no result, so other values rerun nothing.
+        report_to=lambda w: " ".join(PARAMS.trackers(w.method)),
     params:
         model=subpath(input.model, strip_suffix=".json"),
         data=subpath(input.data, parent=True),
@@ -182,6 +184,7 @@ rule finetune_model:
         " --batch-size {params.flags[batch_size]}"
         " --seed {params.flags[seed]}"
         " --settings .glmtune/settings/{params.settings}.json"
+        " --report-to {resources.report_to}"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"
         " --curve {output.curve}"

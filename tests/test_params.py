@@ -163,6 +163,12 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             '"paged_adamw_8bit", "adafactor"',
         ),
         (
+            "training.report_to",
+            ["mlflow"],
+            'training.report_to.0: found "mlflow"; expected one of "tensorboard", "swanlab", '
+            '"wandb"',
+        ),
+        (
             "training.early_stopping_patience",
             3,
             "training.early_stopping_patience: found 3, but eval_steps is null; "
@@ -383,7 +389,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     known = "alpha, batch_size, dora, dropout, early_stopping_patience, eval_steps, "
     known += "gradient_accumulation_steps, gradient_checkpointing, init, keep_best, "
     known += "logging_steps, lora_plus_ratio, lr, lr_scheduler, max_grad_norm, max_steps, method, "
-    known += "optimizer, rank, rslora, save_steps, target_modules, warmup_ratio, weight_decay"
+    known += (
+        "optimizer, rank, report_to, rslora, save_steps, target_modules, warmup_ratio, weight_decay"
+    )
     assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: data, dataset, ")
     assert found[0].endswith("Did you mean 'seed'?")
     assert found[1:] == [

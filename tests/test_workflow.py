@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_an_edit_of_params_reruns_what_it_affects_and_nothing_else(
     key, value, expected = EDITS[edit]
     workspace.edit(key, value)
     assert workspace.would_run() == expected
+
+
+def test_showing_losses_retrains_nothing_but_needs_its_package(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    workspace.edit("methods.lora.report_to", ["wandb"])
+    (tmp_path / "packages").mkdir()
+    if importlib.util.find_spec("wandb") is None:
+        output = workspace.run("snakemake", "-n", ok=False)
+        assert "training.report_to: found wandb, not installed; install what is missing" in output
+        assert "Traceback" not in output
+    (tmp_path / "packages/wandb.py").touch()
+    packages = str(tmp_path / "packages")
+    assert workspace.snakemake("-n", PYTHONPATH=packages) == REPORT
+    workspace.run("snakemake", "--cores", "1", PYTHONPATH=packages)
+    assert workspace.snakemake("-n", PYTHONPATH=packages) == set()
+    flags = ("-n", "-p", "--forcerun", "finetune_model")
+    command = workspace.run("snakemake", *flags, PYTHONPATH=packages)
+    assert command.count("--report-to wandb") == 1  # the others have no tracker
 
 
 def test_a_comment_in_params_reruns_nothing(workspace: Workspace) -> None:

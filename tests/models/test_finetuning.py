@@ -20,7 +20,7 @@ from glmtune.families.tokenized import TokenizedRows, tokenized_file
 from glmtune.files import read_json, write_json
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps import finetuning
-from glmtune.steps.inputs_outputs import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
 from glmtune.training import notes as training_notes
 from glmtune.training.train import train
 
@@ -45,7 +45,7 @@ def folder(rows: TokenizedRows, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, **changes: Any) -> Path:
+def run(folder: Path, *trackers: str, **changes: Any) -> Path:
     done = folder / "done"
     done.mkdir(exist_ok=True)
     finetuning.finetune(
@@ -53,6 +53,7 @@ def run(folder: Path, **changes: Any) -> Path:
         data=folder / "data",
         settings=settings_of(**STEP | changes),
         outputs=Outputs(out_dir=done, resume_dir=folder / "work"),
+        tracking=Tracking(trackers=[*trackers], run="tiny/lora", folder=folder / "logs"),
     )
     return done
 

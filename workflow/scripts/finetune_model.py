@@ -11,6 +11,8 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
         --manifest results/training/chatglm2-6b/lora.json
         --curve results/curves/chatglm2-6b/lora.csv
         --runtime results/runtime/finetune_model/chatglm2-6b/lora.json
+
+`--report-to tensorboard` also shows the losses while it trains, as chatglm2-6b/lora.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from glmtune.errors import run_script
-from glmtune.steps.inputs_outputs import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
 from glmtune.workspace.gpus import lease_gpu
 from glmtune.workspace.step_settings import typed, with_flags
+from glmtune.workspace.trackers import TRACKERS, require_trackers, tracker_folder
 
 # Name in the store -> flag.
 OUTPUTS = {
@@ -45,10 +48,17 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, required=True, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, required=True, help="rows per pass")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--report-to", nargs="*", choices=TRACKERS, default=[], metavar="TRACKER")
     flags = parser.parse_args()
 
     values = with_flags(flags, "method", "lr", "max_steps", "batch_size", "seed")
     settings = typed(settings_class(values), values)
+    require_trackers(flags.report_to)
+    tracking = Tracking(
+        trackers=flags.report_to,
+        run="/".join(flags.checkpoint.parts[-2:]),
+        folder=tracker_folder(Path.cwd()),
+    )
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
         lease_gpu()
@@ -59,6 +69,7 @@ def main() -> None:
             data=flags.data,
             settings=settings,
             outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
+            tracking=tracking,
         )
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}

@@ -203,6 +203,8 @@ class Training(Section):
     """Keep the weights with the lowest dev loss instead of the last ones."""
     early_stopping_patience: Limit
     """Stop after this many measurements without a lower dev loss; null: never."""
+    report_to: list[Literal["tensorboard", "swanlab", "wandb"]]
+    """Programs that show the losses while training runs; changes no result and reruns nothing."""
 
 
 def _may_be_absent(field: FieldInfo) -> tuple[Any, FieldInfo]:

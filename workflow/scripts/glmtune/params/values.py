@@ -28,6 +28,8 @@ SPLITS = ("train", "dev", "valid")
 SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
 # The training settings that are flags of finetune_model.py; the others are in its settings file.
 TRAINING_FLAGS = ("method", "lr", "max_steps", "batch_size", "seed")
+# The keys of `training` that decide nothing of the result: other values rerun no training.
+ONLY_SHOWN = ("report_to",)
 # Keys that an entry of `methods:` takes from the top level unless it has its own.
 KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 
@@ -242,7 +244,7 @@ class Params:
     def training_settings(self, method: str) -> dict[str, Any]:
         """The settings that decide a training, given its model and data."""
         entry, file = self.file.methods[self.entry_of(method)], self.file
-        return {
+        settings = {
             "seed": self.seed_of(method),
             "torch_threads": file.torch_threads,
             "quantization_bit": file.quantization_bit,
@@ -250,6 +252,12 @@ class Params:
             **{key: getattr(file, key) for key in KEYS_FROM_TOP_LEVEL.get(entry.method, ())},
             **_as_data(entry),
         }
+        return {key: value for key, value in settings.items() if key not in ONLY_SHOWN}
+
+    def trackers(self, method: str) -> list[str]:
+        """The programs that show the losses of a method's trainings: `report_to`."""
+        own = getattr(self.file.methods[self.entry_of(method)], "report_to", ABSENT)
+        return list(self.file.training.report_to if own is ABSENT else own)
 
     def training_flags(self, method: str) -> dict[str, Any]:
         """The training settings that are flags of `finetune_model.py`."""

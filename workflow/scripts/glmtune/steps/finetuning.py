@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerCallback
 
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
 from glmtune.checkpoints.sources import model_folder, unchanged
 from glmtune.devices import Device, choose_device
 from glmtune.errors import ParamsError, UserError
 from glmtune.families.tokenized import TokenizedRows, read_tokenized
-from glmtune.files import hash_folder, read_json, write_json, write_text
+from glmtune.files import hash_folder, read_json, sha256_of_bytes, write_json, write_text
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.seeding import seed_everything
-from glmtune.steps.inputs_outputs import ModelFiles, Outputs
+from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.parameters import count_parameters
 from glmtune.training.throughput import describe_throughput
+from glmtune.training.tracking import TrackedRun, tracked
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
 from glmtune.tuning.memory_estimate import (
     check_memory,
@@ -53,12 +56,20 @@ class _Task:
     valid: TokenizedRows | None
 
 
-def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs: Outputs) -> None:
+def finetune(
+    *,
+    model: ModelFiles,
+    data: Path,
+    settings: TuningSettings,
+    outputs: Outputs,
+    tracking: Tracking,
+) -> None:
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.out_dir`.
 
     `model` is untuned; `settings` are those of `Params.training_settings`.
-    Raises ResourceError if a training does not fit or diverges, ParamsError for quantized
-    weights that cannot be trained, WeightsError for weights that are not those of the manifest.
+    Raises ResourceError if a training does not fit or diverges or a tracker does not start,
+    ParamsError for quantized weights that cannot be trained, WeightsError for weights that are not
+    those of the manifest.
     """
     task = _read_task(model.folder, data, settings)
     quantized = _with_stored_quantization(task)
@@ -68,10 +79,11 @@ def finetune(*, model: ModelFiles, data: Path, settings: TuningSettings, outputs
         recorded_runtime(out_dir / "runtime.json") as figures,
         explained_when_full(quantized),
         unchanged(model.folder, base),
+        tracked(tracking.trackers, _tracked_run(tracking, settings, outputs)) as trackers,
     ):
         tuned = _open_for_training(task)
         notes = _notes_before(tuned, task)
-        outcome = _train(tuned, task, outputs.resume_dir)
+        outcome = _train(tuned, task, outputs.resume_dir, trackers)
         notes += _notes_after(outcome, settings)
         (out_dir / "checkpoint").mkdir()
         task.method.save(tuned, out_dir / "checkpoint", model.folder)
@@ -145,7 +157,19 @@ def _open_for_training(task: _Task) -> ChatGLMCausalLM:
     return task.method.prepare(base, settings)
 
 
-def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOutcome:
+def _tracked_run(tracking: Tracking, settings: TuningSettings, outputs: Outputs) -> TrackedRun:
+    """A training that resumes has the same folder to resume from, and so the same id."""
+    return TrackedRun(
+        name=tracking.run,
+        id=sha256_of_bytes(str(outputs.resume_dir.resolve()).encode())[:8],
+        folder=tracking.folder,
+        settings=asdict(settings),
+    )
+
+
+def _train(
+    model: ChatGLMCausalLM, task: _Task, resume_dir: Path, trackers: Sequence[TrainerCallback]
+) -> TrainingOutcome:
     """Train `model`; a killed run resumes from `resume_dir`."""
     return train(
         model.train(),
@@ -157,6 +181,7 @@ def _train(model: ChatGLMCausalLM, task: _Task, resume_dir: Path) -> TrainingOut
         valid=task.valid,
         dtype=task.device.dtype,
         rates=task.method.rates(task.settings),
+        callbacks=trackers,
     )
 
 

@@ -28,3 +28,15 @@ class Outputs:
     """An empty folder for the results."""
     resume_dir: Path
     """What a killed run resumes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where a training shows its losses while it runs; no part of what decides its result."""
+
+    trackers: list[str]
+    """Of `training.report_to`."""
+    run: str
+    """`model/method`."""
+    folder: Path
+    """Of the trackers' logs."""

@@ -25,6 +25,7 @@ from glmtune.workspace.progress import show_progress
 from glmtune.workspace.repository import check_queued
 from glmtune.workspace.sighup import end_on_hangup
 from glmtune.workspace.step_settings import write_settings
+from glmtune.workspace.trackers import require_trackers
 
 REPORT = "results/report.md"
 
@@ -131,6 +132,8 @@ def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
         check_queued(here)
         mark = folder.acquire_run_lock(here)
     params = read_params("params.yaml", overrides=overrides)
+    for method in filter(params.trains, params.methods):
+        require_trackers(params.trackers(method))
     user_files = params.dataset_files()
     run = Run(
         workflow,

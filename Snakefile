@@ -59,7 +59,9 @@ rule fetch_dataset:
         **RUN.user_files,
         code=RUN.code("fetch_dataset"),
     output:
-        **RUN.each_split("data/dataset/{split}.jsonl"),
+        **RUN.if_valid("data/dataset/valid.jsonl"),
+        train="data/dataset/train.jsonl",
+        dev="data/dataset/dev.jsonl",
         card="data/dataset/card.json",
         left_out="data/dataset/left_out.jsonl",
         manifest="data/dataset/manifest.json",
@@ -114,7 +116,9 @@ rule tokenize_dataset:
         data=rules.fetch_dataset.output.manifest,
         model=rules.prepare_model.output.manifest,
     output:
-        **RUN.each_split("data/tokenized/{{model}}/{split}.safetensors"),
+        **RUN.if_valid("data/tokenized/{model}/valid.safetensors"),
+        train="data/tokenized/{model}/train.safetensors",
+        dev="data/tokenized/{model}/dev.safetensors",
         manifest="data/tokenized/{model}/manifest.json",
     log:
         "logs/tokenize_dataset/{model}.log",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,7 +213,24 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "methods.lora.target_modules",
             "query_key_value",
-            'methods.lora.target_modules: found "query_key_value"; expected a list',
+            'methods.lora.target_modules: found "query_key_value"; expected a list of names, or '
+            '"all-linear"',
+        ),
+        (
+            "methods.lora.target_modules",
+            ["dense", 3],
+            "methods.lora.target_modules.1: found 3; expected a string",
+        ),
+        (
+            "methods.lora.init",
+            "svd",
+            'methods.lora.init: found "svd"; expected one of "default", "pissa", "olora"',
+        ),
+        ("methods.lora.dora", "yes", 'methods.lora.dora: found "yes"; expected true or false'),
+        (
+            "methods.lora.lora_plus_ratio",
+            0.5,
+            "methods.lora.lora_plus_ratio: found 0.5; expected at least 1",
         ),
         (
             "methods.lora.target_modules",
@@ -320,6 +338,20 @@ def test_a_method_that_takes_away_the_dev_losses_is_told_what_needed_them(
     ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("dora", True), ("init", "pissa"), ("init", "olora")])
+def test_variants_of_lora_that_need_the_base_s_own_weights_are_told_so(
+    values: dict[str, Any], key: str, value: Any
+) -> None:
+    values["methods"] = {"mine": values["methods"]["lora"] | {"method": "lora", key: value}}
+    assert mistakes_with(values, "quantization_bit", 4) == [
+        f"methods.mine.{key}: found {json.dumps(value)}, which computes with the base's own "
+        "weights, but quantization_bit is 4; set that to null or remove "
+        f"methods.mine.{key}"
+    ]
+    values["methods"]["mine"] |= {"dora": False, "init": "default", "rslora": True}
+    assert mistakes_with(values, "quantization_bit", 4) == []
+
+
 def test_an_unknown_key_is_answered_with_the_nearest(values: dict[str, Any]) -> None:
     (mistake,) = mistakes_with(values, "lrr", 1)
     assert mistake.startswith("unknown key 'lrr'; known keys: data, dataset, ")
@@ -354,10 +386,12 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     with pytest.raises(ParamsError) as caught:
         read_params(file)
     found = str(caught.value).splitlines()
-    known = "alpha, batch_size, dropout, early_stopping_patience, eval_steps, "
-    known += "gradient_accumulation_steps, gradient_checkpointing, keep_best, logging_steps, lr, "
-    known += "lr_scheduler, max_grad_norm, max_steps, method, optimizer, rank, "
-    known += "report_to, save_steps, target_modules, warmup_ratio, weight_decay"
+    known = "alpha, batch_size, dora, dropout, early_stopping_patience, eval_steps, "
+    known += "gradient_accumulation_steps, gradient_checkpointing, init, keep_best, "
+    known += "logging_steps, lora_plus_ratio, lr, lr_scheduler, max_grad_norm, max_steps, method, "
+    known += (
+        "optimizer, rank, report_to, rslora, save_steps, target_modules, warmup_ratio, weight_decay"
+    )
     assert found[0].startswith(f"{file}: unknown key 'sede'; known keys: data, dataset, ")
     assert found[0].endswith("Did you mean 'seed'?")
     assert found[1:] == [
@@ -509,7 +543,8 @@ def test_parts_and_held_out_shares_are_described_by_their_flags(
         "--valid links/v --seed 42 --no-tools "
         f"--train-rows {sizes['train_rows']} --dev-rows {sizes['dev_rows']} --on-bad-rows error"
     )
-    assert mixed.splits == ["train", "dev", "valid"]
+    assert mixed.has_valid
+    assert not Params.of(values).has_valid
     (tmp_path / "b c").unlink()
     with pytest.raises(ParamsError, match="^params.yaml: dataset.train.1.path: no such file 'b"):
         mixed.dataset_files()

@@ -24,7 +24,8 @@ from report_tree import (
 )
 
 from glmtune.files import write_jsonl
-from glmtune.report.contents import Comparison
+from glmtune.metrics.significance import adjusted_p_values
+from glmtune.report.contents import MOST_PAIRED, Comparison
 from glmtune.report.figures import loss_figure, loss_table
 from glmtune.report.writing import headline, render_markdown
 
@@ -100,6 +101,70 @@ def test_models_are_compared_where_they_have_the_same_method(copy: Path) -> None
     assert "- lora. BLEU-4 and ROUGE-L: chatglm2-6b is **higher** than chatglm-6b." in text
     alone = render_markdown(read(copy, RUNS[:3]))
     assert "Models with the same method" not in alone
+
+
+@pytest.fixture
+def sweep(copy: Path) -> Path:
+    """chatglm-6b with more methods than are compared pair by pair: none, ptuning, lora, lora-0 …"""
+    for index in range(MOST_PAIRED):
+        for path in list((copy / "results").rglob("chatglm-6b/lora.*")):
+            shutil.copyfile(path, path.with_name(path.name.replace("lora", f"lora-{index}", 1)))
+    write_scores(copy / "results", "chatglm-6b", "lora-3", 27.0)
+    return copy
+
+
+SWEEP = RUNS[:3] + [renamed(RUNS[2], f"lora-{index}") for index in range(MOST_PAIRED)]
+
+
+def test_of_many_methods_each_is_compared_with_the_untuned_and_the_best(sweep: Path) -> None:
+    report = read(sweep, SWEEP)
+    text = section(render_markdown(report), TITLE)
+    rows = table_rows(text, "Row minus column")
+    assert [row[0] for row in rows] == [run["method"] for run in SWEEP[1:]]
+    assert rows[0] == ["ptuning", "+0.00 / +0.00", "**-23.00** / **-23.00**"]
+    assert rows[5] == ["lora-3", "**+23.00** / **+23.00**", ""]
+    assert "lora-3 is **higher** than none, ptuning, lora, lora-0, lora-1 and 17 others; " in text
+    others = MOST_PAIRED + 2
+    assert len(report.differences) == 2 * (2 * others - 1)
+    assert f"any of the {2 * (2 * others - 1)} differences" in text
+    pairs = (others + 1) * others // 2
+    assert report.untested == 2 * pairs - len(report.differences)
+    assert f"counts the {report.untested} differences left out, too" in text
+
+
+def test_the_best_of_many_methods_stands_out_and_is_named(sweep: Path) -> None:
+    text = render_markdown(read(sweep, SWEEP))
+    scores = {row[1]: row[2] for row in table_rows(text, "BLEU-4")}
+    assert [name for name, shown in scores.items() if shown.startswith("**")] == ["lora-3"]
+    assert "**lora-3** scores highest, 58.00 BLEU-4 (+23.00 over untuned); ptuning, lora, " in text
+    assert f"lora-2 and {MOST_PAIRED - 4} others are significantly lower" in text
+
+
+def test_a_chosen_difference_must_hold_among_those_left_out(sweep: Path) -> None:
+    """It is significant among the tested differences, but not among all pairs."""
+    noise = [0.9 + (1.5 if row % 2 else -1.5) for row in range(ROWS)]
+    rows = [row | {"bleu-4": row["bleu-4"] + noise[i]} for i, row in enumerate(row_scores(4.0))]
+    write_jsonl(sweep / "results/scores/chatglm-6b/ptuning.rows.jsonl", rows)
+    report = read(sweep, SWEEP)
+    baseline, ptuning = report.entries_of("chatglm-6b")[:2]
+    comparison = Comparison("bleu-4", ptuning.key, baseline.key)
+    assert adjusted_p_values(report.differences)[comparison] < 0.01
+    assert not report.is_significant(comparison)
+
+
+def test_many_models_are_compared_with_the_best_of_them(copy: Path) -> None:
+    runs = [{**RUNS[0], "model": f"model-{index}"} for index in range(MOST_PAIRED + 1)]
+    for run in runs:
+        for path in list(copy.rglob("chatglm-6b*")):
+            target = path.with_name(path.name.replace("chatglm-6b", run["model"]))
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+    write_scores(copy / "results", "model-3", "none", 9.0)
+    text = section(render_markdown(read(copy, runs)), TITLE)
+    rows = table_rows(text, "Models")
+    assert [row[0] for row in rows] == [
+        f"{run['model']} − model-3" for run in runs if run["model"] != "model-3"
+    ]
+    assert {row[1] for row in rows} == {"**-5.00** / **-5.00**"}
 
 
 def test_the_smallest_detectable_difference_is_reported(copy: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from glmtune.metrics import significance
 from glmtune.metrics.significance import (
+    COLUMNS_AT_ONCE,
     CONFIDENCE,
     MIN_ROWS,
     Interval,
@@ -159,6 +160,24 @@ def test_holm_corrects_for_the_number_of_comparisons() -> None:
     assert adjusted_p_values(raw) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     assert adjusted_p_values({"a": with_p_value(0.6), "b": with_p_value(0.9)}) == {"a": 1, "b": 1}
     assert adjusted_p_values({}) == {}
+
+
+def test_differences_left_out_count_in_the_correction() -> None:
+    """As if their p-values were 1: no p-value is smaller than among all differences."""
+    tested = {"a": with_p_value(0.01), "b": with_p_value(0.001)}
+    found = adjusted_p_values(tested, untested=3)
+    assert found == pytest.approx({"a": 0.04, "b": 0.005})
+    left_out = {index: with_p_value(0.5) for index in range(3)}
+    among_all = adjusted_p_values({**tested, **left_out})
+    assert all(found[key] >= among_all[key] for key in tested)
+
+
+def test_many_columns_are_resampled_in_parts_with_the_same_draws() -> None:
+    column = np.random.default_rng(9).normal(size=30).tolist()
+    found = bootstrap_means(dict.fromkeys(range(2 * COLUMNS_AT_ONCE + 1), column))
+    ends = np.array([(each.low, each.high) for each in found.values()])
+    assert len(found) == 2 * COLUMNS_AT_ONCE + 1
+    assert np.ptp(ends, axis=0).max() < 1e-12
 
 
 def test_corrected_comparisons_of_pure_noise_are_not_significant() -> None:

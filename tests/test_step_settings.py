@@ -19,7 +19,7 @@ from glmtune.generation.settings import PredictionSettings
 from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.params.presets import preset_names
 from glmtune.params.values import read_params
-from glmtune.tuning.settings import SETTINGS, settings_class
+from glmtune.tuning.settings import SETTINGS, settings_class, without_defaults
 from glmtune.workspace.step_settings import FOLDER, read_settings, typed, with_flags, write_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_each_key_of_a_training_reaches_its_step(preset_file: PresetFile) -> Non
         assert not flags.keys() & others.keys(), "each value stands in one place"
         values = with_flags(Namespace(settings=others, **flags), *flags)
         assert values == params.training_settings(method)
-        assert asdict(typed(settings_class(values), values)) == values
+        assert without_defaults(typed(settings_class(values), values)) == values
 
 
 @pytest.mark.parametrize("protocol", ["glmtune", "thudm"])
@@ -162,3 +162,11 @@ def test_texts_of_params_yaml_never_stand_in_a_command(tmp_path: Path) -> None:
     assert "'答{model}'" in fetching
     kept = [read_settings(str(path)) for path in (workspace.path / FOLDER).glob("*.json")]
     assert prompts in kept
+
+
+def test_an_optional_key_at_its_default_changes_no_settings(preset_file: PresetFile) -> None:
+    values = read_params(preset_file("smoke")).training_settings("lora")
+    written = typed(settings_class(values), values | {"dora": False, "lora_plus_ratio": 1})
+    assert without_defaults(written) == values
+    other = typed(settings_class(values), values | {"dora": True})
+    assert without_defaults(other) == values | {"dora": True}

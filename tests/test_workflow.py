@@ -62,6 +62,7 @@ EDITS: dict[str, tuple[str, object, set[str]]] = {
     "lr": ("lr", 0.01, from_training("ptuning")),
     "pre_seq_len": ("pre_seq_len", 3, from_training("ptuning")),
     "lora's rank": ("methods.lora.rank", 4, from_training("lora")),
+    "another kind of lora": ("methods.lora.dora", True, from_training("lora")),
     "full's lr": ("methods.full.lr", 3e-3, from_training("full")),
     "max_steps of all": ("training.max_steps", 5, from_training(*TUNED)),
     "a decoding parameter": ("generation.max_new_tokens", 9, from_prediction(*METHODS)),

@@ -49,7 +49,15 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.1,
     "target_modules": ["query_key_value"],
 }
-
+# The variants of LoRA, by what the tests call them.
+LORA_KINDS: dict[str, dict[str, Any]] = {
+    "rslora": {"rslora": True},
+    "dora": {"dora": True},
+    "pissa": {"init": "pissa"},
+    "olora": {"init": "olora"},
+    "lora+": {"lora_plus_ratio": 4},
+    "pissa, dora and rslora": {"init": "pissa", "dora": True, "rslora": True},
+}
 
 ALL_KEYS = {field.name for kind in KINDS.values() for field in fields(kind)}
 
@@ -59,7 +67,8 @@ def settings_of(method: str, **changes: Any) -> Any:
     values = SETTINGS | changes | {"method": method}
     kind = KINDS[method]
     assert values.keys() <= ALL_KEYS
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+    names = (field.name for field in fields(kind))
+    return kind(**{name: values[name] for name in names if name in values})
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +95,7 @@ def tune(
     settings = settings_of(method, **changes)
     seed_everything(settings.seed, threads=1)
     model = METHODS[method].prepare(tiny_model(family_name), settings)
+    rates = METHODS[method].rates(settings)
     outcome = train(
         model.train(),
         rows,
@@ -94,6 +104,7 @@ def tune(
         pad_token_id=3,
         work=work,
         adam_beta2=adam_beta2,
+        rates=rates,
         callbacks=callbacks,
     )
     return model, outcome

@@ -1,10 +1,11 @@
-"""How long a run with nothing to do takes, as the number of steps grows.
+"""What a run with nothing to do costs, as the number of jobs grows.
 
-    python tools/bench_noop.py [--jobs 40 200 400] [--repeats 3]
+    python tools/bench_noop.py [--jobs 40 400 4000] [--repeats 3]
 
 For each size: a copy of the project whose `methods:` are a sweep of lr x pre_seq_len, tuned with
-two seeds; its outputs are made up, and `snakemake --touch` records them as made. Prints the best of
-the repeats as a table, in seconds, and asserts nothing.
+two seeds; its outputs are made up, and `snakemake --touch` records them as made, which takes
+minutes for thousands. Prints CPU seconds and peak memory of the best repeat as a table, and asserts
+nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bench_costs import Cost, cheapest, environment, print_head, print_row
 from run_smoke import copy_project
 
 SEEDS = [42, 43]
@@ -29,6 +31,7 @@ SEEDS = [42, 43]
 JOBS_WITHOUT_TUNING, JOBS_OF_A_TUNING = 6, 3
 FILES = {".csv", ".html", ".json", ".jsonl", ".md", ".safetensors", ".svg"}
 COMMANDS = ("snakemake -n", "snakemake", "dvc repro")
+SHUFFLED = "`snakemake -n`, every file with another time"
 
 
 def main() -> None:
@@ -36,19 +39,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, nargs="+", default=[40, 200, 400])
+    parser.add_argument("--jobs", type=int, nargs="+", default=[40, 400, 4000])
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
-    columns = [*COMMANDS, "snakemake -n, every file with another time"]
-    print(f"| jobs | {' | '.join(columns)} |\n|---:|{'---:|' * len(columns)}", flush=True)
+    print_head(["jobs", *(f"`{command}`" for command in COMMANDS), SHUFFLED])
     for jobs in flags.jobs:
         with tempfile.TemporaryDirectory() as folder:
             workspace = Path(folder)
             jobs = make_workspace(workspace, jobs)
-            times = [best_of(flags.repeats, command, workspace) for command in COMMANDS]
-            shuffle_times(workspace)
-            times.append(best_of(1, COMMANDS[0], workspace))
-        print(f"| {jobs} | {' | '.join(f'{seconds:.1f}' for seconds in times)} |", flush=True)
+            print_row([jobs, *costs_of_nothing(workspace, flags.repeats)])
+
+
+def costs_of_nothing(workspace: Path, repeats: int) -> list[Cost]:
+    """What each command costs where nothing is left to do."""
+    costs = [cheapest(repeats, command.split(), workspace) for command in COMMANDS]
+    shuffle_times(workspace)
+    return [*costs, cheapest(1, COMMANDS[0].split(), workspace)]
 
 
 def make_workspace(folder: Path, jobs: int) -> int:
@@ -102,19 +108,8 @@ def shuffle_times(folder: Path) -> None:
         os.utime(path, (time.time() - seconds,) * 2)
 
 
-def best_of(repeats: int, command: str, folder: Path) -> float:
-    """The shortest of some times, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run(command, folder)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def run(command: str, folder: Path) -> str:
     """Run a command line with the environment of this Python; its output."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     identity = {
         f"GIT_{who}_{what}": "bench@example.invalid"
         for who in ("AUTHOR", "COMMITTER")
@@ -124,7 +119,7 @@ def run(command: str, folder: Path) -> str:
         command,
         shell=True,
         cwd=folder,
-        env=os.environ | identity | {"PATH": path},
+        env=environment() | identity,
         capture_output=True,
         text=True,
         check=False,

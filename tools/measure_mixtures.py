@@ -1,6 +1,6 @@
 """Measure what mixtures cost and save: P-Tuning on miniatures over learning rates and shares.
 
-    python tools/measure_mixtures.py FOLDER [--rates 2e-2 1e-2] [--shares 0 0.2]
+    python tools/measure_mixtures.py FOLDER [--rates 2e-2 5e-3] [--shares 0 0.1]
 
 Runs the workflow in FOLDER, once for each pair, with presets/mixture.yaml and three seeds, and
 prints the table of docs/forgetting.md. The first pair is what the others are compared with. The
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -24,7 +25,6 @@ from states import WORKSPACE, State, read_state
 from glmtune.errors import run_script
 from glmtune.metrics.significance import CONFIDENCE, adjusted_p_values, paired_differences
 from glmtune.report.contents import MethodEntry
-from glmtune.report.tables import percent
 
 PRESET, METHOD, SCORE = "mixture", "ptuning", "bleu-4"
 SEEDS = [42, 43, 44]
@@ -39,8 +39,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-2, 1e-2])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-2, 5e-3])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.1])
     flags = parser.parse_args()
     pairs = [(rate, share) for rate in flags.rates for share in flags.shares]
     print(table({pair: measure(flags.folder, pair) for pair in pairs}))
@@ -77,7 +77,8 @@ def table(states: dict[Pair, State]) -> str:
     others = [(key, (key[0], first)) for key in columns if key[1] != first]
     differences = paired_differences(columns, others)
     p_values = adjusted_p_values(differences)
-    lines = ["| model | lr | share | BLEU-4 | − first | general | kept |", f"|---|{'---:|' * 6}"]
+    header = ["model", "lr", "share", "BLEU-4", "− first", "general", "kept", "ads"]
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for model in models(states[first]):
         for pair, state in states.items():
             key, cell = (model, pair), "–"
@@ -104,8 +105,15 @@ def _line(key: tuple[str, Pair], state: State, entry: MethodEntry, difference: s
     score = report.means[SCORE, entry.key].value
     right = report.forgetting.shares[entry.key].value
     kept = report.kept_answers(entry) or 0
+    verdicts = [each for run in entry.runs for each in report.verdicts[run.model, run.method]]
+    ads = fmean(verdict.imitates_training for verdict in verdicts)
     cells = [model, f"{rate:g}", f"{share:g}", f"{score:.1f}", difference]
-    return f"| {' | '.join([*cells, percent(right), percent(100 * kept)])} |"
+    return f"| {' | '.join([*cells, *map(whole, (right / 100, kept, ads))])} |"
+
+
+def whole(share: float) -> str:
+    """A share in whole percent, without the sign."""
+    return f"{100 * share:.0f}"
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ def test_a_name_is_enough_to_export(results: Path, tmp_path: Path) -> None:
 
 def test_every_format_can_be_named() -> None:
     assert tuple(exporting.FORMATS) == export.FORMATS
+    assert exporting.QUANTIZED == export.QUANTIZED
 
 
 def test_our_own_adapters_open_without_a_note(

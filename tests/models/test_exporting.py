@@ -284,8 +284,8 @@ def test_an_earlier_export_is_replaced_unless_something_was_added(tmp_path: Path
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    message = refusal(ModelRef(tmp_path), "gguf", tmp_path / "out")
-    assert message == f"--format: found 'gguf'; choose from {', '.join(FORMATS)}"
+    message = refusal(ModelRef(tmp_path), "onnx", tmp_path / "out")
+    assert message == f"--format: found 'onnx'; choose from {', '.join(FORMATS)}"
 
 
 # --- the script ------------------------------------------------------------------------------

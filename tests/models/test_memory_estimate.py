@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_config
-from tiny_training import FAMILY_NAMES, TUNINGS, settings_of
+from tiny_training import FAMILY_NAMES, LORA_KINDS, TUNINGS, settings_of
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.building import build_model
@@ -160,6 +160,20 @@ def test_estimates_are_close_to_published_figures() -> None:
     assert real("chatglm-6b", "full", one_row).fixed == pytest.approx(16 * 6.17e9, rel=0.01)
 
 
+def test_what_dora_computes_lengths_from_is_not_kept() -> None:
+    one_token = BatchShape(1, 1, 1)
+    dora = real("chatglm2-6b", "lora", one_token, dora=True, dropout=0.0)
+    lora = real("chatglm2-6b", "lora", one_token, dropout=0.0)
+    assert lora.activations < dora.activations < 2 * lora.activations
+
+
+@pytest.mark.parametrize("kind", LORA_KINDS)
+def test_every_kind_of_lora_has_an_estimate(kind: str) -> None:
+    plain = estimate("chatglm2-6b", "lora")
+    found = estimate("chatglm2-6b", "lora", **LORA_KINDS[kind])
+    assert (found.gradients > plain.gradients) == ("dora" in kind)
+
+
 def test_a_model_of_one_layer_has_an_estimate() -> None:
     one, two = (estimate("chatglm2-6b", "lora", layers=n) for n in (1, 2))
     assert 0 < one.activations < two.activations
@@ -224,8 +238,8 @@ def test_out_of_gpu_memory_is_explained_with_advice(error: Exception, facts: str
     with pytest.raises(ResourceError) as caught, explained_when_full(settings):
         raise error
     assert str(caught.value).endswith(
-        f"{facts}; to save memory, change in params.yaml: quantization_bit: 4 (not with the method "
-        "full); or use a machine with more memory"
+        f"{facts}; to save memory, change in params.yaml: quantization_bit: 4 (not with full, "
+        "dora or init); or use a machine with more memory"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import tqdm.auto
 from safetensors.torch import load_file, save_file
-from tiny_training import FAMILY_NAMES, TUNINGS, assert_equal_bits, losses, tune
+from tiny_training import FAMILY_NAMES, LORA_KINDS, TUNINGS, assert_equal_bits, losses, tune
 from tiny_training import rows as rows  # a fixture
 from transformers import TrainerCallback
 
@@ -59,6 +59,15 @@ def test_a_killed_training_ends_with_the_same_bits_as_an_uninterrupted_one(
     family: str, method: str, rows: TokenizedRows, tmp_path: Path
 ) -> None:
     assert_a_resumed_training_ends_the_same(family, method, rows, tmp_path, kill=3)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("kind", LORA_KINDS)
+def test_a_killed_training_of_every_kind_of_lora_ends_the_same(
+    family: str, kind: str, rows: TokenizedRows, tmp_path: Path
+) -> None:
+    changes = LORA_KINDS[kind]
+    assert_a_resumed_training_ends_the_same(family, "lora", rows, tmp_path, kill=3, **changes)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Reads   a base model's folder (prepared, official or ours), a PEFT adapter or a P-Tuning v2 prefix
 Writes  a new folder: `official` (the published layout, LoRA merged), `transformers` (its own
-        GlmForCausalLM, no remote code, LoRA merged) or `thudm-prefix` (THUDM's checkpoint)
+        GlmForCausalLM, no remote code, LoRA merged), `gguf` (a file for llama.cpp, LoRA merged)
+        or `thudm-prefix` (THUDM's checkpoint)
 
     python workflow/scripts/export_model.py
         --model results/models/chatglm2-6b
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 
+DTYPE_HELP = "float32, float16, bfloat16, or of gguf q8_0 …; default: as in config.json"
+
 
 def main() -> None:
     """Read the flags and write the folder."""
@@ -27,10 +30,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--prefix", type=Path)
-    parser.add_argument("--format", required=True, help="official, transformers or thudm-prefix")
+    parser.add_argument(
+        "--format", required=True, help="official, transformers, gguf or thudm-prefix"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--family", help="needed only if the folder does not show it")
-    parser.add_argument("--dtype", help="float32, float16 or bfloat16; default: as in config.json")
+    parser.add_argument("--dtype", help=DTYPE_HELP)
     flags = parser.parse_args()
     # Imported here: help and wrong flags are answered without waiting for torch.
     from glmtune.checkpoints.prepared import ModelRef

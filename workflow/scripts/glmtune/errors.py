@@ -49,6 +49,8 @@ def printable(text: str) -> str:
 
     Example: "\x1b[31m" -> "\\x1b[31m"
     """
+    if text.isprintable():  # almost all texts are
+        return text
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in ESCAPED and character not in f"\n{JOINERS}"

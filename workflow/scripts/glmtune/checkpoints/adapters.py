@@ -14,8 +14,10 @@ import torch
 
 from glmtune.checkpoints.adapter_checks import ignored_keys, lora_arguments
 from glmtune.checkpoints.config_checks import report_ignored_keys
+from glmtune.checkpoints.dora import fix_dora
 from glmtune.checkpoints.tensors import read_config, read_weights
 from glmtune.errors import WeightsError, shown_name
+from glmtune.modeling.quantization import QuantizedLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,17 +25,24 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # The adapter's name, which state dicts contain and PEFT's files leave out.
-OWN_NAME = re.compile(r"(?<=\.lora_[AB])\.default(?=\.)")
+OWN_NAME = re.compile(
+    r"(?<=\.lora_[AB])\.default(?=\.)|(?<=\.lora_magnitude_vector)\.default(\.weight)?$"
+)
 SHOWN = 5
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Load the LoRA adapter in `folder` into `model`, unmerged; WeightsError if it does not fit."""
+    """Load the LoRA adapter in `folder` into `model`, unmerged, to answer and not to train on.
+
+    WeightsError if it does not fit.
+    """
     import peft
 
     source, values = str(folder / CONFIG_FILE), read_config(folder, CONFIG_FILE)
     state = {OWN_NAME.sub("", name): tensor for name, tensor in read_weights(_weights(folder))}
     arguments = lora_arguments(values, state, source)
+    if arguments.get("use_dora"):
+        _refuse_quantized_base(model, source)
     report_ignored_keys(source, tuple(ignored_keys(values)))
     try:
         peft.inject_adapter_in_model(peft.LoraConfig(**arguments), model)
@@ -42,7 +51,22 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     # Without save_embedding_layers=False PEFT asks the network for the base model's config.
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _refuse_unmatched_adapter(folder, state, expected, values)
+    for name, module in model.named_modules():
+        if name.endswith(".lora_magnitude_vector"):
+            module.float()
     peft.set_peft_model_state_dict(model, state)
+    fix_dora(model)
+
+
+def _refuse_quantized_base(model: PreTrainedModel, source: str) -> None:
+    """Refuse a base whose weights' rows have no length that DoRA could use."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            raise WeightsError(
+                f"{source}: use_dora: computes with the base's own weights, which are quantized to "
+                f"{module.bits} bits; expected the base in half or full precision; use that, or "
+                "merge into it and quantize the result"
+            )
 
 
 def _weights(folder: Path) -> Path:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from glmtune.commands.flags import DTYPES, add_model, choose, parser
 
-FORMATS = ("official", "transformers", "thudm-prefix")  # as glmtune.export has them
+# As glmtune.export has them.
+FORMATS = ("official", "transformers", "gguf", "thudm-prefix")
+QUANTIZED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -19,7 +21,9 @@ def main(arguments: Sequence[str]) -> None:
     add_model(flags)
     flags.add_argument("--format", choices=FORMATS, required=True)
     flags.add_argument("--out", type=Path, required=True, help="a new folder")
-    flags.add_argument("--dtype", choices=DTYPES, help="default: as in config.json")
+    types = (*DTYPES, *QUANTIZED)
+    explained = "default: as in config.json; those with q are for gguf"
+    flags.add_argument("--dtype", choices=types, help=explained)
     given = flags.parse_args(arguments)
     _, served = choose(given)
     # Imported here: help and wrong flags are answered without waiting for torch.

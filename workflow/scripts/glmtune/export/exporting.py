@@ -2,6 +2,7 @@
 
     official       the published layout of its family; LoRA merged
     transformers   transformers' GlmForCausalLM and a fast tokenizer; LoRA merged
+    gguf           a file for llama.cpp and what is built on it; LoRA merged
     thudm-prefix   a P-Tuning v2 checkpoint in the format of THUDM's scripts
 
 To add a format, write a function that fills an empty folder and list it in FORMATS.
@@ -30,8 +31,10 @@ from glmtune.checkpoints.sources import (
     read_location,
 )
 from glmtune.checkpoints.transformers_layout import glm_config, glm_state
+from glmtune.devices import DTYPES
 from glmtune.errors import ParamsError, WeightsError
 from glmtune.export.fast_tokenizer import write_fast_tokenizer
+from glmtune.export.gguf_file import QUANTIZED, require_gguf, write_gguf
 from glmtune.export.merging import merge_adapter
 from glmtune.families.byte_vocabulary import ranks_as_lines
 from glmtune.families.loading import detect_family, vocabulary_file
@@ -49,7 +52,8 @@ RECORD = "export.json"
 def export_model(model: ModelRef, format_name: str, out: Path, *, dtype: str | None = None) -> None:
     """Write `model` into the folder `out`, completely or not at all; replaces an earlier export.
 
-    `dtype` is float32, float16 or bfloat16; None: as in the model's config.json.
+    `dtype` is float32, float16 or bfloat16, for gguf also a type of QUANTIZED; None: as in the
+    model's config.json.
     Raises ParamsError for an unknown format or an `out` with other files, WeightsError for a model,
     prefix or adapter that is unusable or does not match the others.
     """
@@ -131,12 +135,8 @@ def _write_official(model: ModelRef, folder: Path, dtype: str | None) -> None:
 
 def _write_transformers(model: ModelRef, folder: Path, dtype: str | None) -> None:
     family = _family_with_vocabulary(model)
-    if not isinstance(_model_without_weights(model), ChatGLM2ForConditionalGeneration):
-        raise WeightsError(
-            f"{model.folder}: transformers has no architecture for {get_family(family).title}; "
-            "expected ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B; use --format official"
-        )
-    _refuse_quantized_model(model)
+    _refuse_chatglm_6b(model, family, "transformers")
+    _refuse_quantized_model(model, "transformers")
     tokenizer: Any = open_tokenizer(model.folder, family)
     vocabulary = vocabulary_file(model_folder(model.folder), family)
     write_fast_tokenizer(vocabulary, tokenizer, folder)
@@ -145,6 +145,21 @@ def _write_transformers(model: ModelRef, folder: Path, dtype: str | None) -> Non
     write_weights(folder, glm_state(merged.state_dict(), config))
     stored = config_values(merged)["torch_dtype"]
     write_json(folder / "config.json", glm_config(config, tokenizer.stop_token_ids, stored))
+
+
+def _write_gguf(model: ModelRef, folder: Path, dtype: str | None) -> None:
+    require_gguf()
+    family = _family_with_vocabulary(model)
+    _refuse_chatglm_6b(model, family, "llama.cpp")
+    _refuse_quantized_model(model, "llama.cpp")
+    types = (*DTYPES, *QUANTIZED)
+    if dtype not in (None, *types):
+        raise ParamsError(f"--dtype: found {dtype!r}; expected one of {', '.join(types)}")
+    tokenizer: Any = open_tokenizer(model.folder, family)
+    merged = _merged_model(model, None if dtype in QUANTIZED else dtype)
+    kind = dtype or config_values(merged)["torch_dtype"]
+    vocabulary = vocabulary_file(model_folder(model.folder), family)
+    write_gguf(merged, tokenizer, vocabulary, folder / "model.gguf", kind)
 
 
 def _write_thudm_prefix(model: ModelRef, folder: Path, _: str | None) -> None:
@@ -166,6 +181,7 @@ def _write_thudm_prefix(model: ModelRef, folder: Path, _: str | None) -> None:
 FORMATS: dict[str, Callable[[ModelRef, Path, str | None], None]] = {
     "official": _write_official,
     "transformers": _write_transformers,
+    "gguf": _write_gguf,
     "thudm-prefix": _write_thudm_prefix,
 }
 
@@ -191,12 +207,20 @@ def _unmergeable_prefix(what: str) -> WeightsError:
     )
 
 
-def _refuse_quantized_model(model: ModelRef) -> None:
+def _refuse_chatglm_6b(model: ModelRef, family: str, reader: str) -> None:
+    if not isinstance(_model_without_weights(model), ChatGLM2ForConditionalGeneration):
+        raise WeightsError(
+            f"{model.folder}: {reader} has no architecture for {get_family(family).title}; "
+            "expected ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B; use --format official"
+        )
+
+
+def _refuse_quantized_model(model: ModelRef, reader: str) -> None:
     bits = _base_config(model).get("quantization_bit")
     if bits:
         raise WeightsError(
             f"{model.folder}: its weights are quantized to {bits} bits in a layout that "
-            "transformers cannot read; expected the model in half or full precision"
+            f"{reader} cannot read; expected the model in half or full precision"
         )
 
 

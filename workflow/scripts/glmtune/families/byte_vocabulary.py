@@ -82,14 +82,23 @@ class ByteVocabulary:
 
 def fast_tokenizer(ranks: Ranks) -> FastTokenizer:
     """The tokenizers library's byte-level BPE with these ranks, without special tokens."""
-    names = {piece: _named(piece) for piece in ranks}
-    in_order = sorted(ranks, key=ranks.__getitem__)
-    merges = [(names[a], names[b]) for piece in in_order for a, b in _halves(piece, ranks)]
-    vocabulary = {names[piece]: rank for piece, rank in ranks.items()}
+    vocabulary = {name: rank for rank, name in enumerate(character_names(ranks))}
+    merges = character_merges(ranks)
     # A word that is a piece is never joined from smaller ones, as in tiktoken.
     fast = FastTokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     fast.pre_tokenizer = _words()
     return fast
+
+
+def character_names(ranks: Ranks) -> list[str]:
+    """The pieces in the order of their ranks, a character for each byte."""
+    return [_named(piece) for piece in sorted(ranks, key=ranks.__getitem__)]
+
+
+def character_merges(ranks: Ranks) -> list[tuple[str, str]]:
+    """All pairs of pieces that make up a piece, lowest rank first, a character for each byte."""
+    in_order = sorted(ranks, key=ranks.__getitem__)
+    return [(_named(a), _named(b)) for piece in in_order for a, b in _halves(piece, ranks)]
 
 
 def _words() -> pre_tokenizers.PreTokenizer:

@@ -1,7 +1,7 @@
 """Linear layers whose float32 products on a CPU are oneDNN's.
 
-torch gives such products to MKL, which leaves AVX-512 unused on processors of other makers than
-Intel: there oneDNN is twice as fast, and elsewhere no slower (docs/benchmarks.md).
+torch gives such products to MKL, which leaves AVX-512 unused on AMD's processors: there oneDNN is
+twice as fast, and with AVX2 a tenth faster (docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from glmtune.modeling.linear import is_plain
+from glmtune.modeling.linear import Linear
 
 # For smaller matrices, such as a miniature's, the call costs more than the order saves.
 FEWEST_ELEMENTS = 1 << 18
@@ -55,7 +55,8 @@ def pack_linears(model: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available():
         return
     for name, module in list(model.named_modules()):
-        if is_plain(module) and _gains(module.weight):
+        # Not the small ones that an adapter adds: PEFT asks them for the type of their weight.
+        if type(module) is Linear and _gains(module.weight):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, PackedLinear(module))
 

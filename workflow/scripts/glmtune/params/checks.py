@@ -97,6 +97,12 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
                     f"quantization_bit: found {bits}, but methods.{name} trains all weights, and "
                     f"quantized weights cannot be trained; set it to null or remove methods.{name}"
                 )
+            for key in _keys_for_full_precision(entry):
+                yield (
+                    f"methods.{name}.{key}: found {show(entry[key])}, which computes with the "
+                    f"base's own weights, but quantization_bit is {bits}; set that to null or "
+                    f"remove methods.{name}.{key}"
+                )
     yield from _share_mistakes(values)
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
@@ -123,6 +129,14 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
         ):
             found = f"found {literal + general:g}; expected at most 1"
             yield f"miniature: literal_share + general_share: {found}"
+
+
+def _keys_for_full_precision(entry: Any) -> list[str]:
+    """The keys of a LoRA entry at values that need the base model in half or full precision."""
+    if not isinstance(entry, dict):
+        return []
+    usual = {"dora": False, "init": "default"}
+    return [key for key, value in usual.items() if entry.get(key, value) != value]
 
 
 def _share_mistakes(values: Mapping[str, Any]) -> Iterator[str]:

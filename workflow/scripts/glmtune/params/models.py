@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from glmtune.params.ranges import (
+    AtLeastOne,
     Bits,
     Count,
     Dropout,
@@ -38,6 +39,7 @@ from glmtune.params.ranges import (
     Share,
     ShareBelowAll,
     ShortText,
+    Targets,
     Text,
     TokenLimit,
 )
@@ -251,8 +253,16 @@ class LoRA(TrainedEntry):
     """The updates are scaled by alpha / rank."""
     dropout: Dropout
     """Dropout rate of the adapter inputs during training."""
-    target_modules: Annotated[list[Text], Field(min_length=1)]
-    """Names of the modules to adapt, e.g. query_key_value."""
+    target_modules: Targets
+    """Names of the modules to adapt, e.g. query_key_value; `all-linear`: all but the output."""
+    rslora: bool = ABSENT
+    """Scale by alpha / sqrt(rank) instead; default false."""
+    dora: bool = ABSENT
+    """Train the length of each row of a weight apart from its direction; default false."""
+    init: Literal["default", "pissa", "olora"] = ABSENT
+    """Start: an update of zero (default), principal components (pissa), QR (olora)."""
+    lora_plus_ratio: AtLeastOne = ABSENT
+    """LoRA+: the learning rate of B is this many times that of A; default 1."""
 
 
 class FullTuning(TrainedEntry):

@@ -5,12 +5,14 @@ Our own checks carry the end of their message; `sentences.py` has those of pydan
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
@@ -27,6 +29,12 @@ def _packable(bits: int | None) -> int | None:
     if bits not in (None, 8, 4):
         raise PydanticCustomError("packable", "expected one of null, 8, 4")
     return bits
+
+
+def _names_or_all(value: Any) -> Any:
+    if not isinstance(value, list) and value != "all-linear":
+        raise PydanticCustomError("names_or_all", 'expected a list of names, or "all-linear"')
+    return value
 
 
 def _each_once(items: list[Any]) -> list[Any]:
@@ -67,6 +75,13 @@ Dropout = Annotated[float, Field(ge=0, lt=1), AS_WRITTEN]
 LearningRate = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
 NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
+AtLeastOne = Annotated[float, Field(ge=1), AS_WRITTEN]
 Text = Annotated[str, Field(min_length=1)]
+Targets = Annotated[
+    Annotated[list[Text], Field(min_length=1), Tag("names")]
+    | Annotated[Literal["all-linear"], Tag("all")],
+    Discriminator(lambda value: "names" if isinstance(value, list) else "all"),
+    BeforeValidator(_names_or_all),
+]
 # Becomes a command-line flag, whose length the operating system limits.
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

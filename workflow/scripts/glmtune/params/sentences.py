@@ -75,7 +75,7 @@ def _path(error: Any, values: Mapping[str, Any]) -> list[int | str]:
 def _alternatives(loc: tuple[int | str, ...]) -> set[int]:
     """The positions at which pydantic's path has the name of an alternative."""
     if loc[0] == "methods":
-        return {2}
+        return {2, 4} if loc[3:4] == ("target_modules",) else {2}
     if loc[0] == "examples":
         return {1}
     if loc[0] == "dataset":

@@ -213,10 +213,9 @@ class Params:
         return files
 
     @property
-    def splits(self) -> list[str]:
-        """The splits of the data set: train and dev, and valid if `dataset:` has it."""
-        has_valid = any(source.name == "valid" for source in self._sources())
-        return ["train", "dev", *(["valid"] if has_valid else [])]
+    def has_valid(self) -> bool:
+        """Whether other rows than the dev rows choose the best step of a training."""
+        return any(source.name == "valid" for source in self._sources())
 
     @property
     def examples(self) -> list[str]:

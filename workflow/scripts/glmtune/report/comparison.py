@@ -5,12 +5,18 @@ Phrases the verdicts; the differences themselves come from the Report.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS, detectable_difference
 from glmtune.report.blocks import Block, Cell, Heading, Prose, Row, Table
-from glmtune.report.contents import COMPARED, Comparison, MethodEntry, Report
+from glmtune.report.contents import (
+    COMPARED,
+    MOST_PAIRED,
+    Comparison,
+    MethodEntry,
+    Report,
+    pairs_of,
+)
 from glmtune.report.tables import NO_BREAK, percent_of, shown_score, signed
 from glmtune.report.words import Text, Words, enumerate_names, join
 
@@ -79,14 +85,28 @@ the table of scores shows how much they vary.""",
     )
     test = Words(
         f"""Each cell shows the difference of the means over the same {rows:,} dev rows:
-{scores}. **Bold: significant.** The probability that any of the {count}
+{scores}. **Bold: significant.** The probability that any of the {count:,}
 differences is wrongly called significant is below {chance} (paired test, Holm's
 correction; see {METRICS_PAGE.en}).""",
         f"""每格是在同样的 {rows:,} 行验证数据上的均值之差：{scores}。**加粗表示差异显著**。
-全部 {count} 个差异中，至少有一个被误判为显著的概率低于 {chance}
+全部 {count:,} 个差异中，至少有一个被误判为显著的概率低于 {chance}
 （逐行配对检验，Holm 校正；见 {METRICS_PAGE.zh}）。""",
     )
-    return join([join([test, _smallest_detectable(report)], " ", ""), seeds], "\n")
+    parts = [join([test, _smallest_detectable(report)], " ", ""), seeds, _left_out(report)]
+    return join([part for part in parts if part.en], "\n")
+
+
+def _left_out(report: Report) -> Words:
+    """Which differences were not tested, and what that means for the others."""
+    if not report.untested:
+        return Words("", "")
+    return Words(
+        f"""Of more than {MOST_PAIRED} methods of a model, or models with a method, each is compared
+with the untuned model and with the best by each score, not with every other one. The correction
+counts the {report.untested:,} differences left out, too.""",
+        f"""并列的方法或模型超过 {MOST_PAIRED} 个时，只与未微调的模型和各项得分最高者比较，
+不再两两比较；校正时，略去的 {report.untested:,} 个差异也计算在内。""",
+    )
 
 
 def _smallest_detectable(report: Report) -> Words:
@@ -108,7 +128,7 @@ often.""",
 
 def _detectable(report: Report, score: str) -> float | None:
     """The difference detectable between any two methods of a model, after the correction."""
-    confidence = 1 - CHANCE / len(report.differences)
+    confidence = 1 - CHANCE / (len(report.differences) + report.untested)
     found = [
         detectable_difference(difference, confidence=confidence)
         for comparison, difference in report.differences.items()
@@ -141,12 +161,18 @@ def _of_model(report: Report, model: str) -> list[Block]:
 
 
 def _difference_matrix(report: Report, entries: Sequence[MethodEntry]) -> Table:
-    """Pairwise differences, row minus column; each pair appears once."""
-    columns = entries[:-1]
-    rows = []
-    for index, entry in enumerate(entries[1:], 1):
-        cells = [_difference_cell(report, entry.key, other.key) for other in columns[:index]]
-        rows.append(Row([entry.label, *cells, *[""] * (len(columns) - index)], *entry.key))
+    """Differences of entries and their references, row minus column; each pair appears once."""
+    references = report.references_of(entries)
+    columns = entries[:-1] if len(references) == len(entries) else references
+    # The first reference has no earlier one to be compared with.
+    shown = entries[1:] if references[0] is entries[0] else entries
+    rows = [
+        Row(
+            [entry.label, *(_difference_cell(report, entry.key, o.key) for o in columns)],
+            *entry.key,
+        )
+        for entry in shown
+    ]
     model = entries[0].first.model
     caption = Words(f"{model}: differences between its methods", f"{model}：各方法之间的差异")
     header = [Words("Row minus column", "行 − 列"), *(entry.label for entry in columns)]
@@ -184,7 +210,7 @@ def _verdict_sentence(
     """Example: "full and lora are higher than none; no significant difference: lora and full."."""
     higher: dict[str, list[str]] = {}
     equal: dict[str, list[str]] = {}
-    for theirs, ours in itertools.combinations(entries, 2):
+    for ours, theirs in pairs_of(entries, report.references_of(entries)):
         difference = report.differences.get(comparison := Comparison(score, ours.key, theirs.key))
         if difference is None:
             continue
@@ -222,12 +248,14 @@ def _equal(pairs: Mapping[str, Sequence[str]]) -> Words:
 
 def _between_models(report: Report) -> list[Block]:
     """Pairwise differences of models with the same method; nothing for a single model."""
-    by_method: dict[str, list[MethodEntry]] = {}
-    for entry in report.entries:
-        by_method.setdefault(entry.first.entry, []).append(entry)
-    shared = {method: entries for method, entries in by_method.items() if len(entries) > 1}
+    shared = report.entries_by_method
     if not shared:
         return []
+    pairs = dict.fromkeys(
+        (ours.first.model, theirs.first.model)
+        for entries in shared.values()
+        for ours, theirs in pairs_of(entries, report.references_of(entries))
+    )
     rows = [
         Row(
             [
@@ -235,7 +263,7 @@ def _between_models(report: Report) -> list[Block]:
                 *(_difference_cell(report, (ours, m), (theirs, m)) for m in shared),
             ]
         )
-        for theirs, ours in itertools.combinations(report.models, 2)
+        for ours, theirs in pairs
     ]
     sentences: dict[Words, list[Text]] = {}
     for method, entries in shared.items():

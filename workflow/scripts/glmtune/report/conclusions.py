@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 
 from glmtune.metrics.significance import MIN_ROWS
-from glmtune.report.contents import COMPARED, Comparison, MethodEntry, Report
+from glmtune.report.contents import COMPARED, Comparison, MethodEntry, Report, best_of
 from glmtune.report.figures import headline_score
 from glmtune.report.tables import (
     correct_share,
@@ -38,7 +38,7 @@ def conclusion(report: Report, model: str) -> Words:
 
 
 def _best(report: Report, name: str, entries: Sequence[MethodEntry]) -> Words:
-    best = max(entries, key=lambda entry: _mean(entry, name))
+    best = best_of(entries, name)
     others = [entry for entry in entries if entry is not best]
     highest = _highest(report, name, best)
     if not others:

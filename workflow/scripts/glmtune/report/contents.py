@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from glmtune.errors import DataError
 from glmtune.metrics.probe import Style, Verdict, judge
+from glmtune.metrics.scorings import METRICS
 from glmtune.metrics.significance import (
     CONFIDENCE,
     Interval,
@@ -28,6 +29,9 @@ from glmtune.report.words import Words
 
 COMPARED = {"bleu-4": "BLEU-4", "rouge-l": "ROUGE-L"}  # the scores with intervals
 FULL_SIZE = 5e9  # parameters; at least this many count as a 6B model
+# Of more entries not all pairs are compared: nobody reads such a table, and time and memory would
+# grow with the square of the runs.
+MOST_PAIRED = 20
 Values = Sequence[float | None]
 
 
@@ -131,11 +135,6 @@ class Report:
         return self.params.protocol
 
     @property
-    def mixed_in(self) -> list[dict[str, Any]]:
-        """The parts of the training rows with a share, as the manifest describes them."""
-        return [part for part in self.dataset["train"].get("parts", ()) if "share" in part]
-
-    @property
     def has_valid(self) -> bool:
         """Whether other rows than the scored ones choose the best step of a training."""
         return "valid" in self.dataset
@@ -155,9 +154,24 @@ class Report:
                 found.setdefault((model, run.entry), []).append(run)
         return [MethodEntry(tuple(runs)) for runs in found.values()]
 
+    @functools.cached_property
+    def _entries_by_model(self) -> dict[str, list[MethodEntry]]:
+        found: dict[str, list[MethodEntry]] = {model: [] for model in self.models}
+        for entry in self.entries:
+            found[entry.first.model].append(entry)
+        return found
+
     def entries_of(self, model: str) -> list[MethodEntry]:
         """The entries of one model, untuned first."""
-        return [entry for entry in self.entries if entry.first.model == model]
+        return self._entries_by_model[model]
+
+    @functools.cached_property
+    def entries_by_method(self) -> dict[str, list[MethodEntry]]:
+        """The entries with the same method, for each that several models have."""
+        found: dict[str, list[MethodEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.first.entry, []).append(entry)
+        return {method: entries for method, entries in found.items() if len(entries) > 1}
 
     def baseline_of(self, model: str) -> MethodEntry | None:
         """The model's first untuned entry, with which its others are compared."""
@@ -193,8 +207,32 @@ class Report:
         return not is_random and (self.parameters_of(model) or 0) >= FULL_SIZE
 
     @functools.cached_property
+    def _compared_groups(self) -> list[Sequence[MethodEntry]]:
+        """The entries of each model, and of each method that several models have."""
+        return [*self._entries_by_model.values(), *self.entries_by_method.values()]
+
+    def references_of(self, entries: Sequence[MethodEntry]) -> list[MethodEntry]:
+        """The entries of a group with which its entries are compared: up to MOST_PAIRED, all.
+
+        Of more: the untuned model, and the best by each score.
+        """
+        if len(entries) <= MOST_PAIRED:
+            return list(entries)
+        best = {best_of(entries, score).key for score in COMPARED}
+        models = {entry.first.model for entry in entries}
+        untuned = {e.key for e in entries if len(models) == 1 and e is self.baseline_of(*models)}
+        return [entry for entry in entries if entry.key in best | untuned]
+
+    @functools.cached_property
+    def untested(self) -> int:
+        """How many differences are left out because a group has more than MOST_PAIRED entries."""
+        pairs = sum(math.comb(len(entries), 2) for entries in self._compared_groups)
+        tested = sum(len(pairs_of(e, self.references_of(e))) for e in self._compared_groups)
+        return (pairs - tested) * len({comparison.score for comparison in self.differences})
+
+    @functools.cached_property
     def differences(self) -> dict[Comparison, Interval]:
-        """Ours minus theirs for each pair of methods of a model and of models with a method.
+        """Ours minus theirs for pairs of methods of a model and of models with a method.
 
         Raises DataError if a run answered different rows than the first. Protocols without row
         scores have no differences.
@@ -204,12 +242,18 @@ class Report:
         columns = {
             (score, entry.key): entry.column(score) for score in COMPARED for entry in self.entries
         }
+        place = {entry.key: index for index, entry in enumerate(self.entries)}
+        chosen = {
+            (ours.key, theirs.key)
+            for entries in self._compared_groups
+            for ours, theirs in pairs_of(entries, self.references_of(entries))
+        }
+        in_order = sorted(chosen, key=lambda pair: (place[pair[1]], place[pair[0]]))
         pairs = [
-            (ours, theirs)
-            for theirs, ours in itertools.combinations(columns, 2)
-            if ours[0] == theirs[0]
-            and (ours[1][0] == theirs[1][0] or ours[1][1] == theirs[1][1])
-            and _have_common_rows(columns[ours], columns[theirs])
+            ((score, ours), (score, theirs))
+            for score in COMPARED
+            for ours, theirs in in_order
+            if _have_common_rows(columns[score, ours], columns[score, theirs])
         ]
         return {
             Comparison(score, ours, theirs): interval
@@ -218,8 +262,11 @@ class Report:
 
     @functools.cached_property
     def adjusted(self) -> dict[Comparison, float]:
-        """The p-values of the differences after Holm's correction."""
-        return adjusted_p_values(self.differences)
+        """The p-values of the differences after Holm's correction for all pairs.
+
+        Also for those left out: which methods are the best is known only from the scores.
+        """
+        return adjusted_p_values(self.differences, untested=self.untested)
 
     def is_significant(self, comparison: Comparison) -> bool:
         """Whether a difference is significant after correction over the whole report."""
@@ -227,8 +274,10 @@ class Report:
 
     def stands_out(self, score: str, entry: MethodEntry) -> bool:
         """Whether a mean is significantly above that of every other entry of its model."""
-        others = [other for other in self.entries_of(entry.first.model) if other is not entry]
-        return bool(others) and all(self._is_above(score, entry.key, o.key) for o in others)
+        entries = self.entries_of(entry.first.model)
+        return len(entries) > 1 and all(
+            self._is_above(score, entry.key, other.key) for other in entries if other is not entry
+        )
 
     def _is_above(self, score: str, ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
         # Each pair is compared only once, in table order.
@@ -242,6 +291,14 @@ class Report:
                     and sign * self.differences[comparison].value > 0
                 )
         return False
+
+    @functools.cached_property
+    def largest_scores(self) -> dict[str, float]:
+        """The largest value of each headline score, which decides the digits of all; 0 of none."""
+        return {
+            name: max((found for run in self.runs if (found := run.scores[name])), default=0.0)
+            for name in METRICS
+        }
 
     @functools.cached_property
     def means(self) -> dict[tuple[str, tuple[str, str]], Interval]:
@@ -298,6 +355,29 @@ class Report:
         pairs = zip(self.correct_answers(entry), self.correct_answers(baseline), strict=True)
         kept = [ours for ours, theirs in pairs if theirs and ours is not None]
         return statistics.fmean(kept) / 100 if kept else None
+
+
+def pairs_of(
+    entries: Sequence[MethodEntry], references: Sequence[MethodEntry]
+) -> list[tuple[MethodEntry, MethodEntry]]:
+    """Each entry of a group with each of its references, each pair once.
+
+    Of two references the later one is ours; where all entries are references, all pairs are there.
+    """
+    known = {reference.key for reference in references}
+    others = [entry for entry in entries if entry.key not in known]
+    among = [(ours, theirs) for theirs, ours in itertools.combinations(references, 2)]
+    return among + [(ours, theirs) for theirs in references for ours in others]
+
+
+def best_of(entries: Sequence[MethodEntry], score: str) -> MethodEntry:
+    """The entry with the highest mean of a score, the first of equal ones."""
+
+    def mean(entry: MethodEntry) -> float:
+        numbers = entry.numbers(lambda run: finite(run.scores.get(score)))
+        return statistics.fmean(numbers) if numbers else -math.inf
+
+    return max(entries, key=mean)
 
 
 def row_means(columns: Sequence[Values]) -> list[float | None]:

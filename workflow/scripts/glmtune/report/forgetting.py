@@ -9,7 +9,7 @@ from itertools import islice
 from glmtune.metrics.probe import TRAINING_ANSWERS, Verdict
 from glmtune.metrics.significance import CONFIDENCE, MIN_ROWS
 from glmtune.report.blocks import Block, Heading, Prose, Row, Table
-from glmtune.report.contents import MethodEntry, Report, Run
+from glmtune.report.contents import MethodEntry, Report, Run, own_rows
 from glmtune.report.data_card import part_name
 from glmtune.report.markdown import plain
 from glmtune.report.tables import (
@@ -29,6 +29,12 @@ from glmtune.report.words import Text, Words, join
 SHOWN_QUESTIONS = 4
 LONGEST_SHOWN = 60  # characters of an answer
 CORRECT = Words("Correct", "正确率")
+HELP = Words(
+    "General questions and answers mixed into the training data help: `dataset.train` takes them "
+    "as a part with a share, as in `presets/mixture.yaml`. LoRA or a lower learning rate may, too.",
+    "在训练数据中混入通用问答有帮助：把它们作为带 share 的一部分写进 `dataset.train`，见 "
+    "`presets/mixture.yaml`。改用 LoRA 或降低学习率也可能有用。",
+)
 
 
 def forgetting(report: Report) -> list[Block]:
@@ -66,15 +72,15 @@ untuned*: overlap with the untuned answer, 0 to 100 (character-level ROUGE-L).""
 
 def _mixture(report: Report) -> list[Block]:
     """Say what was mixed into the training rows, what it took and what was kept with it."""
-    if not report.mixed_in:
-        return []
     train = report.dataset["train"]
-    first = len(train["parts"]) - len(report.mixed_in)
+    mixed = train["rows"] - own_rows(train)
+    if not mixed:
+        return []
     named = [
-        f"{part_name(report, first + place, part)} ({part['rows']:,})"
-        for place, part in enumerate(report.mixed_in)
+        f"{part_name(report, number, part)} ({part['rows']:,})"
+        for number, part in enumerate(train["parts"])
+        if part.get("share")
     ]
-    mixed = sum(part["rows"] for part in report.mixed_in)
     taken, names = percent_of(mixed / train["rows"]), join(named, ", ", "、")
     opening = Words(
         f"**A mixture.** {mixed:,} of the {train['rows']:,} training rows ({taken}) were mixed in: "
@@ -93,11 +99,10 @@ def _mixture(report: Report) -> list[Block]:
 
 def _kept(report: Report) -> Iterator[Words]:
     """How many of the right answers of each untuned model its tuned runs keep."""
-    kept = {entry.key: report.kept_answers(entry) for entry in report.entries}
     parts = [
-        entry.label.map(f"{entry.first.model} {{}} {percent_of(share)}".format)
+        f"{entry.first.model} {entry.first.entry} {percent_of(share)}"
         for entry in report.entries
-        if (share := kept[entry.key]) is not None
+        if (share := report.kept_answers(entry)) is not None
     ]
     if parts:
         listed = join(parts, ", ", "，")
@@ -190,13 +195,9 @@ def _worst(report: Report, worst: MethodEntry) -> Words:
     model, label, rate = worst.first.model, worst.label, _learning_rate(worst.first)
     return Words(
         f"**{model} forgot most with {label.en}{rate.en}: {percent(right)} correct instead of "
-        f"{before}; {ads} of its answers imitate the training data.** A lower learning rate, "
-        "LoRA, or mixing general questions and answers into the training data helps: "
-        "`dataset.train` takes them as a part with a share, as in `presets/mixture.yaml`.",
+        f"{before}; {ads} of its answers imitate the training data.** {HELP.en}",
         f"**{model} 用 {label.zh} 微调后遗忘最严重{rate.zh}："
-        f"正确率从 {before} 降到 {percent(right)}；{ads} 的回答在模仿训练数据。** "
-        "降低学习率、改用 LoRA，或在训练数据中混入通用问答，都有帮助："
-        "把通用问答作为带 share 的一部分写进 `dataset.train`，见 `presets/mixture.yaml`。",
+        f"正确率从 {before} 降到 {percent(right)}；{ads} 的回答在模仿训练数据。** {HELP.zh}",
     )
 
 

@@ -9,7 +9,15 @@ from glmtune.report.contents import Report
 from glmtune.report.data_card import kind_of
 from glmtune.report.figures import forgetting_figure, score_figure
 from glmtune.report.markdown import plain
-from glmtune.report.words import Words, bold, chinese, english, join
+from glmtune.report.words import (
+    MOST_NAMED,
+    Words,
+    bold,
+    chinese,
+    english,
+    enumerate_names,
+    join,
+)
 
 MODEL_NOTES = {
     "miniature": Words(
@@ -55,7 +63,7 @@ def _tuned_with(report: Report) -> Words:
     tuned = list(dict.fromkeys(entry.label for entry in report.entries if entry.first.is_trained))
     if not tuned:
         return Words("untuned; nothing was tuned", "均未微调")
-    methods = join(tuned, ", ", "、")
+    methods = enumerate_names(tuned) if len(tuned) > MOST_NAMED else join(tuned, ", ", "、")
     if all(run.is_trained for run in report.runs):
         return Words(f"after tuning with {methods.en}", f"均已微调（{methods.zh}）")
     return Words(

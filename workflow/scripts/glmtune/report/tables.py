@@ -137,7 +137,7 @@ _count = "{:,.0f}".format
 
 def shown_score(report: Report, name: str) -> Callable[[float], str]:
     """Return the format of a headline score in this report."""
-    return digits([value for run in report.runs if (value := run.scores[name]) is not None])
+    return digits([report.largest_scores[name]])
 
 
 def score_columns(report: Report) -> tuple[Column | DifferenceColumn, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 LANGUAGES = ("en", "zh")
+MOST_NAMED, FIRST_NAMED = 20, 5  # names in a sentence, and how many of more
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def join(parts: Iterable[Text], en: str, zh: str | None = None) -> Words:
 
 
 def enumerate_names(names: Sequence[Text]) -> Words:
-    """Example: a, b, c -> "a, b and c", "a、b 和 c"."""
+    """Example: a, b, c -> "a, b and c", "a、b 和 c"; of very many names the first ones."""
+    if len(names) > MOST_NAMED:
+        first, more = join(names[:FIRST_NAMED], ", ", "、"), len(names) - FIRST_NAMED
+        return Words(f"{first.en} and {more} others", f"{first.zh} 等 {len(names)} 个")
     *others, last = names
     if not others:
         return Words(english(last), chinese(last))

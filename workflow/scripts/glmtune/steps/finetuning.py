@@ -36,7 +36,7 @@ from glmtune.tuning.memory_estimate import (
 )
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.registry import get_method
-from glmtune.tuning.settings import TuningSettings
+from glmtune.tuning.settings import TuningSettings, without_defaults
 from glmtune.workspace.provenance import recorded_runtime
 
 
@@ -180,6 +180,7 @@ def _train(
         work=resume_dir,
         valid=task.valid,
         dtype=task.device.dtype,
+        rates=task.method.rates(task.settings),
         callbacks=trackers,
     )
 
@@ -241,7 +242,7 @@ def _manifest(
     return {
         "method": settings.method,
         "base": base,
-        "settings": asdict(settings),
+        "settings": without_defaults(settings),
         "checkpoint": hash_folder(out_dir / "checkpoint"),
         "steps": outcome.steps,
         "best_step": outcome.best_step,

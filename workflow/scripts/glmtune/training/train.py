@@ -72,12 +72,14 @@ def train(
     valid: TokenizedRows | None = None,
     dtype: str = "float32",
     adam_beta2: float = 0.999,
+    rates: Mapping[str, float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingOutcome:
     """Train the parameters of `model` that require gradients; resume from `work` if possible.
 
     `valid` rows, where there are any, are measured during training instead of `dev`.
-    Computes in `dtype`; the trained weights and the optimizer stay in float32.
+    Computes in `dtype`; the trained weights and the optimizer stay in float32. `rates` has factors
+    of the learning rate, by a part of the names of the weights that they are for.
     """
     before = abs_sums(model)
     trainer = ResumableTrainer(
@@ -87,6 +89,7 @@ def train(
         data_collator=Collator(pad_token_id),
         callbacks=[StopOnBadLoss(), *callbacks],
     )
+    trainer.rates = rates or {}
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressWithLoss())
     watched = dev if valid is None else valid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,6 +56,7 @@ class ResumableTrainer(Trainer):
     tokens, start = 0, 0.0  # of this process
     watch: WatchDevLoss | None = None
     keeps_best = False
+    rates: Mapping[str, float] = {}  # a part of weights' names -> factor of their learning rate
     watched: TokenizedRows | None = None
 
     def watch_dev_loss(self, rows: TokenizedRows, settings: TrainingSettings) -> None:
@@ -84,6 +85,21 @@ class ResumableTrainer(Trainer):
         else:
             self.train(resume_from_checkpoint=str(checkpoint))
         return self._throughput()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer, with a group of their own for weights that have a rate of their own."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        names = {id(weight): name for name, weight in self._model.named_parameters()}
+        for part, factor in self.rates.items():
+            for group in list(optimizer.param_groups):
+                own = [weight for weight in group["params"] if part in names[id(weight)]]
+                if own:
+                    others = [weight for weight in group["params"] if part not in names[id(weight)]]
+                    group["params"] = others
+                    optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
+        return optimizer
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         """The batches of one optimizer step, with rows grouped by length to reduce padding."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
         ways += ["optimizer: adamw_8bit"] if settings.optimizer == "adamw" else []
         ways.append("the methods lora or ptuning instead of full")
     elif settings.quantization_bit is None:
-        ways.append("quantization_bit: 4 (not with the method full)")
+        ways.append("quantization_bit: 4 (not with full, dora or init)")
     in_params = f"to save memory, change in params.yaml: {'; '.join(ways)}; or " if ways else ""
     return f"{in_params}use a machine with more memory"
 
@@ -232,20 +233,31 @@ def _bytes_of_moments(model: nn.Module, optimizer: str) -> float:
     return sum(sizes.values())
 
 
+class _SavedTensor:
+    """What the graph holds instead of a tensor: it goes when the graph lets the tensor go."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 class _SavedTensors:
-    """The memory behind saved tensors: each storage counts once, the model's own not at all."""
+    """The memory behind saved tensors: each storage counts once, the model's own not at all.
+
+    What is saved for a result that is then detached, as DoRA's lengths, goes during the pass.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
-        self.pieces: dict[int, torch.UntypedStorage] = {}
+        self.held: WeakSet[_SavedTensor] = WeakSet()
 
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        if _storage(tensor) not in self.own:
-            self.pieces[_storage(tensor)] = tensor.untyped_storage()
-        return tensor
+    def add(self, tensor: torch.Tensor) -> _SavedTensor:
+        saved = _SavedTensor(tensor)
+        self.held.add(saved)
+        return saved
 
     def bytes(self) -> float:
-        return float(sum(piece.nbytes() for piece in self.pieces.values()))
+        pieces = {_storage(saved.tensor): saved.tensor.untyped_storage() for saved in self.held}
+        return float(sum(piece.nbytes() for key, piece in pieces.items() if key not in self.own))
 
 
 class _NormsInFloat32(TorchFunctionMode):
@@ -271,15 +283,18 @@ def _run_forward(base: Any, batch: BatchShape, device: Device) -> tuple[torch.Te
         zeros = partial(torch.zeros, dtype=torch.long)
         positions = zeros(base.position_shape(batch.rows, batch.length))
         ids = zeros((batch.rows, batch.length))
-        with torch.autograd.graph.saved_tensors_hooks(activations.add, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(activations.add, _unpack):
             hidden = base.transformer(ids, None, positions, None, None)
         encoder = base.transformer.prefix_encoder
         if encoder is not None:
-            with torch.autograd.graph.saved_tensors_hooks(prefix.add, lambda tensor: tensor):
-                for key, value in encoder(batch.rows, dtype):
-                    prefix.add(key)
-                    prefix.add(value)
+            with torch.autograd.graph.saved_tensors_hooks(prefix.add, _unpack):
+                # Held to the end, as the layers hold them.
+                _held = [prefix.add(t) for pair in encoder(batch.rows, dtype) for t in pair]
     return hidden, activations.bytes(), prefix.bytes()
+
+
+def _unpack(saved: _SavedTensor) -> torch.Tensor:
+    return saved.tensor
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class TuningMethod:
     locate: Callable[[Path, Path], ModelRef] | None
     usual_lr: tuple[float, float] | None = None
     """The range of learning rates in published trainings of 6B models, with some margin."""
+    rates: Callable[[Any], Mapping[str, float]] = lambda settings: {}
+    """Parts of weights' names -> factor of their learning rate, by the settings."""
     trains_base: bool = False
     """The base model itself is trained, so it is opened in float32: half precision suffices for
     frozen weights, but would round the weights that the training starts from."""

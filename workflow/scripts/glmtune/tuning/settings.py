@@ -6,8 +6,8 @@ One class per method, because a settings file has the keys of training and metho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from glmtune.training.settings import TrainingSettings
 
@@ -32,12 +32,16 @@ class PrefixSettings(TuningSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings(TuningSettings):
-    """LoRA; the default targets are `methods.lora.target_modules` of params.yaml."""
+    """LoRA and its variants; those whose keys params.yaml leaves out are off."""
 
     rank: int
     alpha: float
     dropout: float
-    target_modules: list[str]
+    target_modules: list[str] | Literal["all-linear"]
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["default", "pissa", "olora"] = "default"
+    lora_plus_ratio: float = 1
 
 
 # By method, as in `METHODS` of registry.py; `none` trains nothing.
@@ -46,6 +50,12 @@ SETTINGS: dict[str, type[TuningSettings]] = {
     "lora": AdapterSettings,
     "full": TuningSettings,
 }
+
+
+def without_defaults(settings: TuningSettings) -> dict[str, Any]:
+    """The keys and values of a settings file that leaves out each optional key at its default."""
+    values = ((field, getattr(settings, field.name)) for field in fields(settings))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def settings_class(values: Mapping[str, Any]) -> type[TuningSettings]:

@@ -79,9 +79,9 @@ class Run:
         """Write what a step gets from params.yaml to a file; its hash decides whether it reruns."""
         return write_settings(self.here, values)
 
-    def each_split(self, pattern: str) -> dict[str, str]:
-        """A path for every split of the data set, by its name."""
-        return {split: pattern.format(split=split) for split in self.params.splits}
+    def if_valid(self, path: str) -> dict[str, str]:
+        """An output that is there only if other rows than the dev rows choose the best step."""
+        return {"valid": path} if self.params.has_valid else {}
 
     def each_run(self, pattern: str) -> list[str]:
         """A path for every (model, method) of params.yaml."""

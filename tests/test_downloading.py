@@ -16,8 +16,10 @@ from file_server import FileServer, dripping, serving, status, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtune.data.adgen import downloading
-from glmtune.data.adgen.downloading import download, read_members
+from glmtune import downloading
+from glmtune.data.adgen import archives
+from glmtune.data.adgen.archives import read_members
+from glmtune.downloading import download
 from glmtune.errors import DataError
 
 CONTENT = bytes(range(256)) * 800
@@ -184,7 +186,7 @@ def test_a_link_or_device_is_not_mistaken_for_a_file(kind: bytes) -> None:
 
 @KINDS
 def test_a_bomb_is_refused(pack: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(archives, "MOST_BYTES", 100_000)
     bomb = pack({"AdvertiseGen/train.json": bytes(1_000_000)})
     assert len(bomb) < 12_000
     assert refusal(bomb) == "unpacks to more than 100,000 bytes; expected only the data set"
@@ -192,7 +194,7 @@ def test_a_bomb_is_refused(pack: Callable[..., bytes], monkeypatch: pytest.Monke
 
 def test_a_bomb_in_the_headers_of_a_tar_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """tarfile reads this one into memory before it names any member."""
-    monkeypatch.setattr(downloading, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(archives, "MOST_BYTES", 100_000)
     header = tarfile.TarInfo("comment")
     header.type, header.size = tarfile.XHDTYPE, 1_000_000
     assert "unpacks to more than" in refusal(gzip.compress(header.tobuf() + bytes(1_000_000)))

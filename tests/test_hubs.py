@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from file_server import Answer, FileServer, ranged, serving, status, whole
 
+from glmtune import downloading as http
 from glmtune.commands.download import main
-from glmtune.data.adgen import downloading as http
 from glmtune.errors import ParamsError, ResourceError, WeightsError
 from glmtune.files import read_json
 from glmtune.hubs import downloading

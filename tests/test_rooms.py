@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"checkpoints", "families", "modeling"},
     "miniatures": {"checkpoints", "families", "synthetic", "training"},
     "serving": {"checkpoints", "data", "families", "generation", "modeling"},
-    "hubs": {"checkpoints", "data"},
+    "hubs": {"checkpoints"},
     "commands": {
         *("checkpoints", "data", "export", "families", "generation", "hubs", "metrics", "serving"),
     },

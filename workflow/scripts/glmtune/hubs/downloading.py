@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from glmtune.checkpoints.weight_files import weight_files
 from glmtune.content_hashes import hash_files
-from glmtune.data.adgen.downloading import open_url, pieces_of
+from glmtune.downloading import open_url, pieces_of
 from glmtune.errors import DataError, ResourceError, WeightsError
 from glmtune.files import locked, read_json, write_json
 from glmtune.hubs.sites import Listing, RemoteFile, Site

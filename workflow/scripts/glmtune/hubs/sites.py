@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from glmtune.checkpoints.sources import MODEL_FILES
-from glmtune.data.adgen.downloading import download
+from glmtune.downloading import download
 from glmtune.errors import DataError, ParamsError
 
 COMMIT = re.compile("[0-9a-f]{40}")

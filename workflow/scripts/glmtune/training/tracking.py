@@ -70,7 +70,19 @@ class _TensorBoard:
         self.writer.close()
 
 
-class _SwanLab:
+class _Run:
+    """What `init` of SwanLab and of W&B returns: their calls have the same names."""
+
+    run: Any
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _SwanLab(_Run):
     def __init__(self, run: TrackedRun) -> None:
         import swanlab
 
@@ -82,14 +94,8 @@ class _SwanLab:
             config={**run.settings, "id": run.id},
         )
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(values), step=step)
 
-    def close(self) -> None:
-        self.run.finish()
-
-
-class _WandB:
+class _WandB(_Run):
     def __init__(self, run: TrackedRun) -> None:
         import wandb
 
@@ -103,12 +109,6 @@ class _WandB:
             config=dict(run.settings),
             settings=wandb.Settings(console="off"),  # the output of a step is in its log
         )
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self.run.finish()
 
 
 # A name in `report_to`, which is also that of the package -> how it starts.

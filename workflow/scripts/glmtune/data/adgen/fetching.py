@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.adgen.downloading import download, read_members
+from glmtune.data.adgen.archives import read_members
 from glmtune.data.rows import shorten
+from glmtune.downloading import download
 from glmtune.errors import DataError
 from glmtune.files import atomic_path, locked
 from glmtune.locations import user_path

@@ -1,20 +1,14 @@
-"""Reads untrusted bytes into memory, up to a limit: files over HTTP, members of archives.
+"""GET over HTTP from sites that may be slow, broken or hostile: pieces, or a whole small file.
 
 The environment sets proxies and certificates (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`).
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-import tarfile
 import time
-import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,7 +19,7 @@ from urllib3.util import Retry
 
 from glmtune.errors import DataError
 
-# For a download and for unpacked content; about two and a half times the real size.
+# For a whole file in memory; two and a half times AdvertiseGen, the largest.
 MOST_BYTES = 1 << 27
 # To connect, which is short so that offline machines fail fast, and to receive the next bytes.
 TIMEOUTS_S = (5.0, 30.0)
@@ -76,7 +70,7 @@ def pieces_of(body: BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def download(url: str) -> bytes:
-    """Download the file at `url` (http or https); DataError with the reason on failure."""
+    """The file at `url` (http or https), up to MOST_BYTES; DataError with the reason on failure."""
     with open_url(url) as response:
         if response.status_code != 200:
             raise DataError(f"HTTP {response.status_code} {response.reason}")
@@ -88,42 +82,3 @@ def download(url: str) -> bytes:
                 if len(content) > MOST_BYTES:
                     raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
     return bytes(content)
-
-
-def read_members(archive: bytes, names: Collection[str]) -> dict[str, bytes]:
-    """The contents of the files called `names` in any folder of a tar or zip archive."""
-    found: dict[str, bytes] = {}
-    try:
-        for path, open_member in _plain_files(archive):
-            name = path.replace("\\", "/").rpartition("/")[2]
-            if name in names and name not in found:
-                found[name] = _read_limited(open_member())
-    except DataError:
-        raise
-    except Exception as error:  # forged bytes can raise almost any exception
-        raise DataError(f"damaged or incomplete ({error}); expected a complete archive") from None
-    if missing := sorted(set(names) - set(found)):
-        raise DataError(f"no {', '.join(missing)} in it; expected {', '.join(sorted(names))}")
-    return found
-
-
-def _plain_files(archive: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the path of each regular file and a function that opens it."""
-    if archive.startswith(b"PK\x03\x04"):
-        with zipfile.ZipFile(io.BytesIO(archive)) as packed:
-            yield from ((info.filename, partial(packed.open, info)) for info in packed.infolist())
-        return
-    if archive.startswith(b"\x1f\x8b"):  # tarfile would trust headers of any length
-        archive = _read_limited(gzip.GzipFile(fileobj=io.BytesIO(archive)))
-    if archive[257:262] != b"ustar":
-        kind = "a web page" if archive.lstrip().startswith(b"<") else "not an archive"
-        raise DataError(f"{kind}; expected a .tar.gz, .tar or .zip file")
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-        yield from ((info.name, partial(tar.extractfile, info)) for info in tar if info.isreg())
-
-
-def _read_limited(stream: Any) -> bytes:
-    content: bytes = stream.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise DataError(f"unpacks to more than {MOST_BYTES:,} bytes; expected only the data set")
-    return content

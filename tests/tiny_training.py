@@ -19,6 +19,7 @@ from glmtune.seeding import seed_everything
 from glmtune.training.train import TrainingOutcome, train
 from glmtune.tuning.registry import METHODS
 from glmtune.tuning.settings import SETTINGS as KINDS
+from glmtune.tuning.settings import pick_settings
 
 FAMILY_NAMES = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TUNINGS = tuple(name for name in METHODS if name != "none")
@@ -65,10 +66,8 @@ ALL_KEYS = {field.name for kind in KINDS.values() for field in fields(kind)}
 def settings_of(method: str, **changes: Any) -> Any:
     """The settings of a tuning with one method."""
     values = SETTINGS | changes | {"method": method}
-    kind = KINDS[method]
     assert values.keys() <= ALL_KEYS
-    names = (field.name for field in fields(kind))
-    return kind(**{name: values[name] for name in names if name in values})
+    return pick_settings(values)
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from glmtune.checkpoints.building import build_model
 from glmtune.families.registry import get_family
-from glmtune.tuning.settings import TuningSettings, settings_class
+from glmtune.tuning.settings import TuningSettings, pick_settings
 
 FAMILY = "chatglm2-6b"
 SEED = 42
@@ -114,6 +114,4 @@ def tuning_settings(sizes: Sizes, changes: dict[str, Any]) -> TuningSettings:
         **{"pre_seq_len": sizes.pre_seq_len, "prefix_projection": False, "prefix_dropout": 0.0},
     }
     values |= {"rank": 8, "alpha": 32, "dropout": 0.0, "target_modules": ["query_key_value"]}
-    values |= changes
-    kind = settings_class(values)
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+    return pick_settings(values | changes)

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from glmtune.seeding import seed_everything
 from glmtune.training.throughput import operations_per_token
 from glmtune.training.train import train
 from glmtune.tuning.registry import METHODS
-from glmtune.tuning.settings import TuningSettings, settings_class
+from glmtune.tuning.settings import TuningSettings, pick_settings
 
 WARM_UP, MEASURED = 3, 8  # optimizer steps
 ANSWER_TOKENS = 128
@@ -108,9 +108,7 @@ class _Clock(TrainerCallback):
 
 
 def _settings(method: str, **changes: Any) -> TuningSettings:
-    values = SETTINGS | changes | {"method": method}
-    kind = settings_class(values)
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+    return pick_settings(SETTINGS | changes | {"method": method})
 
 
 def measure_training(case: TrainingCase, device: Device, tiny: bool) -> dict[str, Any]:

@@ -61,3 +61,10 @@ def without_defaults(settings: TuningSettings) -> dict[str, Any]:
 def settings_class(values: Mapping[str, Any]) -> type[TuningSettings]:
     """The class for a file's settings, by the method that they name."""
     return SETTINGS.get(str(values.get("method")), TuningSettings)
+
+
+def pick_settings(values: Mapping[str, Any]) -> TuningSettings:
+    """The settings of the method that `values` names, without the keys of other methods."""
+    kind = settings_class(values)
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})

@@ -63,7 +63,8 @@ def _encoding_error(path: Path) -> DataError:
         )
     target = f"{path.stem}.utf8{path.suffix}"
     convert = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(target)}"
-    found = f"the encoding looks like {encoding}; expected UTF-8; convert it: {convert}"
+    name = "GB18030 (GBK)" if encoding == "GB18030" else encoding
+    found = f"the encoding looks like {name}; expected UTF-8; convert it: {convert}"
     return error_at(path, line, found)
 
 

@@ -163,9 +163,14 @@ rule finetune_model:
     benchmark:
         "benchmarks/finetune_model/{model}/{method}.tsv"
     resources:
-        gpu=RUN.gpus_per_job,
-        # Not a parameter: it changes no result, so other values rerun nothing.
+        gpu=lambda w: RUN.gpus_to_train(w.method),
+        # Not parameters: they change no result, so other values rerun nothing.
+        processes=lambda w: PARAMS.launcher(w.method).processes,
+        sharding=lambda w: PARAMS.launcher(w.method).sharding,
         report_to=lambda w: " ".join(PARAMS.trackers(w.method)),
+        # For several machines, set by the profile of a cluster.
+        nodes=1,
+        mpi="",
     params:
         model=subpath(input.model, strip_suffix=".json"),
         data=subpath(input.data, parent=True),
@@ -184,6 +189,8 @@ rule finetune_model:
         " --batch-size {params.flags[batch_size]}"
         " --seed {params.flags[seed]}"
         " --settings .glmtune/settings/{params.settings}.json"
+        " --processes {resources.processes} --sharding {resources.sharding}"
+        " --nodes {resources.nodes} --starter '{resources.mpi}'"
         " --report-to {resources.report_to}"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"

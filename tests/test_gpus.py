@@ -13,7 +13,7 @@ from pretended_gpus import TWO_CARDS, A, B, machine_with
 from workspaces import MODEL, ROOT, Workspace
 
 from glmtune.errors import ResourceError
-from glmtune.workspace.gpus import visible_gpus
+from glmtune.workspace.gpus import lease_gpus, visible_gpus
 
 SPLIT_CARD = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaaaaaa-0000-0000-0000-000000000000)
@@ -26,11 +26,11 @@ MIG_1, MIG_2 = (
     "MIG-22222222-0000-0000-0000-000000000000",
 )
 OLD_MIG = "MIG-GPU-aaaaaaaa-0000-0000-0000-000000000000/1/0"
-# Takes a GPU, says which, and holds it until its standard input ends.
+# Takes GPUs, says which, and holds them until its standard input ends.
 JOB = """
 import os, sys
-from glmtune.workspace.gpus import lease_gpu
-lease_gpu()
+from glmtune.workspace.gpus import lease_gpus
+lease_gpus(*map(int, sys.argv[1:]))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
@@ -56,13 +56,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     jobs: list[Job] = []
     others = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
 
-    def start_job(visible: str | None = None, gpus: str = TWO_CARDS) -> Job:
+    def start_job(visible: str | None = None, gpus: str = TWO_CARDS, count: int = 1) -> Job:
         environment = others | machine_with(gpus, tmp_path, visible)
         path = os.pathsep.join(
             [str(ROOT / "workflow" / "scripts"), environment.get("PYTHONPATH", "")]
         )
         job = subprocess.Popen(
-            [sys.executable, "-c", JOB],
+            [sys.executable, "-c", JOB, str(count)],
             env=environment | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -86,7 +86,7 @@ def gpu_of(job: Job) -> str:
 
 def wait_until_it_waits(job: Job) -> None:
     assert job.stderr is not None
-    assert "waiting for one" in job.stderr.readline()
+    assert "waiting for 1 of " in job.stderr.readline()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,27 @@ def test_two_jobs_have_two_cards_and_a_third_waits_for_one(start: Callable[..., 
     wait_until_it_waits(third)
     first.communicate("")
     assert gpu_of(third) in (A, B)
+
+
+def test_a_job_of_two_processes_waits_until_two_cards_are_free(start: Callable[..., Job]) -> None:
+    held = start("1")
+    assert gpu_of(held) == B
+    waiting = start(count=2)
+    assert waiting.stderr is not None
+    assert "waiting for 2 of 2" in waiting.stderr.readline()
+    other = start("0")  # a job that waits for more holds nothing
+    assert gpu_of(other) == A
+    other.communicate("")
+    held.communicate("")
+    assert gpu_of(waiting) == f"{A},{B}"
+
+
+def test_more_processes_than_cards_are_refused(
+    machine: Callable[..., None],
+) -> None:
+    machine(TWO_CARDS)
+    with pytest.raises(ResourceError, match="launcher.processes: found 3; expected at most 2"):
+        lease_gpus(3)
 
 
 def test_a_killed_job_leaves_its_card_free(start: Callable[..., Job]) -> None:

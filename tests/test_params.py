@@ -169,6 +169,27 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             '"wandb"',
         ),
         (
+            "training.launcher.processes",
+            0,
+            'training.launcher.processes: found 0; expected at least 1 or "all"',
+        ),
+        (
+            "methods.lora.launcher",
+            {"processes": 2, "sharding": "zero3"},
+            "methods.lora.launcher.sharding: found zero3, but methods.lora trains few weights, "
+            "which are not shared out; set it to none here, and for full fine-tuning in its own "
+            "entry: methods.full.launcher",
+        ),
+        (
+            "methods.full",
+            {
+                **{"lr": 1e-3, "optimizer": "adafactor"},
+                "launcher": {"processes": 2, "sharding": "zero2"},
+            },
+            'methods.full.launcher.sharding: found zero2 with optimizer "adafactor"; expected '
+            "adamw, whose moments can be shared out",
+        ),
+        (
             "training.early_stopping_patience",
             3,
             "training.early_stopping_patience: found 3, but eval_steps is null; "
@@ -388,7 +409,8 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
     found = str(caught.value).splitlines()
     known = "alpha, batch_size, dora, dropout, early_stopping_patience, eval_steps, "
     known += "gradient_accumulation_steps, gradient_checkpointing, init, keep_best, "
-    known += "logging_steps, lora_plus_ratio, lr, lr_scheduler, max_grad_norm, max_steps, method, "
+    known += "launcher, logging_steps, lora_plus_ratio, lr, lr_scheduler, max_grad_norm, "
+    known += "max_steps, method, "
     known += (
         "optimizer, rank, report_to, rslora, save_steps, target_modules, warmup_ratio, weight_decay"
     )

@@ -108,6 +108,21 @@ def test_an_edit_of_params_reruns_what_it_affects_and_nothing_else(
     assert workspace.would_run() == expected
 
 
+def test_more_processes_retrain_nothing_but_shards_need_deepspeed(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    workspace.edit("training.launcher.processes", 2)
+    workspace.edit("methods.full.launcher", {"processes": "all", "sharding": "zero3"})
+    (tmp_path / "packages").mkdir()
+    if importlib.util.find_spec("deepspeed") is None:
+        output = workspace.run("snakemake", "-n", ok=False)
+        assert "training.launcher.sharding: found zero3, which needs DeepSpeed; install" in output
+        assert "Traceback" not in output
+    (tmp_path / "packages/deepspeed.py").touch()
+    packages = str(tmp_path / "packages")
+    assert workspace.snakemake("-n", PYTHONPATH=packages) == REPORT
+
+
 def test_showing_losses_retrains_nothing_but_needs_its_package(
     workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -12,8 +12,11 @@ import torch
 from tiny_models import prompt, tiny_model
 from transformers import TrainerCallback
 
+from glmtune.checkpoints.saving import save_model
+from glmtune.checkpoints.sources import hash_model
 from glmtune.families.family import Example
-from glmtune.families.tokenized import TokenizedRows, from_examples
+from glmtune.families.tokenized import TokenizedRows, from_examples, tokenized_file
+from glmtune.files import write_json
 from glmtune.labels import IGNORED_LABEL
 from glmtune.seeding import seed_everything
 from glmtune.training.train import TrainingOutcome, train
@@ -21,6 +24,8 @@ from glmtune.tuning.registry import METHODS
 from glmtune.tuning.settings import SETTINGS as KINDS
 from glmtune.tuning.settings import pick_settings
 
+# What the manifest of the tokenized rows says of them.
+SPLIT = {"rows": 24, "target_tokens": 80, "spelled_tokens": 0, "cut_answers": 0}
 FAMILY_NAMES = ("chatglm-6b", "chatglm2-6b")  # the third has the second's architecture
 TUNINGS = tuple(name for name in METHODS if name != "none")
 SETTINGS: dict[str, Any] = {
@@ -73,6 +78,11 @@ def settings_of(method: str, **changes: Any) -> Any:
 @pytest.fixture(scope="session")
 def rows() -> TokenizedRows:
     """Rows of different lengths."""
+    return make_rows()
+
+
+def make_rows() -> TokenizedRows:
+    """24 rows of different lengths."""
     random = np.random.default_rng(0)
     examples = []
     for _ in range(24):
@@ -80,6 +90,18 @@ def rows() -> TokenizedRows:
         answer = [int(i) for i in random.integers(5, 60, random.integers(1, 7))]
         examples.append(Example(question + answer, [IGNORED_LABEL] * len(question) + answer))
     return from_examples(examples)
+
+
+def write_inputs(folder: Path, family: str, rows: TokenizedRows) -> None:
+    """A tiny model and tokenized data, as the steps before a training leave them."""
+    save_model(tiny_model(family), folder / "model")
+    files = hash_model(folder / "model")
+    write_json(folder / "model.json", {"source": "folder", "files": files})
+    (folder / "data").mkdir()
+    for split in ("train", "dev"):
+        with tokenized_file(folder / f"data/{split}.safetensors") as append:
+            append(rows)
+    write_json(folder / "data/manifest.json", {"pad_token_id": 3, "splits": {"train": SPLIT}})
 
 
 def tune(

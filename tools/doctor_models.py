@@ -23,6 +23,7 @@ from glmtune.families.registry import get_family  # noqa: E402
 from glmtune.locations import kind_of_source, user_path  # noqa: E402
 from glmtune.params.models import Model  # noqa: E402
 from glmtune.params.values import Params  # noqa: E402
+from glmtune.workspace.gpus import visible_gpus  # noqa: E402
 
 GIB, GB = 1024**3, 1e9
 # Of the published models; a miniature has a million, which no disk notices.
@@ -125,17 +126,29 @@ def _memory_of(
     values["quantization_bit"] = values["quantization_bit"] or config.get("quantization_bit")
     settings = settings_class(values)(**values)
     length = params.file.max_source_tokens + params.file.max_target_tokens
-    batch = BatchShape(settings.batch_size, length, params.file.max_target_tokens)
+    launcher = params.launcher(method)
+    count = _processes(launcher.processes)
+    rows = settings.rows_of_process(count)
+    batch = BatchShape(rows, length, params.file.max_target_tokens)
     try:
         need = estimate_memory(config, get_method(settings.method), settings, batch, device)
+        need = need.of_process(count, launcher.sharding)
     except UserError as error:
         yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
         return
     where = "RAM" if device.name == "cpu" else "GPU memory"
-    what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free"
+    if device.name == "cpu":
+        free /= count
+    each = f" for each of {count} processes" if count > 1 else ""
+    what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free{each}"
     fits_never = need.fixed > free
     fix = advice(settings, batch_helps=not fits_never) if need.total > free else ""
     yield Finding(what, fix, stops=fits_never)
+
+
+def _processes(wanted: int | str) -> int:
+    """The number of processes on this machine; `all` is one for each GPU."""
+    return int(wanted) if wanted != "all" else len(visible_gpus()) or 1
 
 
 def config_of(params: Params, model: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from glmtune.params.models import (  # noqa: E402
     METHODS,
     Data,
     Generation,
+    Launcher,
     Miniature,
     Model,
     ParamsFile,
@@ -76,6 +77,7 @@ TITLES = {
         "methods.lora": "Method: LoRA",
         "methods.full": "Method: full fine-tuning",
         "training": "Training",
+        "training.launcher": "Several processes",
         "generation": "Generation",
     },
     "zh": {
@@ -91,6 +93,7 @@ TITLES = {
         "methods.lora": "方法：LoRA",
         "methods.full": "方法：全参数微调",
         "training": "训练",
+        "training.launcher": "多进程训练",
         "generation": "生成",
     },
 }
@@ -193,6 +196,7 @@ def sections() -> dict[str, list[Key]]:
         "miniature": Miniature,
         **{f"methods.{name}": METHODS[name] for name in METHODS},
         "training": Training,
+        "training.launcher": Launcher,
         "generation": Generation,
     }
     return {

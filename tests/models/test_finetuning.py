@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from tiny_models import tiny_model
-from tiny_training import SETTINGS, settings_of
+from tiny_training import SETTINGS, SPLIT, settings_of, write_inputs
 from tiny_training import rows as rows  # a fixture
 
 from glmtune.checkpoints.saving import save_model
 from glmtune.checkpoints.sources import hash_model
 from glmtune.errors import ParamsError, ResourceError, WeightsError
-from glmtune.families.tokenized import TokenizedRows, tokenized_file
+from glmtune.families.tokenized import TokenizedRows
 from glmtune.files import read_json, write_json
 from glmtune.modeling.quantization import quantize_model
 from glmtune.steps import finetuning
@@ -27,21 +27,12 @@ from glmtune.training.train import train
 pytestmark = pytest.mark.numeric
 
 STEP: dict[str, Any] = {"method": "lora", "eval_steps": 2, "keep_best": True}
-# What the manifest of the tokenised rows says of them.
-SPLIT = {"rows": 24, "target_tokens": 80, "spelled_tokens": 0, "cut_answers": 0}
 
 
 @pytest.fixture
 def folder(rows: TokenizedRows, tmp_path: Path) -> Path:
     """A model and tokenised data, as the steps before leave them."""
-    save_model(tiny_model("chatglm2-6b"), tmp_path / "model")
-    files = hash_model(tmp_path / "model")
-    write_json(tmp_path / "model.json", {"source": "folder", "files": files})
-    for split in ("train", "dev"):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        with tokenized_file(tmp_path / f"data/{split}.safetensors") as append:
-            append(rows)
-    write_json(tmp_path / "data/manifest.json", {"pad_token_id": 3, "splits": {"train": SPLIT}})
+    write_inputs(tmp_path, "chatglm2-6b", rows)
     return tmp_path
 
 
@@ -54,6 +45,7 @@ def run(folder: Path, *trackers: str, **changes: Any) -> Path:
         settings=settings_of(**STEP | changes),
         outputs=Outputs(out_dir=done, resume_dir=folder / "work"),
         tracking=Tracking(trackers=[*trackers], run="tiny/lora", folder=folder / "logs"),
+        sharding="none",
     )
     return done
 

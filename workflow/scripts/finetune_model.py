@@ -13,6 +13,7 @@ Writes  the checkpoint folder, a manifest that identifies it, the loss curve, th
         --runtime results/runtime/finetune_model/chatglm2-6b/lora.json
 
 `--report-to tensorboard` also shows the losses while it trains, as chatglm2-6b/lora.
+`--processes 8 --sharding zero3` trains on eight GPUs (docs/cluster.md); the results are the same.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
-from glmtune.workspace.gpus import lease_gpu
+from glmtune.workspace.gpus import lease_gpus
 from glmtune.workspace.step_settings import typed, with_flags
+from glmtune.workspace.torchrun import SHARDINGS, call_in_processes, number_or_all, require_sharding
 from glmtune.workspace.trackers import TRACKERS, require_trackers, tracker_folder
 
 # Name in the store -> flag.
@@ -49,28 +51,46 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True, help="rows per pass")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--report-to", nargs="*", choices=TRACKERS, default=[], metavar="TRACKER")
+    parser.add_argument("--processes", type=number_or_all, default=1, help="each on its own GPU")
+    parser.add_argument("--sharding", choices=SHARDINGS, default="none")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that train together")
+    parser.add_argument("--starter", default="", help="runs a command on each of them: srun …")
     flags = parser.parse_args()
 
     values = with_flags(flags, "method", "lr", "max_steps", "batch_size", "seed")
     settings = typed(settings_class(values), values)
     require_trackers(flags.report_to)
+    require_sharding(flags.sharding)
     tracking = Tracking(
         trackers=flags.report_to,
         run="/".join(flags.checkpoint.parts[-2:]),
         folder=tracker_folder(Path.cwd()),
     )
 
+    is_alone = flags.processes == flags.nodes == 1
+
     def compute(out_dir: Path, resume_dir: Path) -> None:
-        lease_gpu()
-        call_in_fork(
-            "glmtune.steps.finetuning",
-            "finetune",
-            model=ModelFiles(folder=flags.model, manifest=flags.model_manifest),
-            data=flags.data,
-            settings=settings,
-            outputs=Outputs(out_dir=out_dir, resume_dir=resume_dir),
-            tracking=tracking,
-        )
+        arguments = {
+            "model": ModelFiles(folder=flags.model, manifest=flags.model_manifest),
+            "data": flags.data,
+            "settings": settings,
+            "outputs": Outputs(out_dir=out_dir, resume_dir=resume_dir),
+            "tracking": tracking,
+            "sharding": "none" if is_alone else flags.sharding,
+        }
+        if is_alone:
+            lease_gpus()
+            call_in_fork("glmtune.steps.finetuning", "finetune", **arguments)
+        else:
+            call_in_processes(
+                "glmtune.steps.finetuning",
+                "finetune",
+                processes=flags.processes,
+                nodes=flags.nodes,
+                starter=flags.starter,
+                folder=resume_dir,
+                **arguments,
+            )
 
     inputs = {"model": flags.model_manifest, "data": flags.data / "manifest.json"}
     reuse_or_run(__file__, flags, OUTPUTS, compute, settings=values, inputs=inputs)

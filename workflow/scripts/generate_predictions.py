@@ -26,7 +26,7 @@ from glmtune.generation.settings import PredictionSettings
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
-from glmtune.workspace.gpus import lease_gpu
+from glmtune.workspace.gpus import lease_gpus
 from glmtune.workspace.step_settings import read_settings, typed
 
 # Name in the store -> flag.
@@ -57,7 +57,7 @@ def main() -> None:
     settings = typed(PredictionSettings, flags.settings)
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
-        lease_gpu()
+        lease_gpus()
         model = ModelFiles(
             folder=flags.model,
             manifest=flags.model_manifest,

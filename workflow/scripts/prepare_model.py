@@ -21,7 +21,7 @@ from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.steps.inputs_outputs import Outputs
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
-from glmtune.workspace.gpus import lease_gpu
+from glmtune.workspace.gpus import lease_gpus
 from glmtune.workspace.step_settings import typed
 
 # Name in the store -> flag.
@@ -36,7 +36,7 @@ def main() -> None:
 
     def compute(out_dir: Path, resume_dir: Path) -> None:
         if is_miniature:
-            lease_gpu()
+            lease_gpus()
         outputs = Outputs(out_dir=out_dir, resume_dir=resume_dir)
         call_in_fork("glmtune.steps.preparing", "prepare", settings=settings, outputs=outputs)
 

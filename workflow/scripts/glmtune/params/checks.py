@@ -103,6 +103,7 @@ def _rules_between_keys(values: Mapping[str, Any]) -> Iterator[str]:
                     f"base's own weights, but quantization_bit is {bits}; set that to null or "
                     f"remove methods.{name}.{key}"
                 )
+    yield from _sharding_mistakes(values)
     yield from _share_mistakes(values)
     yield from _dev_loss_mistakes(values)
     protocol = values.get("protocol")
@@ -137,6 +138,30 @@ def _keys_for_full_precision(entry: Any) -> list[str]:
         return []
     usual = {"dora": False, "init": "default"}
     return [key for key, value in usual.items() if entry.get(key, value) != value]
+
+
+def _sharding_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
+    """Only full fine-tuning has enough to share out, and only AdamW can be."""
+    shared = values.get("training")
+    shared = shared if isinstance(shared, dict) else {}
+    for name, entry in _entries(values, "methods"):
+        merged = shared | entry
+        launcher = merged.get("launcher")
+        sharding = launcher.get("sharding") if isinstance(launcher, dict) else None
+        if sharding not in ("zero2", "zero3") or entry.get("method", name) == UNTUNED:
+            continue
+        section = f"methods.{name}" if "launcher" in entry else "training"
+        if entry.get("method", name) != EVERY_WEIGHT:
+            yield (
+                f"{section}.launcher.sharding: found {sharding}, but methods.{name} trains few "
+                "weights, which are not shared out; set it to none here, and for full fine-tuning "
+                "in its own entry: methods.full.launcher"
+            )
+        elif merged.get("optimizer") not in (None, "adamw"):
+            yield (
+                f"{section}.launcher.sharding: found {sharding} with optimizer "
+                f"{show(merged['optimizer'])}; expected adamw, whose moments can be shared out"
+            )
 
 
 def _share_mistakes(values: Mapping[str, Any]) -> Iterator[str]:

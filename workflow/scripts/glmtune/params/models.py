@@ -172,6 +172,15 @@ class Miniature(Section):
     """Rows per step."""
 
 
+class Launcher(Section):
+    """How many processes train together, and what they share out."""
+
+    processes: Count | Literal["all"]
+    """Processes of each machine, each with a GPU of its own if there are any; `all`: every GPU."""
+    sharding: Literal["none", "zero2", "zero3"]
+    """What they share out. zero2: gradients and optimizer; zero3: the weights as well."""
+
+
 class Training(Section):
     """Training defaults; an entry of `methods:` may override them."""
 
@@ -205,6 +214,8 @@ class Training(Section):
     """Stop after this many measurements without a lower dev loss; null: never."""
     report_to: list[Literal["tensorboard", "swanlab", "wandb"]]
     """Programs that show the losses while training runs; changes no result and reruns nothing."""
+    launcher: Launcher
+    """Processes that train together. Changes speed and memory: reruns nothing."""
 
 
 def _may_be_absent(field: FieldInfo) -> tuple[Any, FieldInfo]:

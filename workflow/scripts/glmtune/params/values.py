@@ -16,7 +16,7 @@ from glmtune.errors import ParamsError
 from glmtune.locations import ADGEN, OWN_DATA, SAMPLE, user_path
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.params.checks import SEED_SUFFIX, UNTUNED, find_mistakes
-from glmtune.params.models import ABSENT, ParamsFile, Section
+from glmtune.params.models import ABSENT, Launcher, ParamsFile, Section
 from glmtune.params.reading import all_mistakes, read_yaml
 from glmtune.params.sentences import show
 from glmtune.params.yaml_rules import read_plain
@@ -29,7 +29,7 @@ SUBSET_KEYS = ("on_bad_rows", "max_train_rows", "max_dev_rows", "max_leakage")
 # The training settings that are flags of finetune_model.py; the others are in its settings file.
 TRAINING_FLAGS = ("method", "lr", "max_steps", "batch_size", "seed")
 # The keys of `training` that decide nothing of the result: other values rerun no training.
-ONLY_SHOWN = ("report_to",)
+NOT_DECIDING = ("report_to", "launcher")
 # Keys that an entry of `methods:` takes from the top level unless it has its own.
 KEYS_FROM_TOP_LEVEL = {"ptuning": ("lr", "pre_seq_len")}
 
@@ -252,12 +252,22 @@ class Params:
             **{key: getattr(file, key) for key in KEYS_FROM_TOP_LEVEL.get(entry.method, ())},
             **_as_data(entry),
         }
-        return {key: value for key, value in settings.items() if key not in ONLY_SHOWN}
+        return {key: value for key, value in settings.items() if key not in NOT_DECIDING}
 
     def trackers(self, method: str) -> list[str]:
         """The programs that show the losses of a method's trainings: `report_to`."""
-        own = getattr(self.file.methods[self.entry_of(method)], "report_to", ABSENT)
-        return list(self.file.training.report_to if own is ABSENT else own)
+        names: list[str] = self._own_or_default(method, "report_to")
+        return list(names)
+
+    def launcher(self, method: str) -> Launcher:
+        """How many processes train with a method, and what they share out."""
+        launcher: Launcher = self._own_or_default(method, "launcher")
+        return launcher
+
+    def _own_or_default(self, method: str, key: str) -> Any:
+        """A value of a method's entry, or that of `training`."""
+        own = getattr(self.file.methods[self.entry_of(method)], key, ABSENT)
+        return getattr(self.file.training, key) if own is ABSENT else own
 
     def training_flags(self, method: str) -> dict[str, Any]:
         """The training settings that are flags of `finetune_model.py`."""

@@ -14,7 +14,11 @@ from glmtune.report.tables import METHOD, MODEL, NOTHING, percent_of
 from glmtune.report.words import Text, Words, join
 
 ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
-ENVIRONMENT = ("hardware", *ARITHMETIC, "device", "dtype", "versions", "git_commit")
+PROCESSES = ("processes", "sharding")
+ENVIRONMENT = (
+    *("hardware", *PROCESSES, *ARITHMETIC),
+    *("device", "dtype", "versions", "git_commit"),
+)
 
 
 def what_was_run(report: Report) -> list[Block]:
@@ -26,9 +30,11 @@ def what_was_run(report: Report) -> list[Block]:
                 "Results are reused as long as nothing that affects them changes; the times, "
                 "machine "
                 "and versions are those of the run that computed them. Tokens exclude padding; MFU "
-                "is the share of the GPU's peak throughput, where that is known.",
+                "is the share of the GPU's peak throughput, where that is known. Of several "
+                "processes, memory is that of the one with the most.",
                 "只要影响结果的因素没有变，就直接复用已有结果；用时、机器和版本取自当初的计算。"
-                "token 数不含填充；MFU 是实际算力占显卡峰值算力的比例，峰值未知时不显示。",
+                "token 数不含填充；MFU 是实际算力占显卡峰值算力的比例，峰值未知时不显示。"
+                "多进程训练时，内存取各进程中最大的。",
             )
         ),
         _runtime_table(report),

@@ -15,12 +15,13 @@ from transformers import TrainerCallback
 from glmtune.checkpoints.prepared import ModelRef, open_prepared, read_prepared_config
 from glmtune.checkpoints.sources import model_folder, unchanged
 from glmtune.devices import Device, choose_device
-from glmtune.errors import ParamsError, UserError
+from glmtune.errors import ParamsError, ResourceError, UserError
 from glmtune.families.tokenized import TokenizedRows, read_tokenized
 from glmtune.files import hash_folder, read_json, sha256_of_bytes, write_json, write_text
 from glmtune.modeling.causal_lm import ChatGLMCausalLM
 from glmtune.seeding import seed_everything
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
+from glmtune.training import processes
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.parameters import count_parameters
 from glmtune.training.throughput import describe_throughput
@@ -37,7 +38,7 @@ from glmtune.tuning.memory_estimate import (
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.registry import get_method
 from glmtune.tuning.settings import TuningSettings, without_defaults
-from glmtune.workspace.provenance import recorded_runtime
+from glmtune.workspace.provenance import peak_memory_mib, recorded_runtime
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class _Task:
     rows: TokenizedRows
     dev: TokenizedRows
     valid: TokenizedRows | None
+    sharding: str
+    """A key of ZERO_STAGES: what several processes share out."""
 
 
 def finetune(
@@ -63,41 +66,58 @@ def finetune(
     settings: TuningSettings,
     outputs: Outputs,
     tracking: Tracking,
+    sharding: str,
 ) -> None:
     """Write checkpoint/, manifest.json, curve.csv and runtime.json into `outputs.out_dir`.
 
-    `model` is untuned; `settings` are those of `Params.training_settings`.
+    `model` is untuned; `settings` are those of `Params.training_settings`. Of several processes,
+    each calls this and the first one writes.
     Raises ResourceError if a training does not fit or diverges or a tracker does not start,
     ParamsError for quantized weights that cannot be trained, WeightsError for weights that are not
     those of the manifest.
     """
-    task = _read_task(model.folder, data, settings)
+    is_first = processes.is_first()
+    task = _read_task(model.folder, data, settings, sharding)
     quantized = _with_stored_quantization(task)
     expected_peak = _report_memory(task, quantized)
     base, out_dir = read_json(model.manifest), outputs.out_dir
     with (
-        recorded_runtime(out_dir / "runtime.json") as figures,
+        recorded_runtime(out_dir / "runtime.json" if is_first else None) as figures,
         explained_when_full(quantized),
         unchanged(model.folder, base),
-        tracked(tracking.trackers, _tracked_run(tracking, settings, outputs)) as trackers,
+        tracked(
+            tracking.trackers if is_first else [], _tracked_run(tracking, settings, outputs)
+        ) as trackers,
     ):
         tuned = _open_for_training(task)
         notes = _notes_before(tuned, task)
         outcome = _train(tuned, task, outputs.resume_dir, trackers)
         notes += _notes_after(outcome, settings)
-        (out_dir / "checkpoint").mkdir()
-        task.method.save(tuned, out_dir / "checkpoint", model.folder)
+        with processes.whole(tuned.parameters()):
+            if is_first:
+                (out_dir / "checkpoint").mkdir()
+                task.method.save(tuned, out_dir / "checkpoint", model.folder)
         figures |= _figures(tuned, task, outcome, expected_peak)
+    if not is_first:
+        return
     measured = "dev_loss" if task.valid is None else "valid_loss"
     write_text(out_dir / "curve.csv", _as_csv(outcome.curve, measured))
     write_json(out_dir / "manifest.json", _manifest(out_dir, base, settings, outcome, notes))
 
 
-def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
+def _read_task(folder: Path, data: Path, settings: TuningSettings, sharding: str) -> _Task:
     """Choose and print the device, and open the tokenised data."""
+    processes.use_own_gpu()
     device = choose_device()
     print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
+    if processes.count() > 1:
+        print(f"processes: {processes.count()}, sharding {sharding}")
     require_optimizer(settings)
+    if sharding != "none" and device.dtype == "float16":
+        raise ResourceError(
+            f"params.yaml: training.launcher.sharding: found {sharding}, which needs GPUs with "
+            f"bfloat16; found {device.reason}; set it to none"
+        )
     manifest = read_json(data / "manifest.json")
     has_valid = "valid" in manifest["splits"]
     return _Task(
@@ -109,6 +129,7 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings) -> _Task:
         rows=read_tokenized(data / "train.safetensors"),
         dev=read_tokenized(data / "dev.safetensors"),
         valid=read_tokenized(data / "valid.safetensors") if has_valid else None,
+        sharding=sharding,
     )
 
 
@@ -132,16 +153,22 @@ def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
     The estimate is advice: if it fails for another reason, training starts without it.
     """
     config, device = read_prepared_config(task.folder), task.device
-    batch = largest_batch(task.rows, settings.batch_size)
+    batch = largest_batch(task.rows, settings.rows_of_process(processes.count()))
     try:
         estimate = estimate_memory(config, task.method, settings, batch, device)
+        estimate = estimate.of_process(processes.count(), task.sharding)
     except UserError:
         raise
     except Exception as error:
         print(f"memory: not estimated ({type(error).__name__}: {error})", file=sys.stderr)
         return None
-    print(check_memory(estimate, free_memory(device), settings), file=sys.stderr)
+    print(check_memory(estimate, free_memory(device) / _sharing(device), settings), file=sys.stderr)
     return round((used_memory(device) + estimate.total) / 2**20)
+
+
+def _sharing(device: Device) -> int:
+    """How many processes share the memory of `device`: each has a GPU of its own, but no RAM."""
+    return processes.count_here() if device.name == "cpu" else 1
 
 
 def _open_for_training(task: _Task) -> ChatGLMCausalLM:
@@ -180,6 +207,7 @@ def _train(
         work=resume_dir,
         valid=task.valid,
         dtype=task.device.dtype,
+        sharding=task.sharding,
         rates=task.method.rates(task.settings),
         callbacks=trackers,
     )
@@ -220,8 +248,12 @@ def _figures(
         outcome.throughput,
         mean_length=tokens / len(task.rows),
         target_share=int(task.rows.targets_of_rows().sum()) / tokens,
+        gpus=processes.count(),
     )
+    peaks = processes.gathered(round(peak_memory_mib()))
     return {
+        **({"processes": len(peaks), "sharding": task.sharding} if len(peaks) > 1 else {}),
+        "peak_memory_mib": max(peaks),
         "device": device.name,
         "dtype": device.dtype,
         "dtype_reason": device.reason,

@@ -54,14 +54,15 @@ class Collator:
 
 
 def grouped_by_length(
-    batches: list[dict[str, torch.Tensor]], pad_token_id: int
+    batches: list[dict[str, torch.Tensor]], pad_token_id: int, *, part: int = 0, parts: int = 1
 ) -> list[dict[str, torch.Tensor]]:
     """Regroup the rows into as many batches of the same sizes, the longest rows first.
 
     The loss of a step is a mean over all its targets, so it does not matter which rows are padded
-    together.
+    together. Of `parts` processes the one numbered `part` gets its share of each batch, which is at
+    least one row: the others wait for it, so without a row of its own it gets one without targets.
     """
-    if len(batches) < 2:
+    if len(batches) < 2 and parts == 1:
         return batches
     padding = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [
@@ -71,10 +72,15 @@ def grouped_by_length(
     ]
     longest_first = iter(sorted(rows, key=lambda row: -len(row["input_ids"])))
     groups = [list(islice(longest_first, len(batch["input_ids"]))) for batch in batches]
+    shares = [group[part::parts] or [_without_targets(group[-1])] for group in groups]
     return [
         {
             name: pad_sequence([row[name] for row in group], batch_first=True, padding_value=value)
             for name, value in padding.items()
         }
-        for group in groups
+        for group in shares
     ]
+
+
+def _without_targets(row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return row | {"labels": torch.full_like(row["labels"], IGNORED_LABEL)}

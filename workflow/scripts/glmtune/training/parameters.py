@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from glmtune.training.processes import whole
+
 VALUES_AT_ONCE = 2**24
 
 
@@ -17,9 +19,9 @@ def count_parameters(model: nn.Module) -> int:
     return stored + sum(m.in_features * m.out_features - m.weight.numel() for m in linears)
 
 
-def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """`{name: tensor}` of the trainable weights."""
-    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+def trainable(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """`{name: weight}` of the trainable weights."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def abs_sums(model: PreTrainedModel) -> dict[str, float]:
@@ -27,10 +29,9 @@ def abs_sums(model: PreTrainedModel) -> dict[str, float]:
 
     Computed in parts: at the end of a training a copy of the embeddings may not fit into memory.
     """
-    return {
-        name: sum(
-            float(part.abs().sum(dtype=torch.float64))
-            for part in weight.detach().flatten().split(VALUES_AT_ONCE)
-        )
-        for name, weight in trainable_state(model).items()
-    }
+    sums = {}
+    for name, weight in trainable(model).items():
+        with whole([weight]):
+            parts = weight.detach().flatten().split(VALUES_AT_ONCE)
+            sums[name] = sum(float(part.abs().sum(dtype=torch.float64)) for part in parts)
+    return sums

@@ -30,7 +30,7 @@ def seal(checkpoint: Path) -> None:
     """
     contents = _contents(checkpoint)
     write_json(checkpoint / SEAL, contents)
-    for path in (*checkpoint.iterdir(), checkpoint, checkpoint.parent):
+    for path in (*checkpoint.rglob("*"), checkpoint, checkpoint.parent):
         _flush_to_disk(path)
     if _contents(checkpoint) != contents:
         print(
@@ -84,9 +84,12 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def _contents(checkpoint: Path) -> dict[str, dict[str, Any]]:
     """`{name: {"bytes", "crc32"}}` of a checkpoint's files, as the disk holds them."""
-    files = sorted(path for path in checkpoint.iterdir() if path.name != SEAL)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
     return {
-        path.name: {"bytes": path.stat().st_size, "crc32": f"{_crc32_of(path):08x}"}
+        path.relative_to(checkpoint).as_posix(): {
+            "bytes": path.stat().st_size,
+            "crc32": f"{_crc32_of(path):08x}",
+        }
         for path in files
     }
 

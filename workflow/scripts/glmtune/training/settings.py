@@ -5,6 +5,7 @@ Checks no ranges: `params` has done so. Needs no torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -28,3 +29,23 @@ class TrainingSettings:
     eval_steps: int | None
     keep_best: bool
     early_stopping_patience: int | None
+
+    def rows_and_passes(self, processes: int) -> tuple[int, int]:
+        """(rows of all processes together in one pass, passes per optimizer step).
+
+        A step has batch_size x gradient_accumulation_steps rows, however many processes there are.
+        Each takes at most batch_size of them at once.
+        Example: 1 x 16 rows by 8 processes are 8 rows in each of 2 passes.
+        """
+        rows = self.batch_size * self.gradient_accumulation_steps
+        at_once = self.batch_size * processes
+        passes = next(
+            count
+            for count in range(1, self.gradient_accumulation_steps + 1)
+            if rows % count == 0 and rows // count <= at_once
+        )
+        return rows // passes, passes
+
+    def rows_of_process(self, processes: int) -> int:
+        """The rows that a process takes at once, at most."""
+        return math.ceil(self.rows_and_passes(processes)[0] / processes)

@@ -34,9 +34,9 @@ PEAK_TFLOPS = {
 
 
 def describe_throughput(
-    model: Any, throughput: Throughput, *, mean_length: float, target_share: float
+    model: Any, throughput: Throughput, *, mean_length: float, target_share: float, gpus: int = 1
 ) -> dict[str, float | None]:
-    """The throughput figures; `mfu` is None on the CPU and on a GPU whose peak is unknown."""
+    """The throughput of all processes; `mfu` is None on the CPU and on a GPU of unknown peak."""
     rate = throughput.tokens / throughput.seconds
     operations = rate * operations_per_token(model, mean_length, target_share)
     peak = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
@@ -45,7 +45,7 @@ def describe_throughput(
         "training_seconds": round(throughput.seconds, 2),
         "tokens_per_second": round(rate, 1),
         "tflops_per_second": round(operations / 1e12, 4),
-        "mfu": None if peak is None else round(operations / (peak * 1e12), 4),
+        "mfu": None if peak is None else round(operations / (gpus * peak * 1e12), 4),
     }
 
 
@@ -67,8 +67,9 @@ def operations_per_token(model: Any, length: float, target_share: float) -> floa
         for linear in core.transformer.layers.modules()
         if isinstance(linear, torch.nn.Linear)
     )
-    head = core.get_output_embeddings().weight
-    linears += 2 * (3 if head.requires_grad else 2) * head.numel() * target_share
+    head = core.get_output_embeddings()
+    size = head.in_features * head.out_features  # a shard of the weight has fewer elements
+    linears += 2 * (3 if head.weight.requires_grad else 2) * size * target_share
     prefix = core.transformer.prefix_encoder
     seen = length + (0 if prefix is None else prefix.pre_seq_len)
     return linears + 3 * 4 * seen * core.config.hidden_size * core.config.num_layers

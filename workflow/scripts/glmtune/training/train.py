@@ -22,9 +22,10 @@ from transformers import (
 
 from glmtune.errors import ResourceError
 from glmtune.families.tokenized import TokenizedRows
+from glmtune.training import processes
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
-from glmtune.training.parameters import abs_sums, count_parameters, trainable_state
+from glmtune.training.parameters import abs_sums, count_parameters, trainable
 from glmtune.training.resuming import last_checkpoint
 from glmtune.training.settings import TrainingSettings
 from glmtune.training.trainer import ResumableTrainer, Throughput
@@ -71,6 +72,7 @@ def train(
     work: Path,
     valid: TokenizedRows | None = None,
     dtype: str = "float32",
+    sharding: str = "none",
     adam_beta2: float = 0.999,
     rates: Mapping[str, float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -80,22 +82,29 @@ def train(
     `valid` rows, where there are any, are measured during training instead of `dev`.
     Computes in `dtype`; the trained weights and the optimizer stay in float32. `rates` has factors
     of the learning rate, by a part of the names of the weights that they are for.
+
+    Where torchrun started several processes, all of them have to call this. They train one model,
+    and share out what `sharding` says, a key of ZERO_STAGES. Each gets the same outcome; weights
+    that were shared out stay so: see `processes.whole`.
     """
     before = abs_sums(model)
+    sizes = sum(weight.numel() for weight in trainable(model).values()), count_parameters(model)
     trainer = ResumableTrainer(
         model=model,
-        args=_arguments(settings, work, dtype, adam_beta2),
+        args=_arguments(settings, work, dtype, adam_beta2, sharding),
         train_dataset=RowDataset(rows),
         data_collator=Collator(pad_token_id),
         callbacks=[StopOnBadLoss(), *callbacks],
     )
     trainer.rates = rates or {}
+    trainer.rows_per_pass = settings.batch_size
+    trainer.dtype, trainer.sharding = dtype, sharding
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressWithLoss())
     watched = dev if valid is None else valid
     if watched is not None and settings.eval_steps:
         trainer.watch_dev_loss(watched, settings)
-    throughput = trainer.train_on(last_checkpoint(work))
+    throughput = trainer.train_on(_checkpoint_for_all(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
     curve = _curve(trainer.state, "dev_loss" if valid is None else "valid_loss")
@@ -105,8 +114,8 @@ def train(
         curve=curve,
         steps=trainer.state.global_step,
         best_step=best_step,
-        trainable_parameters=sum(p.numel() for p in trainable_state(model).values()),
-        total_parameters=count_parameters(model),
+        trainable_parameters=sizes[0],
+        total_parameters=sizes[1],
         throughput=throughput,
     )
 
@@ -119,6 +128,11 @@ def require_optimizer(settings: TrainingSettings) -> None:
             f"params.yaml: optimizer: found {name}, which needs the package bitsandbytes; install "
             "it (pip install -e '.[8bit]') or choose adamw or adafactor"
         )
+
+
+def _checkpoint_for_all(work: Path) -> Path | None:
+    """The last checkpoint; one process looks, because it also removes what is incomplete."""
+    return processes.of_first(last_checkpoint(work) if processes.is_first() else None)
 
 
 def _curve(state: TrainerState, measured: str) -> list[dict[str, float]]:
@@ -145,8 +159,10 @@ def _refuse_unchanged(
 
 
 def _arguments(
-    settings: TrainingSettings, work: Path, dtype: str, adam_beta2: float
+    settings: TrainingSettings, work: Path, dtype: str, adam_beta2: float, sharding: str
 ) -> TrainingArguments:
+    rows, passes = settings.rows_and_passes(processes.count())
+    shards = processes.deepspeed_config(sharding, dtype)
     recomputing: dict[str, Any] = {
         CHECKPOINTING: settings.gradient_checkpointing,
         f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
@@ -154,8 +170,9 @@ def _arguments(
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=rows,  # of all processes: see get_train_dataloader
+        gradient_accumulation_steps=passes,
+        average_tokens_across_devices=False,  # every process counts the targets of all
         learning_rate=settings.lr,
         lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=round(settings.warmup_ratio * settings.max_steps),
@@ -164,8 +181,10 @@ def _arguments(
         optim=OPTIMIZERS[settings.optimizer],
         max_grad_norm=settings.max_grad_norm,
         **recomputing,
-        bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",  # with loss scaling: small gradients would underflow
+        bf16=dtype == "bfloat16" and shards is None,
+        fp16=dtype == "float16" and shards is None,  # with loss scaling: gradients would underflow
+        deepspeed=shards,
+        ddp_find_unused_parameters=False,
         # By default the Trainer logs 0 for a non-finite loss.
         logging_nan_inf_filter=False,
         logging_strategy="steps",

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate.data_loader import prepare_data_loader
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerState
 
@@ -21,6 +24,7 @@ from glmtune.errors import ResourceError, UserError, explain
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.files import atomic_path, read_json, write_json
 from glmtune.labels import IGNORED_LABEL
+from glmtune.training import processes
 from glmtune.training.batching import Collator, RowDataset, grouped_by_length
 from glmtune.training.callbacks import (
     DEV_LOSS,
@@ -29,14 +33,15 @@ from glmtune.training.callbacks import (
     explain_divergence,
     explain_loss,
 )
-from glmtune.training.parameters import abs_sums, trainable_state
+from glmtune.training.parameters import abs_sums, trainable
 from glmtune.training.resuming import seal
 from glmtune.training.settings import TrainingSettings
 
-WEIGHTS, BEST_WEIGHTS, THROUGHPUT_FILE = (
+WEIGHTS, BEST_WEIGHTS, THROUGHPUT_FILE, PROCESSES_FILE = (
     "trainable.safetensors",
     "best.safetensors",
     "throughput.json",
+    "processes.json",
 )
 
 
@@ -50,8 +55,14 @@ class Throughput:
 
 
 class ResumableTrainer(Trainer):
-    """Trainer whose checkpoints contain only the trained weights, not the frozen base."""
+    """Trainer whose checkpoints contain only the trained weights, not the frozen base.
 
+    With several processes each step has the rows, and the loss, that one process would have.
+    """
+
+    rows_per_pass = 1  # that a process measures losses with
+    dtype = "float32"  # that it computes in
+    sharding = "none"
     earlier = Throughput()  # of processes that were killed
     tokens, start = 0, 0.0  # of this process
     watch: WatchDevLoss | None = None
@@ -76,8 +87,14 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             self.train()
             return self._throughput()
+        self._refuse_other_shards(checkpoint)
         with _explained(checkpoint):
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            # Weights that a killed run kept after this checkpoint may not be the best of this run.
+            if processes.is_first():
+                _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
+            before = Throughput(**read_json(checkpoint / THROUGHPUT_FILE))
+        self.earlier = Throughput(before.tokens, before.seconds, before.seconds)
         has_stalled = self.watch is not None and self.watch.has_stalled(state)
         if state.global_step >= self.args.max_steps or has_stalled:
             self._load_from_checkpoint(str(checkpoint))
@@ -101,11 +118,38 @@ class ResumableTrainer(Trainer):
                     optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
         return optimizer
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of all processes together: each draws all of them and takes its share."""
+        dataset: Any = self.train_dataset
+        return prepare_data_loader(
+            DataLoader(
+                dataset,
+                batch_size=self.args.per_device_train_batch_size,
+                sampler=self._get_train_sampler(),
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            ),
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            rng_types=[],
+            use_seedable_sampler=True,
+            data_seed=self.args.data_seed,
+        )
+
     def get_batch_samples(self, *arguments: Any) -> Any:
-        """The batches of one optimizer step, with rows grouped by length to reduce padding."""
-        batches, num_items = super().get_batch_samples(*arguments)
+        """The own batches of one optimizer step, and the targets that its loss counts.
+
+        Rows are grouped by length to reduce padding. The processes' gradients will be averaged,
+        where their sum is wanted: so each divides by its share of the step's targets.
+        """
+        counted: Any = super().get_batch_samples(*arguments)
+        batches, targets = counted
         self.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
-        return grouped_by_length(batches, self._pad_token_id), num_items
+        part, parts = processes.rank(), processes.count()
+        own = grouped_by_length(batches, self._pad_token_id, part=part, parts=parts)
+        return own, targets / parts if parts > 1 else targets
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure and log the dev loss; keep the weights if it is the lowest so far."""
@@ -121,9 +165,7 @@ class ResumableTrainer(Trainer):
 
     def mean_loss(self, rows: TokenizedRows) -> float:
         """The mean loss of `rows`, computed in the type used for training."""
-        half = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None
-        size = self.args.per_device_train_batch_size
-        return mean_loss(self._model, rows, size, self._pad_token_id, half or "float32")
+        return mean_loss(self._model, rows, self.rows_per_pass, self._pad_token_id, self.dtype)
 
     def load_best(self) -> int | None:
         """Restore the weights with the lowest dev loss if they were kept; return their step."""
@@ -148,23 +190,42 @@ class ResumableTrainer(Trainer):
         if not all(map(math.isfinite, abs_sums(self._model).values())):
             raise explain_divergence(self.args, self.state.global_step)
         super()._save_checkpoint(model, trial)
-        seal(self._folder / f"checkpoint-{self.state.global_step}")
+        processes.wait_for_all()  # each writes its random state, and its shard
+        if processes.is_first():
+            seal(self._folder / f"checkpoint-{self.state.global_step}")
+        processes.wait_for_all()
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights, also where processes share them out."""
         folder = Path(output_dir or self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_weights(folder / WEIGHTS)
-        _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
-        write_json(folder / THROUGHPUT_FILE, asdict(self._throughput()))
+        if processes.is_first():
+            _copy(self._folder / BEST_WEIGHTS, folder / BEST_WEIGHTS)
+            write_json(folder / THROUGHPUT_FILE, asdict(self._throughput()))
+            write_json(folder / PROCESSES_FILE, self._processes)
+
+    @property
+    def _processes(self) -> dict[str, Any]:
+        """Who wrote a checkpoint."""
+        return {"processes": processes.count(), "sharding": self.sharding}
+
+    def _refuse_other_shards(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint in shards, or for shards, unless each process finds its own in it."""
+        file = checkpoint / PROCESSES_FILE  # older versions wrote none
+        found = read_json(file) if file.is_file() else {"processes": 1, "sharding": "none"}
+        if found["sharding"] == self.sharding == "none" or found == self._processes:
+            return
+        raise ResourceError(
+            f"{checkpoint}: written by {_described(found)}; found {_described(self._processes)} to "
+            "resume it, which cannot read its optimizer; set training.launcher back, or delete the "
+            "checkpoint to start the training over"
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
         with _explained(checkpoint):
             self._read_weights(checkpoint / WEIGHTS)
-            # Weights that a killed run kept after this checkpoint may not be the best of this run.
-            _copy(checkpoint / BEST_WEIGHTS, self._folder / BEST_WEIGHTS)
-            before = Throughput(**read_json(checkpoint / THROUGHPUT_FILE))
-        self.earlier = Throughput(before.tokens, before.seconds, before.seconds)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _explained(checkpoint):
@@ -184,14 +245,22 @@ class ResumableTrainer(Trainer):
         return Throughput(earlier.tokens + self.tokens, earlier.seconds + seconds, earlier.seconds)
 
     def _write_weights(self, file: Path) -> None:
-        with atomic_path(file) as temporary:
-            save_file(trainable_state(self._model), temporary)
+        state = {}
+        for name, weight in trainable(self._model).items():
+            with processes.whole([weight]):
+                if processes.is_first():
+                    state[name] = _kept(weight)
+        if processes.is_first():
+            with atomic_path(file) as temporary:
+                save_file(state, temporary)
+        processes.wait_for_all()
 
     def _read_weights(self, file: Path) -> None:
-        saved = load_file(file)
-        with torch.no_grad():
-            for name, weight in trainable_state(self._model).items():
-                weight.copy_(saved[name])
+        with torch.no_grad(), safe_open(file, framework="pt") as saved:
+            for name, weight in trainable(self._model).items():
+                with processes.whole([weight], written=True):
+                    if processes.is_first() or not processes.is_shard(weight):
+                        weight.copy_(saved.get_tensor(name))
 
     @property
     def _model(self) -> PreTrainedModel:
@@ -223,6 +292,16 @@ def _explained(checkpoint: Path | str | None) -> Iterator[None]:
         ) from error
 
 
+def _kept(weight: torch.nn.Parameter) -> torch.Tensor:
+    """What stays of a weight when the processes share it out again."""
+    return weight.detach().cpu().clone() if processes.is_shard(weight) else weight.detach()
+
+
+def _described(found: Mapping[str, Any]) -> str:
+    several = "1 process" if found["processes"] == 1 else f"{found['processes']} processes"
+    return f"{several} with sharding {found['sharding']}"
+
+
 def _copy(source: Path, target: Path) -> None:
     """Copy `source` to `target`; if there is no `source`, remove `target`."""
     if not source.is_file():
@@ -239,18 +318,27 @@ def mean_loss(
     pad_token_id: int,
     dtype: str = "float32",
 ) -> float:
-    """The mean loss per target token over all rows, in nats, in eval mode and in `dtype`."""
+    """The mean loss per target token over all rows, in nats, in eval mode and in `dtype`.
+
+    Several processes measure a share of the batches each; the sum is in the order of the rows.
+    """
     collate, dataset = Collator(pad_token_id), RowDataset(rows)
-    total, targets = 0.0, 0
     model.eval()
-    device = model.device.type
-    in_half = torch.autocast(device, parse_dtype(dtype), enabled=dtype != "float32")
-    starts = tqdm(range(0, len(rows), batch_size), desc="dev loss", unit="batches", leave=False)
+    device = model.device
+    in_half = torch.autocast(device.type, parse_dtype(dtype), enabled=dtype != "float32")
+    starts = list(range(0, len(rows), batch_size))
+    own = starts[processes.rank() :: processes.count()]
+    # Each process measures as many: what is shared out is there only while all of them compute.
+    own += starts[: math.ceil(len(starts) / processes.count()) - len(own)]
+    measured: dict[int, tuple[float, int]] = {}
     with torch.no_grad(), in_half:
-        for start in starts:
+        for start in tqdm(own, desc="dev loss", unit="batches", leave=False):
             batch = collate(dataset[start : start + batch_size])
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
             count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
-            total += float(model(**batch, skip_logits=True).loss) * count
-            targets += count
+            measured[start] = float(model(**batch, skip_logits=True).loss) * count, count
+    for others in processes.gathered(measured):
+        measured |= others
+    total = sum(measured[start][0] for start in starts)
+    targets = sum(measured[start][1] for start in starts)
     return total / targets if targets else math.nan

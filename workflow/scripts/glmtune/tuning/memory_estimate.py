@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -30,6 +30,7 @@ from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
 from glmtune.modeling.target_loss import bytes_of_loss
+from glmtune.training.processes import BUCKET, ZERO_STAGES
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.settings import TuningSettings
 
@@ -53,7 +54,7 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by purpose."""
+    """Bytes by purpose, of one process."""
 
     weights: float
     gradients: float
@@ -61,19 +62,51 @@ class MemoryEstimate:
     activations: float
     logits: float
     dequantizing: float
+    buffers: float = 0
+    """What several processes send and receive at once."""
+    loading: float = 0
+    """All weights, before processes share them out; gone when training begins."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What training holds, by its name."""
+        names = (part.name for part in fields(self) if part.name != "loading")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def total(self) -> float:
         """The sum of all parts, a little more than is ever needed at the same time."""
-        return sum(getattr(self, part.name) for part in fields(self))
+        return max(self.loading, sum(self.parts.values()))
 
     @property
     def fixed(self) -> float:
-        """The part that no smaller batch reduces: weights, gradients, optimizer."""
-        return self.weights + self.gradients + self.optimizer
+        """The part that no smaller batch reduces: weights, gradients, optimizer, buffers."""
+        in_training = self.weights + self.gradients + self.optimizer + self.buffers
+        return max(self.loading, in_training)
+
+    def of_process(self, count: int, sharding: str) -> MemoryEstimate:
+        """What each of `count` processes needs, if this is the need of one that trains alone.
+
+        Its batch stays as large, so it is the rows of one pass of one process.
+        """
+        if count == 1:
+            return self
+        if sharding == "none":  # a copy of the gradients is what they send
+            return replace(self, buffers=self.gradients)
+        # DeepSpeed keeps a copy of the weights that a process updates, as large as their gradients.
+        shared = replace(
+            self,
+            gradients=self.gradients / count,
+            optimizer=(self.optimizer + self.gradients) / count,
+            buffers=min(2 * BUCKET, self.gradients),
+        )
+        if ZERO_STAGES[sharding] < 3:
+            return shared
+        buffers = min(4 * BUCKET, self.weights) + shared.buffers
+        return replace(shared, weights=self.weights / count, buffers=buffers, loading=self.weights)
 
     def __str__(self) -> str:
-        parts = [(part.name, getattr(self, part.name)) for part in fields(self)]
+        parts = self.parts.items()
         shown = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts if size >= 1e6)
         return f"{_gigabytes(self.total)} GB" + (f" ({shown})" if shown else "")
 
@@ -155,6 +188,7 @@ def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
         ways.append("gradient_checkpointing: true")
     if settings.method == "full":
         ways += ["optimizer: adamw_8bit"] if settings.optimizer == "adamw" else []
+        ways.append("launcher: {processes: all, sharding: zero3} on several GPUs")
         ways.append("the methods lora or ptuning instead of full")
     elif settings.quantization_bit is None:
         ways.append("quantization_bit: 4 (not with full, dora or init)")

@@ -1,4 +1,4 @@
-"""One GPU for each process that computes: found, leased, and free again when the process ends.
+"""The GPUs of a job: found, leased, and free again when its process ends.
 
 Snakemake counts the jobs that use a GPU but gives them none in particular. So the process itself
 locks a file of the machine that is named after the card. The lock is the operating system's: it
@@ -20,6 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
+from typing import Literal
 
 from glmtune.errors import ResourceError
 
@@ -50,19 +52,25 @@ def visible_gpus() -> list[str]:
     return list(found)
 
 
-def lease_gpu() -> str | None:
-    """Hold a GPU that no other run holds, and let CUDA see it alone; its UUID, None without GPUs.
+def lease_gpus(wanted: int | Literal["all"] = 1) -> list[str]:
+    """Hold GPUs that no other run holds, and let CUDA see only them; their UUIDs, [] without GPUs.
 
-    It is held until this process ends, since CUDA holds memory on it as long. Waits while other
-    runs hold all of them. Raises what `visible_gpus` does.
+    They are held until this process ends, since CUDA holds memory on them as long. Waits while
+    other runs hold them. Raises what `visible_gpus` does, and ResourceError if there are too few.
     """
     gpus = visible_gpus()
     if not gpus:
-        return None
-    gpu = _wait_for_one(gpus)
-    os.environ[VISIBLE] = gpu
-    print(f"GPU: {gpu}", file=sys.stderr)
-    return gpu
+        return []
+    count = len(gpus) if wanted == "all" else wanted
+    if count > len(gpus):
+        raise ResourceError(
+            f"params.yaml: launcher.processes: found {count}; expected at most {len(gpus)}, the "
+            "GPUs that this job may use, or all; lower it, or check CUDA_VISIBLE_DEVICES"
+        )
+    held = _wait_for(gpus, count)
+    os.environ[VISIBLE] = ",".join(held)
+    print(f"GPU: {', '.join(held)}", file=sys.stderr)
+    return held
 
 
 def _installed_cards() -> dict[str, list[str]]:
@@ -95,25 +103,37 @@ def _devices_named(name: str, cards: Mapping[str, list[str]]) -> list[str]:
     return named[0]
 
 
-def _wait_for_one(gpus: Sequence[str]) -> str:
-    """Hold the first of these GPUs that is free, as soon as one is."""
-    if gpu := next(filter(_hold, gpus), None):
-        return gpu
-    print(f"other runs hold all {len(gpus)} GPUs; waiting for one", file=sys.stderr)
-    while not (gpu := next(filter(_hold, gpus), None)):
-        time.sleep(SECONDS_BETWEEN_TRIES)
-    return gpu
+def _wait_for(gpus: Sequence[str], count: int) -> list[str]:
+    """Hold the first `count` of these GPUs that are free, as soon as so many are."""
+    has_said = False
+    while len(held := _hold(gpus, count)) < count:
+        if not has_said:
+            print(f"other runs hold GPUs; waiting for {count} of {len(gpus)}", file=sys.stderr)
+            has_said = True
+        time.sleep(SECONDS_BETWEEN_TRIES * (1 + SystemRandom().random()))  # not in step with others
+    return held
 
 
-def _hold(gpu: str) -> bool:
-    """Lock the file of a GPU unless another process holds it; left open, it stays locked."""
-    file = os.open(_lock_file(gpu), os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return False
-    return True
+def _hold(gpus: Sequence[str], count: int) -> list[str]:
+    """Lock the files of the first `count` GPUs that are free; of none if there are fewer.
+
+    Left open, a file stays locked.
+    """
+    files: dict[str, int] = {}
+    for gpu in gpus:
+        if len(files) == count:
+            break
+        file = os.open(_lock_file(gpu), os.O_RDONLY)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files[gpu] = file
+        except BlockingIOError:
+            os.close(file)
+    if len(files) < count:
+        for file in files.values():
+            os.close(file)
+        return []
+    return list(files)
 
 
 def _lock_file(gpu: str) -> Path:

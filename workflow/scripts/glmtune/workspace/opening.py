@@ -25,6 +25,7 @@ from glmtune.workspace.progress import show_progress
 from glmtune.workspace.repository import check_queued
 from glmtune.workspace.sighup import end_on_hangup
 from glmtune.workspace.step_settings import write_settings
+from glmtune.workspace.torchrun import require_sharding
 from glmtune.workspace.trackers import require_trackers
 
 REPORT = "results/report.md"
@@ -64,6 +65,11 @@ class Run:
     def gpus_per_job(self) -> int:
         """What a step that uses a GPU asks for: one, where there is any."""
         return min(1, self.gpus)
+
+    def gpus_to_train(self, method: str) -> int:
+        """What a training asks for: a GPU for each of its processes, where there are any."""
+        wanted = self.params.launcher(method).processes
+        return self.gpus if wanted == "all" else min(wanted, self.gpus)
 
     @property
     def output_patterns(self) -> list[str]:
@@ -134,6 +140,7 @@ def _open_run(workflow: Any, overrides: Mapping[str, Any]) -> Run:
     params = read_params("params.yaml", overrides=overrides)
     for method in filter(params.trains, params.methods):
         require_trackers(params.trackers(method))
+        require_sharding(params.launcher(method).sharding)
     user_files = params.dataset_files()
     run = Run(
         workflow,

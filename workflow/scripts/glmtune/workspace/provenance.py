@@ -33,10 +33,11 @@ KERNEL_VARIABLES = (
 
 
 @contextmanager
-def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
+def recorded_runtime(path: Path | None) -> Iterator[dict[str, Any]]:
     """Measure the enclosed work and write it to `path`; the yielded dict takes further figures.
 
     Its `earlier_seconds`, those of killed processes that this one resumes, are added to the time.
+    Without a path nothing is written.
     """
     figures: dict[str, Any] = {}
     start = time.perf_counter()
@@ -44,14 +45,15 @@ def recorded_runtime(path: Path | str) -> Iterator[dict[str, Any]]:
     seconds = time.perf_counter() - start + figures.pop("earlier_seconds", 0.0)
     runtime = {
         "seconds": round(seconds, 2),
-        "peak_memory_mib": round(_peak_memory_mib()),
+        "peak_memory_mib": round(peak_memory_mib()),
         "hardware": describe_hardware(),
         **describe_arithmetic(),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
         "git_commit": git_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(path, runtime | figures)
+    if path is not None:
+        write_json(path, runtime | figures)
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:
@@ -116,7 +118,7 @@ def _processor_name() -> str:
     return platform.machine()
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
     """Peak memory in MiB: allocated on the GPU if one is used, else resident in RAM."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -75,8 +75,11 @@ def whole(content: bytes, **headers: object) -> Answer:
     return answer
 
 
-def ranged(content: bytes, stops_after: int | None = None) -> Answer:
-    """All of it, or from the byte on that is asked for; hangs up early after some bytes."""
+def ranged(content: bytes, stops_after: int | None = None, code: int = 206) -> Answer:
+    """All of it, or from the byte on that is asked for; hangs up early after some bytes.
+
+    `code` is the status of a part: 206, or 200 as ModelScope has it.
+    """
 
     def answer(request: Handler) -> None:
         start = int(request.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
@@ -86,7 +89,7 @@ def ranged(content: bytes, stops_after: int | None = None) -> Answer:
         headers: dict[str, object] = {"Content_Length": len(content) - start}
         if start:
             headers["Content_Range"] = wanted
-        request.send_head(206 if start else 200, headers)
+        request.send_head(code if start else 200, headers)
         request.wfile.write(content[start:][:stops_after])
 
     return answer

@@ -68,7 +68,13 @@ def publish_on_hugging_face(server: FileServer, files: dict[str, bytes]) -> None
     about = f"/api/models/{HF}"
     for revision in ("main", COMMIT):
         server.answers[f"{about}/revision/{revision}"] = as_json({"sha": COMMIT})
-    server.answers[f"{about}/tree/{COMMIT}"] = as_json(entries)
+    # A tool may leave a folder with the name of a file.
+    entries.append({"type": "directory", "path": "model.safetensors.d", "size": 0, "oid": COMMIT})
+    # The second page is named as the original site's, which a mirror may pass on.
+    tree, rest = f"{about}/tree/{COMMIT}", "?cursor=ZXlK&limit=2"
+    link = f'<https://hub.invalid{tree}{rest}>; rel="next"'
+    server.answers[tree] = [whole(json.dumps(entries[:2]).encode(), Link=link)]
+    server.answers[tree + rest] = as_json(entries[2:])
 
 
 def publish_on_modelscope(server: FileServer, files: dict[str, bytes]) -> None:
@@ -76,10 +82,11 @@ def publish_on_modelscope(server: FileServer, files: dict[str, bytes]) -> None:
         {"Path": name, "Name": name, "Type": "blob", "Size": len(text), "Sha256": sha256(text)}
         for name, text in files.items()
     ]
+    entries.append({"Path": "model.safetensors.d", "Name": "", "Type": "tree", "Size": 0})
     listing = f"/api/v1/models/{MS}/repo/files?Revision={MASTER}"
     server.answers[listing] = as_json({"Code": 200, "Data": {"Files": entries}})
     for name, content in files.items():
-        server.answers[on_modelscope(name)] = [ranged(content)]
+        server.answers[on_modelscope(name)] = [ranged(content, code=200)]
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +197,21 @@ def test_a_killed_download_goes_on_with_what_had_arrived(hub: FileServer) -> Non
     hub.answers[on_hugging_face("model.safetensors")] = [answer]
     assert held(download()) == FILES
     assert sent == [f"bytes={len(content) - 5}-"]
+
+
+def test_a_part_that_is_sent_with_status_200_is_known_by_its_range(
+    servers: dict[str, FileServer],
+) -> None:
+    """As ModelScope's servers answer, which honour ranges."""
+    modelscope, content = servers["modelscope"], FILES["model.safetensors"]
+    publish_on_modelscope(modelscope, FILES)
+    path = on_modelscope("model.safetensors")
+    modelscope.answers[path] = [
+        ranged(content, stops_after=len(content) - 5),
+        whole(content[:-5], Content_Range=f"bytes 0-{len(content) - 6}/{len(content)}"),
+        ranged(content, stops_after=5, code=200),
+    ]
+    assert held(download("--from", "modelscope")) == FILES
 
 
 @pytest.mark.parametrize("part", [b"x" * 3_000_000, b"not a beginning of it"])
@@ -315,6 +337,13 @@ def test_a_page_instead_of_an_answer_and_a_site_without_the_model_are_told_apart
         "no list of files in the answer",
     ]
     assert "HTTPS_PROXY" in last
+
+
+def test_a_revision_that_modelscope_lacks_is_named(servers: dict[str, FileServer]) -> None:
+    """It answers with HTTP 200 and no list."""
+    listing = f"/api/v1/models/{MS}/repo/files?Revision=v9"
+    servers["modelscope"].answers[listing] = as_json({"Code": 200, "Data": {"Files": None}})
+    assert "): no revision v9\n" in refusal("--from", "modelscope", "--revision", "v9")
 
 
 def test_a_full_disk_is_told_before_anything_is_downloaded(

@@ -236,15 +236,17 @@ def _append(url: str, file: RemoteFile, part: Path) -> None:
     start = max(0, _size(part))
     headers = {"Range": f"bytes={start}-"} if start else {}
     with open_url(url, headers) as response:
-        goes_on = response.status_code == 206
-        if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise DataError("the site sent another part of the file than was asked for")
-        if not goes_on and response.status_code != 200:
+        if response.status_code not in (200, 206):
             reason = f"HTTP {response.status_code} {response.reason}"
             if response.status_code == 416:  # what has arrived is no beginning of this file
                 part.unlink(missing_ok=True)
                 raise DataError(reason)
             raise _RefusedError(reason)
+        # ModelScope answers a range with status 200, and Content-Range says that it is one.
+        sent = response.headers.get("Content-Range")
+        goes_on = response.status_code == 206 or sent is not None
+        if goes_on and not (sent or "").startswith(f"bytes {start}-"):
+            raise DataError("the site sent another part of the file than was asked for")
         size = start if goes_on else 0  # a site without ranges sends all of it again
         with (
             part.open("ab" if goes_on else "wb") as out,

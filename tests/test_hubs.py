@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -371,3 +374,42 @@ def test_shards_that_the_repository_lacks_are_named(servers: dict[str, FileServe
     }
     publish_on_hugging_face(servers["huggingface"], files)
     assert "1 of 2 files are missing: model-2.safetensors" in refusal()
+
+
+def test_a_failed_download_leaves_only_what_has_arrived(hub: FileServer) -> None:
+    main_list = hub.answers.pop(f"/api/models/{HF}/revision/main")
+    refusal()
+    assert not Path("weights/chatglm3-6b-base").exists()
+    hub.answers[f"/api/models/{HF}/revision/main"] = main_list
+    last = on_hugging_face("tokenizer.model")
+    hub.answers[last] = [status(403)]
+    refusal()
+    left = sorted(path.name for path in Path("weights/chatglm3-6b-base").iterdir())
+    assert left == ["config.json", "download.json", "model.safetensors"]
+    hub.answers[last] = [ranged(FILES["tokenizer.model"], stops_after=3)]
+    refusal()
+    part = Path("weights/chatglm3-6b-base/.download/tokenizer.model").read_bytes()
+    assert part
+    assert FILES["tokenizer.model"].startswith(part)
+
+
+def test_a_second_download_waits_and_finds_everything_there(hub: FileServer) -> None:
+    """As two models of params.yaml that name the same source."""
+    path, content = on_hugging_face("model.safetensors"), FILES["model.safetensors"]
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer(request: Any) -> None:
+        is_asked.set()
+        may_answer.wait(30)
+        ranged(content)(request)
+
+    hub.answers[path] = [answer]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(download)
+        assert is_asked.wait(30)
+        second = pool.submit(download)
+        time.sleep(0.2)  # the second waits for the lock by now
+        may_answer.set()
+        assert held(first.result()) == held(second.result()) == FILES
+    assert hub.asked.count(path) == 1
+    assert not Path("weights/chatglm3-6b-base/.download").exists()

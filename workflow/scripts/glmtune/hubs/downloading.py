@@ -56,18 +56,35 @@ def download_model(
     ResourceError if the disk is too small.
     """
     with locked(folder / PARTS, "downloads into this folder"):
-        record = _read_record(folder / RECORD)
-        task = _find(model, folder, _same_kind(sites, record, folder), revision, record)
-        record = record or _record_of(task)
-        missing = [file for file in task.listing.files if not _has(task.folder, file, record)]
-        _check_disk(folder, missing)
-        write_json(folder / RECORD, record)
-        for file in missing:
-            _fetch(task, file).replace(folder / file.name)
-            _remember(folder, file, record)
-        weight_files(folder)  # an index may name files that the repository lacks
+        try:
+            listing = _download(model, folder, sites, revision)
+        except BaseException:
+            _remove_if_empty(folder)
+            raise
         shutil.rmtree(folder / PARTS)
+    return listing
+
+
+def _download(model: str, folder: Path, sites: Mapping[str, Site], revision: str | None) -> Listing:
+    record = _read_record(folder / RECORD)
+    task = _find(model, folder, _same_kind(sites, record, folder), revision, record)
+    record = record or _record_of(task)
+    missing = [file for file in task.listing.files if not _has(task.folder, file, record)]
+    _check_disk(folder, missing)
+    write_json(folder / RECORD, record)
+    for file in missing:
+        _fetch(task, file).replace(folder / file.name)
+        _remember(folder, file, record)
+    weight_files(folder)  # an index may name files that the repository lacks
     return task.listing
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove what a failed download made before anything arrived."""
+    if not any(_size(part) > 0 for part in (folder / PARTS).iterdir()):
+        shutil.rmtree(folder / PARTS)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -109,3 +111,24 @@ def dripping(beginning: bytes) -> Answer:
             request.wfile.write(b"x")
 
     return answer
+
+
+def publish_on_modelscope(
+    server: FileServer, repository: str, revision: str, files: Mapping[str, bytes]
+) -> None:
+    """As ModelScope does: SHA-256 of every file, folders in the list, parts with status 200."""
+    entries: list[dict[str, object]] = [
+        {"Path": name, "Name": name, "Type": "blob", "Size": len(text), "Sha256": sha256(text)}
+        for name, text in files.items()
+    ]
+    entries.append({"Path": "model.safetensors.d", "Name": "", "Type": "tree", "Size": 0})
+    about = f"/api/v1/models/{repository}/repo"
+    answer = json.dumps({"Code": 200, "Data": {"Files": entries}}).encode()
+    server.answers[f"{about}/files?Revision={revision}"] = [whole(answer)]
+    for name, content in files.items():
+        path = f"{about}?Revision={revision}&FilePath={name}"
+        server.answers[path] = [ranged(content, code=200)]
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import file_server
 import pytest
-from file_server import Answer, FileServer, ranged, serving, status, whole
+from file_server import Answer, FileServer, ranged, serving, sha256, status, whole
 
 from glmtune import downloading as http
 from glmtune.commands.download import main
@@ -37,10 +38,6 @@ OTHERS = {
 }
 # How each kind of site is asked: who owns ChatGLM there, its site, and the path of a file.
 HF, MS = "THUDM/chatglm3-6b-base", "ZhipuAI/chatglm3-6b-base"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def git_hash(content: bytes) -> str:
@@ -81,15 +78,7 @@ def publish_on_hugging_face(server: FileServer, files: dict[str, bytes]) -> None
 
 
 def publish_on_modelscope(server: FileServer, files: dict[str, bytes]) -> None:
-    entries = [
-        {"Path": name, "Name": name, "Type": "blob", "Size": len(text), "Sha256": sha256(text)}
-        for name, text in files.items()
-    ]
-    entries.append({"Path": "model.safetensors.d", "Name": "", "Type": "tree", "Size": 0})
-    listing = f"/api/v1/models/{MS}/repo/files?Revision={MASTER}"
-    server.answers[listing] = as_json({"Code": 200, "Data": {"Files": entries}})
-    for name, content in files.items():
-        server.answers[on_modelscope(name)] = [ranged(content, code=200)]
+    file_server.publish_on_modelscope(server, MS, MASTER, files)
 
 
 @pytest.fixture(autouse=True)

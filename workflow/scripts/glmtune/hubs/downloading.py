@@ -1,7 +1,7 @@
 """Downloads a model into a folder: resumed after a kill, verified, and recorded.
 
     <folder>/config.json, …     the model's files, each complete and verified
-             download.json      where they are from, and their SHA-256
+             download.json      where they are from, their SHA-256, whether these are all
              .download/         files that are not complete yet
 
 A file counts only with the content that its site states: SHA-256 of large files, and for small
@@ -65,6 +65,14 @@ def download_model(
     return listing
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a download has ended, and its files are those that were recorded; asks no site."""
+    record = _read_record(folder / RECORD) or {}
+    files = {folder / name: digest for name, digest in record.get("files", {}).items()}
+    is_there = record.get("complete") is True and all(path.is_file() for path in files)
+    return is_there and hash_files(files) == files
+
+
 def _download(model: str, folder: Path, sites: Mapping[str, Site], revision: str | None) -> Listing:
     record = _read_record(folder / RECORD)
     task = _find(model, folder, _same_kind(sites, record, folder), revision, record)
@@ -76,6 +84,7 @@ def _download(model: str, folder: Path, sites: Mapping[str, Site], revision: str
         _fetch(task, file).replace(folder / file.name)
         _remember(folder, file, record)
     weight_files(folder)  # an index may name files that the repository lacks
+    write_json(folder / RECORD, record | {"complete": True})
     return task.listing
 
 
@@ -139,9 +148,12 @@ def _find(
             file=sys.stderr,
         )
         return _Task(listing, _alike(sites, site), folder)
+    others = "--from chooses a site, and HF_ENDPOINT names a mirror of the hub"
+    if len(sites) == 1:
+        others = f"{site.variable} names another address of the site"
     raise WeightsError(
         f"{model}: no site has it:{failures}\ncheck the name, the revision and the network; behind "
-        "a proxy, set HTTPS_PROXY; --from chooses a site, and HF_ENDPOINT names a mirror of the hub"
+        f"a proxy, set HTTPS_PROXY; {others}"
     )
 
 
@@ -173,14 +185,15 @@ def _has(folder: Path, file: RemoteFile, record: dict[str, Any]) -> bool:
     if known and file.algorithm == "sha256" and known != file.digest:
         raise WeightsError(
             f"{folder / RECORD}: records {file.name} with SHA-256 {known[:12]}…; the site now "
-            f"states {file.digest[:12]}… for the same revision; do not use it before you know why"
+            f"states {file.digest[:12]}… for the same revision; a branch or tag can move, a commit "
+            "cannot; do not use it before you know why"
         )
     if not path.is_file():
         return False
     if not _is_in(file, path) or (known and hash_files([path])[path] != known):
         raise WeightsError(
             f"{path}: found another content than {file.digest[:12]}…, which its site states "
-            f"({file.algorithm}); remove it to download it again, or choose another folder (--out)"
+            f"({file.algorithm}); remove it to download it again"
         )
     _remember(folder, file, record)
     return True
@@ -207,7 +220,7 @@ def _check_disk(folder: Path, files: list[RemoteFile]) -> None:
     if needed > free:
         raise ResourceError(
             f"{folder}: {needed / 1e9:.1f} GB are still to be downloaded, {free / 1e9:.1f} GB are "
-            "free; free some space, or choose a folder on another disk (--out)"
+            "free; free some space, or use a folder on another disk (--out, or a link in its place)"
         )
 
 
@@ -223,7 +236,7 @@ def _fetch(task: _Task, file: RemoteFile) -> Path:
             failures += f"\n  - {name} ({site.base}): {error}"
     raise WeightsError(
         f"{task.folder / file.name}: no site gave it:{failures}\nrun the same command again: what "
-        "has arrived is kept; --from chooses another site"
+        "has arrived is kept"
     )
 
 

@@ -19,13 +19,12 @@ from urllib.parse import quote
 from glmtune.checkpoints.sources import MODEL_FILES
 from glmtune.downloading import download, download_pages
 from glmtune.errors import DataError, ParamsError
+from glmtune.locations import PLAIN_NAME
 
 COMMIT = re.compile("[0-9a-f]{40}")
 SHA256 = re.compile("[0-9a-f]{64}")
 # The types of entries that are no files, on the Hugging Face Hub and on ModelScope.
 FOLDERS = ("directory", "tree")
-# In the top folder, and no name that means something to a file system.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def _read(entries: list[Any], read: Callable[[dict[str, Any]], RemoteFile]) -> I
 
 
 def _is_of_model(name: str) -> bool:
-    is_plain = PLAIN_NAME.fullmatch(name) is not None
+    is_plain = PLAIN_NAME.fullmatch(name) is not None  # so it is in the top folder
     return is_plain and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
 
 
@@ -214,7 +213,8 @@ SITES = {
 
 def check_model(model: str) -> None:
     """Raise ParamsError for what is neither a name nor `owner/name`."""
-    if not re.fullmatch(rf"({PLAIN_NAME.pattern}/)?{PLAIN_NAME.pattern}", model):
+    *owner, name = model.split("/")
+    if len(owner) > 1 or not all(map(PLAIN_NAME.fullmatch, (*owner, name))):
         raise ParamsError(
             f"found {model[:100]!r}; expected a name such as chatglm3-6b-base, or owner/name"
         )

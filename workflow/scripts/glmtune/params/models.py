@@ -136,9 +136,9 @@ class Model(Section):
     family: Literal["chatglm-6b", "chatglm2-6b", "chatglm3-6b-base", "glm-4-9b"] = ABSENT
     """The model family; optional if it is the entry's name."""
     source: Text
-    """`miniature`, `random`, a local folder such as ./weights, or a hub id such as owner/name."""
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] = ABSENT
-    """The commit of a hub model, a hash of 40 digits."""
+    """`miniature`, `random`, a folder such as ./weights, a hub id, or modelscope:owner/name."""
+    revision: ShortText = ABSENT
+    """Of a hub id its commit, a hash of 40 digits; on ModelScope a commit, tag or branch."""
     tokenizer: Text = ABSENT
     """Folder or file with a vocabulary, for `miniature` and `random`."""
     template: Text = ABSENT

@@ -33,7 +33,6 @@ EXPECTED = {
     "too_short": "at least one entry",
     "string_too_long": "at most {max_length:,}",
     "too_long": "at most {max_length}",
-    "string_pattern_mismatch": "a commit hash of 40 digits (0-9, a-f)",
 }
 # The keys of `dataset:` with alternatives of their own.
 SPLITS = ("train", "dev", "valid")

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from file_server import FileServer, publish_on_modelscope, serving
+from file_server import FileServer, publish_on_modelscope, serving, whole
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tiny_models import prompt, tiny_config
 
@@ -274,13 +274,15 @@ def test_a_file_of_a_download_that_was_changed_is_named(
 def test_a_revision_that_modelscope_lacks_is_one_message(
     modelscope: FileServer, tmp_path: Path
 ) -> None:
+    listing = "/api/v1/models/someone/chatglm2-6b/repo/files?Revision=v2"
+    modelscope.answers[listing] = [whole(json.dumps({"Data": {"Files": None}}).encode())]
     with pytest.raises(WeightsError) as caught:
         prepared(tmp_path, **ON_MODELSCOPE | {"revision": "v2"})
+    assert not (tmp_path / "weights/modelscope/someone/chatglm2-6b/v2").exists()
     assert str(caught.value) == (
-        "someone/chatglm2-6b: no site has it:\n"
-        f"  - modelscope ({modelscope.url}): HTTP 404 Not Found\n"
-        "check the name, the revision and the network; behind a proxy, set HTTPS_PROXY; "
-        "MODELSCOPE_ENDPOINT names another address of the site"
+        f"someone/chatglm2-6b: modelscope ({modelscope.url}): no revision v2; check the name, the "
+        "revision and the network; behind a proxy, set HTTPS_PROXY; MODELSCOPE_ENDPOINT names "
+        "another address of the site"
     )
 
 

@@ -129,7 +129,7 @@ def _find(
     record: Mapping[str, Any] | None,
 ) -> _Task:
     """The model's files, as the first site that has it lists them."""
-    failures = ""
+    failures = []
     for name, site in sites.items():
         try:
             if record and site.repository(model) != record["repository"]:
@@ -137,7 +137,7 @@ def _find(
             wanted = revision or (record["revision"] if record else None)
             listing = site.list_files(model, wanted)
         except DataError as error:
-            failures += f"\n  - {name} ({site.base}): {error}"
+            failures.append(f"{name} ({site.base}): {error}")
             continue
         if record and listing.revision != record["revision"]:
             raise _other(folder, record, f"revision {listing.revision}")
@@ -152,9 +152,16 @@ def _find(
     if len(sites) == 1:
         others = f"{site.variable} names another address of the site"
     raise WeightsError(
-        f"{model}: no site has it:{failures}\ncheck the name, the revision and the network; behind "
-        f"a proxy, set HTTPS_PROXY; {others}"
+        f"{model}: {_told(failures)}check the name, the revision and the network; behind a proxy, "
+        f"set HTTPS_PROXY; {others}"
     )
+
+
+def _told(failures: list[str]) -> str:
+    """What the sites answered: one in its sentence, several in lines of their own."""
+    if len(failures) == 1:
+        return f"{failures[0]}; "
+    return "\n  - ".join(["no site gave it:", *failures]) + "\n"
 
 
 def _other(folder: Path, record: Mapping[str, Any], found: str) -> WeightsError:
@@ -226,17 +233,17 @@ def _check_disk(folder: Path, files: list[RemoteFile]) -> None:
 
 def _fetch(task: _Task, file: RemoteFile) -> Path:
     """The complete and verified file, from the first site that has it."""
-    part, failures = task.folder / PARTS / file.name, ""
+    part, failures = task.folder / PARTS / file.name, []
     for name, site in task.sites.items():
         try:
             _complete(site.file_url(task.listing, file), file, part)
             return part
         except DataError as error:
             print(f"{file.name}: {name}: {error}", file=sys.stderr)
-            failures += f"\n  - {name} ({site.base}): {error}"
+            failures.append(f"{name} ({site.base}): {error}")
     raise WeightsError(
-        f"{task.folder / file.name}: no site gave it:{failures}\nrun the same command again: what "
-        "has arrived is kept"
+        f"{task.folder / file.name}: {_told(failures)}run the same command again: what has arrived "
+        "is kept"
     )
 
 

@@ -182,6 +182,17 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ),
         ("generation.top_p", 1.2, "generation.top_p: found 1.2; expected at most 1"),
         ("generation.do_sample", 1, "generation.do_sample: found 1; expected true or false"),
+        ("generation.batch_size", 0, "generation.batch_size: found 0; expected at least 1"),
+        (
+            "generation.batch_size",
+            "many",
+            'generation.batch_size: found "many"; expected a whole number, or "auto"',
+        ),
+        (
+            "generation.batch_size",
+            True,
+            'generation.batch_size: found true; expected a whole number, or "auto"',
+        ),
         ("models", {}, "models: found {}; expected at least one entry"),
         (
             "models.mine",

@@ -27,6 +27,7 @@ from glmtune.params.ranges import (
     AtLeastOne,
     Bits,
     Count,
+    CountOrAuto,
     Dropout,
     LearningRate,
     Limit,
@@ -289,7 +290,7 @@ class Generation(Section):
 
     max_new_tokens: Count
     """Longest answer, in tokens."""
-    batch_size: Count | Literal["auto"]
+    batch_size: CountOrAuto
     """Rows generated at once; `auto`: as many as the device's memory holds, up to 256."""
     do_sample: bool
     """Sample each token instead of taking the most likely one."""

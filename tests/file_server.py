@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -75,8 +77,11 @@ def whole(content: bytes, **headers: object) -> Answer:
     return answer
 
 
-def ranged(content: bytes, stops_after: int | None = None) -> Answer:
-    """All of it, or from the byte on that is asked for; hangs up early after some bytes."""
+def ranged(content: bytes, stops_after: int | None = None, code: int = 206) -> Answer:
+    """All of it, or from the byte on that is asked for; hangs up early after some bytes.
+
+    `code` is the status of a part: 206, or 200 as ModelScope has it.
+    """
 
     def answer(request: Handler) -> None:
         start = int(request.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
@@ -86,7 +91,7 @@ def ranged(content: bytes, stops_after: int | None = None) -> Answer:
         headers: dict[str, object] = {"Content_Length": len(content) - start}
         if start:
             headers["Content_Range"] = wanted
-        request.send_head(206 if start else 200, headers)
+        request.send_head(code if start else 200, headers)
         request.wfile.write(content[start:][:stops_after])
 
     return answer
@@ -106,3 +111,24 @@ def dripping(beginning: bytes) -> Answer:
             request.wfile.write(b"x")
 
     return answer
+
+
+def publish_on_modelscope(
+    server: FileServer, repository: str, revision: str, files: Mapping[str, bytes]
+) -> None:
+    """As ModelScope does: SHA-256 of every file, folders in the list, parts with status 200."""
+    entries: list[dict[str, object]] = [
+        {"Path": name, "Name": name, "Type": "blob", "Size": len(text), "Sha256": sha256(text)}
+        for name, text in files.items()
+    ]
+    entries.append({"Path": "model.safetensors.d", "Name": "", "Type": "tree", "Size": 0})
+    about = f"/api/v1/models/{repository}/repo"
+    answer = json.dumps({"Code": 200, "Data": {"Files": entries}}).encode()
+    server.answers[f"{about}/files?Revision={revision}"] = [whole(answer)]
+    for name, content in files.items():
+        path = f"{about}?Revision={revision}&FilePath={name}"
+        server.answers[path] = [ranged(content, code=200)]
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

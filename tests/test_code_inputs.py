@@ -20,7 +20,10 @@ STEPS = sorted(path.name for path in SCRIPTS.glob("*.py"))
 COMPUTED_BY = {
     "fetch_dataset.py": ("glmtune.data.adgen.fetching",),
     "export_model.py": ("glmtune.export.exporting",),
-    "prepare_model.py": ("glmtune.steps.preparing", "glmtune.miniatures.building"),
+    "prepare_model.py": (
+        *("glmtune.steps.preparing", "glmtune.miniatures.building"),
+        *("glmtune.hubs.downloading", "glmtune.hubs.sites"),
+    ),
     "finetune_model.py": ("glmtune.steps.finetuning",),
     "generate_predictions.py": ("glmtune.steps.predicting",),
 }

@@ -81,6 +81,8 @@ def test_a_table_of_another_run_and_an_old_one_are_reported(
     assert tool("--check") == (0, "")
     assert run["decided_by"] == decided_by()
     write_json(file, run | {"decided_by": "of other code"})
-    code, out = tool("--check")
-    assert code == 0
-    assert "commits old, and code or parameters that decide numbers changed since" in out
+    for count, age in (("", "some commits"), ("1", "1 commit"), ("12", "12 commits")):
+        monkeypatch.setattr(default_results, "_git", lambda *_, count=count: count)
+        code, out = tool("--check")
+        assert code == 0
+        assert f"are {age} old, and code or parameters that decide numbers changed since" in out

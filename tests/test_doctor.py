@@ -198,8 +198,23 @@ def test_weights_that_will_be_downloaded_are_told(
     monkeypatch.setattr(doctor_models, "hub_snapshot", not_cached)
     hub = with_source(params, source="owner/name", revision=40 * "0")
     (finding,) = doctor_models.weights(hub)
-    assert finding.what == f"{MODEL}: owner/name is not in this machine's hub cache"
+    assert finding.what == f"{MODEL}: owner/name is not on this machine yet"
     assert finding.fix.startswith("the first run downloads about 12 GB; without a network, ")
+    assert not finding.stops
+
+
+def test_a_model_from_modelscope_is_downloaded_or_here(
+    params: Params, project: Path, weights: Path
+) -> None:
+    wanted = with_source(params, source=f"modelscope:owner/{MODEL}", revision="v1")
+    (finding,) = doctor_models.weights(wanted)
+    assert finding.what == f"{MODEL}: modelscope:owner/{MODEL} is not on this machine yet"
+    folder = project / "weights/modelscope/owner" / MODEL / "v1"
+    shutil.copytree(weights, folder)
+    (finding,) = doctor_models.weights(wanted)
+    assert finding == Finding(f"{MODEL}: 0.0 GB of weights in {folder}")
+    (folder / "model.safetensors").unlink()  # half a download, which a run completes
+    (finding,) = doctor_models.weights(wanted)
     assert not finding.stops
 
 

@@ -183,6 +183,31 @@ def test_nothing_that_a_script_prints_steers_a_terminal() -> None:
     assert bug.rstrip().endswith(f"RuntimeError: {shown}")
 
 
+def test_a_reader_that_has_enough_ends_a_script_without_a_word() -> None:
+    """As `make sweep | head`."""
+    script = (
+        "import sys; from glmtune.errors import run_script\n"
+        "def main():\n"
+        "    print('first'); sys.stdin.read(); print('second')\n"
+        "run_script(main)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(SCRIPTS)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as run:
+        assert run.stdin
+        assert run.stdout
+        assert run.stderr
+        assert run.stdout.readline() == b"first\n"
+        run.stdout.close()
+        run.stdin.close()
+        assert run.stderr.read() == b""
+        assert run.wait() == 141
+
+
 def test_a_progress_bar_still_overwrites_its_own_line() -> None:
     bars = "for _ in tqdm(range(2), desc='a'): list(tqdm(range(2), desc='b', leave=False))"
     _, drawn = said_by(bars)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import file_server
 import pytest
-from file_server import Answer, FileServer, ranged, serving, status, whole
+from file_server import Answer, FileServer, ranged, serving, sha256, status, whole
 
 from glmtune import downloading as http
 from glmtune.commands.download import main
@@ -34,10 +38,6 @@ OTHERS = {
 }
 # How each kind of site is asked: who owns ChatGLM there, its site, and the path of a file.
 HF, MS = "THUDM/chatglm3-6b-base", "ZhipuAI/chatglm3-6b-base"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def git_hash(content: bytes) -> str:
@@ -68,18 +68,17 @@ def publish_on_hugging_face(server: FileServer, files: dict[str, bytes]) -> None
     about = f"/api/models/{HF}"
     for revision in ("main", COMMIT):
         server.answers[f"{about}/revision/{revision}"] = as_json({"sha": COMMIT})
-    server.answers[f"{about}/tree/{COMMIT}"] = as_json(entries)
+    # A tool may leave a folder with the name of a file.
+    entries.append({"type": "directory", "path": "model.safetensors.d", "size": 0, "oid": COMMIT})
+    # The second page is named as the original site's, which a mirror may pass on.
+    tree, rest = f"{about}/tree/{COMMIT}", "?cursor=ZXlK&limit=2"
+    link = f'<https://hub.invalid{tree}{rest}>; rel="next"'
+    server.answers[tree] = [whole(json.dumps(entries[:2]).encode(), Link=link)]
+    server.answers[tree + rest] = as_json(entries[2:])
 
 
 def publish_on_modelscope(server: FileServer, files: dict[str, bytes]) -> None:
-    entries = [
-        {"Path": name, "Name": name, "Type": "blob", "Size": len(text), "Sha256": sha256(text)}
-        for name, text in files.items()
-    ]
-    listing = f"/api/v1/models/{MS}/repo/files?Revision={MASTER}"
-    server.answers[listing] = as_json({"Code": 200, "Data": {"Files": entries}})
-    for name, content in files.items():
-        server.answers[on_modelscope(name)] = [ranged(content)]
+    file_server.publish_on_modelscope(server, MS, MASTER, files)
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +191,21 @@ def test_a_killed_download_goes_on_with_what_had_arrived(hub: FileServer) -> Non
     assert sent == [f"bytes={len(content) - 5}-"]
 
 
+def test_a_part_that_is_sent_with_status_200_is_known_by_its_range(
+    servers: dict[str, FileServer],
+) -> None:
+    """As ModelScope's servers answer, which honour ranges."""
+    modelscope, content = servers["modelscope"], FILES["model.safetensors"]
+    publish_on_modelscope(modelscope, FILES)
+    path = on_modelscope("model.safetensors")
+    modelscope.answers[path] = [
+        ranged(content, stops_after=len(content) - 5),
+        whole(content[:-5], Content_Range=f"bytes 0-{len(content) - 6}/{len(content)}"),
+        ranged(content, stops_after=5, code=200),
+    ]
+    assert held(download("--from", "modelscope")) == FILES
+
+
 @pytest.mark.parametrize("part", [b"x" * 3_000_000, b"not a beginning of it"])
 def test_what_is_no_beginning_of_the_file_is_replaced(part: bytes, hub: FileServer) -> None:
     file = Path("weights/chatglm3-6b-base/.download/model.safetensors")
@@ -298,7 +312,8 @@ def test_a_bad_list_of_files_is_one_message(case: str, hub: FileServer) -> None:
     entries, expected = BAD_LISTS[case]
     hub.answers[f"/api/models/{HF}/tree/{COMMIT}"] = as_json(entries)
     message = refusal("--from", "huggingface")
-    assert message.startswith("chatglm3-6b-base: no site has it:\n  - huggingface (http://127.0.")
+    assert message.startswith("chatglm3-6b-base: huggingface (http://127.0.0.1:")
+    assert "\n" not in message
     assert expected in message
 
 
@@ -309,12 +324,20 @@ def test_a_page_instead_of_an_answer_and_a_site_without_the_model_are_told_apart
     listing = f"/api/v1/models/{MS}/repo/files?Revision={MASTER}"
     servers["modelscope"].answers[listing] = as_json({"Code": 10010205001, "Data": None})
     first, *sites, last = refusal().splitlines()
+    assert first == "chatglm3-6b-base: no site gave it:"
     assert [line.partition("): ")[2] for line in sites] == [
         "the answer is not JSON: a login page, or another kind of site",
         "HTTP 404 Not Found",
         "no list of files in the answer",
     ]
     assert "HTTPS_PROXY" in last
+
+
+def test_a_revision_that_modelscope_lacks_is_named(servers: dict[str, FileServer]) -> None:
+    """It answers with HTTP 200 and no list."""
+    listing = f"/api/v1/models/{MS}/repo/files?Revision=v9"
+    servers["modelscope"].answers[listing] = as_json({"Code": 200, "Data": {"Files": None}})
+    assert "): no revision v9; check" in refusal("--from", "modelscope", "--revision", "v9")
 
 
 def test_a_full_disk_is_told_before_anything_is_downloaded(
@@ -342,3 +365,42 @@ def test_shards_that_the_repository_lacks_are_named(servers: dict[str, FileServe
     }
     publish_on_hugging_face(servers["huggingface"], files)
     assert "1 of 2 files are missing: model-2.safetensors" in refusal()
+
+
+def test_a_failed_download_leaves_only_what_has_arrived(hub: FileServer) -> None:
+    main_list = hub.answers.pop(f"/api/models/{HF}/revision/main")
+    refusal()
+    assert not Path("weights/chatglm3-6b-base").exists()
+    hub.answers[f"/api/models/{HF}/revision/main"] = main_list
+    last = on_hugging_face("tokenizer.model")
+    hub.answers[last] = [status(403)]
+    refusal()
+    left = sorted(path.name for path in Path("weights/chatglm3-6b-base").iterdir())
+    assert left == ["config.json", "download.json", "model.safetensors"]
+    hub.answers[last] = [ranged(FILES["tokenizer.model"], stops_after=3)]
+    refusal()
+    part = Path("weights/chatglm3-6b-base/.download/tokenizer.model").read_bytes()
+    assert part
+    assert FILES["tokenizer.model"].startswith(part)
+
+
+def test_a_second_download_waits_and_finds_everything_there(hub: FileServer) -> None:
+    """As two models of params.yaml that name the same source."""
+    path, content = on_hugging_face("model.safetensors"), FILES["model.safetensors"]
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer(request: Any) -> None:
+        is_asked.set()
+        may_answer.wait(30)
+        ranged(content)(request)
+
+    hub.answers[path] = [answer]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(download)
+        assert is_asked.wait(30)
+        second = pool.submit(download)
+        time.sleep(0.2)  # the second waits for the lock by now
+        may_answer.set()
+        assert held(first.result()) == held(second.result()) == FILES
+    assert hub.asked.count(path) == 1
+    assert not Path("weights/chatglm3-6b-base/.download").exists()

@@ -203,6 +203,17 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         ),
         ("generation.top_p", 1.2, "generation.top_p: found 1.2; expected at most 1"),
         ("generation.do_sample", 1, "generation.do_sample: found 1; expected true or false"),
+        ("generation.batch_size", 0, "generation.batch_size: found 0; expected at least 1"),
+        (
+            "generation.batch_size",
+            "many",
+            'generation.batch_size: found "many"; expected a whole number, or "auto"',
+        ),
+        (
+            "generation.batch_size",
+            True,
+            'generation.batch_size: found true; expected a whole number, or "auto"',
+        ),
         ("models", {}, "models: found {}; expected at least one entry"),
         (
             "models.mine",
@@ -421,8 +432,8 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, values: dict[str, An
         f"{file}: seed: found -1; expected at least 0",
         f"{file}: methods.full: missing key 'lr'",
         f"{file}: methods.lora: unknown key 'rnk'; known keys: {known}. Did you mean 'rank'?",
-        f"{file}: models.glm4.revision: missing; a hub id needs a commit hash of 40 digits, so "
-        "that every run gets the same weights; for a local folder write ./own/glm4",
+        f"{file}: models.glm4.revision: missing; own/glm4 needs a commit hash of 40 digits (0-9, "
+        "a-f), so that every run gets the same weights; for a local folder write ./own/glm4",
     ]
 
 
@@ -434,8 +445,44 @@ def test_quantized_weights_and_full_fine_tuning_exclude_each_other(values: dict[
 def test_a_hub_id_needs_a_pinned_commit(values: dict[str, Any]) -> None:
     entry = {"source": "someone/chatglm2-6b"}
     (mistake,) = mistakes_with(values, "models.chatglm2-6b", entry)
-    assert mistake.startswith("models.chatglm2-6b.revision: missing; a hub id needs a commit hash")
+    assert mistake.startswith(
+        "models.chatglm2-6b.revision: missing; someone/chatglm2-6b needs a co"
+    )
     assert mistakes_with(values, "models.chatglm2-6b", entry | {"revision": "a" * 40}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"source": "modelscope:a/b", "revision": "v1.0.12"}, None),
+        ({"source": "modelscope:a/b", "revision": "a" * 40}, None),
+        (
+            {"source": "modelscope:a/b"},
+            "revision: missing; modelscope:a/b needs a commit, tag or br",
+        ),
+        (
+            {"source": "modelscope:a/b", "revision": "../c"},
+            'revision: found "../c"; expected a comm',
+        ),
+        ({"source": "modelscope:a/b", "revision": 1.0}, "revision: found 1.0; expected a string"),
+        ({"source": "modelscope:a/b", "revision": None}, "revision: found null; expected a string"),
+        (
+            {"source": "modelscope:b", "revision": "v1"},
+            'source: found "modelscope:b"; expected mod',
+        ),
+        (
+            {"source": "modelscope:a/..", "revision": "v1"},
+            'source: found "modelscope:a/.."; expect',
+        ),
+    ],
+)
+def test_a_model_on_modelscope_has_an_owner_and_a_revision(
+    values: dict[str, Any], entry: dict[str, Any], message: str | None
+) -> None:
+    found = mistakes_with(values, "models.chatglm2-6b", entry)
+    assert [each[: len(f"models.chatglm2-6b.{message}")] for each in found] == (
+        [f"models.chatglm2-6b.{message}"] if message else []
+    )
 
 
 def test_the_top_level_knobs_belong_to_ptuning(values: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoints", "data", "export", "families", "generation", "hubs", "metrics", "serving"),
     },
     "steps": {
-        *("checkpoints", "families", "generation", "miniatures", "modeling", "synthetic"),
-        *("training", "tuning", "workspace"),
+        *("checkpoints", "families", "generation", "hubs", "miniatures", "modeling"),
+        *("synthetic", "training", "tuning", "workspace"),
     },
 }
 # What needs no torch: a step that only handles texts starts in a moment.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +225,39 @@ def test_two_processes_compute_the_same_thing_once(tmp_path: Path, entry: Entry)
     second.join(20)
     assert second.exitcode == 0
     assert (tmp_path / "results/result.txt").read_text() == "computed 1"
+
+
+def test_what_is_computed_anew_leaves_another_s_files_until_they_are_placed(
+    tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two models of params.yaml that are one folder, prepared at the same time."""
+    place, is_computing, may_end = store._link_into_place, threading.Event(), threading.Event()
+
+    def wait_and_write(done: Path, work: Path) -> None:
+        is_computing.set()
+        assert may_end.wait(30)
+        time.sleep(0.4)
+        write_number(done, work)
+
+    def wait_and_place(source: Path, target: Path) -> None:
+        time.sleep(0.2)  # by now the other would have begun
+        place(source, target)
+
+    def prepare(name: str) -> None:
+        outputs = {"result.txt": tmp_path / name}
+        reuse_or_compute(tmp_path / "store", entry, outputs, wait_and_write, reuse=False)
+
+    monkeypatch.setattr(store, "_link_into_place", wait_and_place)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(prepare, "one")]
+        assert is_computing.wait(30)
+        both.append(pool.submit(prepare, "two"))
+        time.sleep(0.2)  # it waits for the first by now
+        may_end.set()
+        for each in both:
+            each.result()
+    texts = {name: (tmp_path / name).read_text() for name in ("one", "two")}
+    assert texts == dict.fromkeys(("one", "two"), "computed 1")
 
 
 def test_a_run_left_over_from_before_does_not_write_over_a_newer_one(

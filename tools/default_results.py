@@ -50,8 +50,9 @@ def main() -> int:
         return 0
     if run["decided_by"] != decided_by():
         count = _git("rev-list", "--count", f"{run['commit']}..HEAD") or "some"
+        age = "1 commit" if count == "1" else f"{count} commits"
         print(
-            f"README.md: its results are {count} commits old, and code or parameters that decide "
+            f"README.md: its results are {age} old, and code or parameters that decide "
             "numbers changed since; `make results` measures them again"
         )
     stale = [

@@ -16,11 +16,15 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from findings import Finding  # noqa: E402
 
-from glmtune.checkpoints.sources import hub_snapshot, is_vocabulary  # noqa: E402
+from glmtune.checkpoints.sources import (  # noqa: E402
+    hub_snapshot,
+    is_vocabulary,
+    modelscope_folder,
+)
 from glmtune.checkpoints.weight_files import check_is_content, weight_files  # noqa: E402
 from glmtune.errors import UserError, WeightsError  # noqa: E402
 from glmtune.families.registry import get_family  # noqa: E402
-from glmtune.locations import kind_of_source, user_path  # noqa: E402
+from glmtune.locations import MODELSCOPE, kind_of_source, user_path  # noqa: E402
 from glmtune.params.models import Model  # noqa: E402
 from glmtune.params.values import Params  # noqa: E402
 from glmtune.workspace.gpus import visible_gpus  # noqa: E402
@@ -52,7 +56,7 @@ def weights(params: Params) -> Iterator[Finding]:
         entry, kind = params.file.models[model], _kind(params, model)
         if kind == "folder":
             yield _complete(model, user_path(entry.source))
-        elif kind == "hub":
+        elif kind != "random":
             folder = cached(entry)
             missing = _to_be_downloaded(model, entry, params.family(model))
             yield _complete(model, folder) if folder else missing
@@ -61,14 +65,17 @@ def weights(params: Params) -> Iterator[Finding]:
 def _to_be_downloaded(model: str, entry: Model, family: str) -> Finding:
     size = BYTES_DOWNLOADED * REAL_PARAMETERS[family] / GB
     return Finding(
-        f"{model}: {entry.source} is not in this machine's hub cache",
+        f"{model}: {entry.source} is not on this machine yet",
         f"the first run downloads about {size:.0f} GB; without a network, download it elsewhere "
         "and set source to that folder",
     )
 
 
 def cached(entry: Model) -> Path | None:
-    """The folder of a hub's model, if it has been downloaded."""
+    """The folder of a published model, if it has been downloaded."""
+    if kind_of_source(entry.source) == "modelscope":
+        folder = modelscope_folder(entry.source.removeprefix(MODELSCOPE), entry.revision)
+        return None if _complete("", folder).stops else folder
     try:
         return hub_snapshot(entry.source, entry.revision, local_only=True)
     except WeightsError:
@@ -157,7 +164,7 @@ def config_of(params: Params, model: str) -> dict[str, Any]:
 
     entry, published = params.file.models[model], get_family(params.family(model)).real_config
     kind = _kind(params, model)
-    folder = cached(entry) if kind == "hub" else user_path(entry.source)
+    folder = user_path(entry.source) if kind in ("folder", "random") else cached(entry)
     if kind == "random" or folder is None or not (folder / "config.json").is_file():
         return {**published, **(entry.config or {})}
     try:
@@ -171,7 +178,8 @@ def disk(params: Params, store: Path) -> Iterator[Finding]:
     needed = 0.0
     full = [method for method in params.methods if params.tuning_method(method) == "full"]
     for model in real_models(params):
-        is_missing = _kind(params, model) == "hub" and not cached(params.file.models[model])
+        is_published = _kind(params, model) not in ("folder", "random")
+        is_missing = is_published and not cached(params.file.models[model])
         needed += len(params.methods) * BYTES_OF_A_RUN
         parameters = REAL_PARAMETERS[params.family(model)]
         needed += is_missing * BYTES_DOWNLOADED * parameters

@@ -109,7 +109,6 @@ WORDS = {
         "comma": ", ",
         "between": ", ",
         "multiple": "multiple of {}",
-        "commit": "40 hexadecimal digits",
         "overrides": "An entry may also override any key of `training`.",
     },
     "zh": {
@@ -123,7 +122,6 @@ WORDS = {
         "comma": "，",
         "between": "、",
         "multiple": "{} 的倍数",
-        "commit": "40 位十六进制数",
         "overrides": "每一项还可以覆盖 `training` 的任何键。",
     },
 }
@@ -259,8 +257,6 @@ def _allowed(schema: Mapping[str, Any], words: Mapping[str, str]) -> str:
             return words["or"].join(_allowed(each, words) for each in schema[several])
     if schema.get("type") == "null":
         return "`null`"
-    if "pattern" in schema:
-        return words["commit"]
     kind = words[schema.get("type", "object")]
     bounds = [text.format(_number(schema[b])) for b, text in BOUNDS.items() if b in schema]
     if "multipleOf" in schema:

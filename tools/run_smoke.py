@@ -1,10 +1,8 @@
-"""Run the whole workflow with almost no work in any step, in a folder of its own.
-
-python tools/run_smoke.py FOLDER [snakemake flags]
-"""
+"""Run the whole workflow with almost no work in any step, in a folder of its own."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -19,10 +17,14 @@ from glmtune.params.presets import preset_text  # noqa: E402
 
 def main() -> int:
     """Copy the project there, with the smallest parameters, and run it; Snakemake's exit code."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the project is copied there, its results stay")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="for snakemake; default: --cores 2")
+    given = parser.parse_args()
+    folder = given.folder
     copy_project(folder, preset="smoke")
     environment = {**os.environ, "GLMTUNE_STORE": str(folder.resolve() / ".glmtune" / "store")}
-    command = ["snakemake", *(sys.argv[2:] or ["--cores", "2"]), "--", "results/report.md"]
+    command = ["snakemake", *(given.flags or ["--cores", "2"]), "--", "results/report.md"]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 

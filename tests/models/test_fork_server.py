@@ -148,6 +148,14 @@ def test_a_step_runs_in_a_fork_and_is_like_its_own_process(run: Run) -> None:
     assert run.log().splitlines() == ["to the log", "this, too"]
 
 
+def test_a_fork_finds_the_packages_of_the_user_s_own_path(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "my_package.py").touch()
+    with Run(tmp_path, PYTHONPATH=f"{SCRIPTS}{os.pathsep}{tmp_path / 'own'}") as run:
+        assert run.step(DESCRIBE + "import my_package") == 0, run.log()
+        assert run.facts()["parent"] == run.server().pid
+
+
 def test_the_server_has_one_thread_when_it_forks(run: Run) -> None:
     run.step()
     assert run.facts()["threads of the server"] == 1

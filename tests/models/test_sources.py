@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+from file_server import FileServer, publish_on_modelscope, serving, whole
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tiny_models import prompt, tiny_config
 
@@ -113,7 +115,7 @@ def test_a_missing_folder_is_named_with_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match=r"source './no': no such folder .* or a hub id"):
+    with pytest.raises(WeightsError, match=r"source './no': no such folder .* a hub id, or models"):
         fingerprint("./no")
 
 
@@ -215,6 +217,80 @@ def test_results_pulled_without_weights_say_how_to_fetch_them(
     folder, _ = prepared(tmp_path, source="someone/chatglm2-6b", revision=REVISION)
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(WeightsError, match="fetch it with `snakemake --forcerun prepare_model"):
+        model_folder(folder)
+
+
+ON_MODELSCOPE = {"source": "modelscope:someone/chatglm2-6b", "revision": "v1.0.0"}
+
+
+@pytest.fixture
+def modelscope(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server on this machine that has the model and its code, as v1.0.0."""
+    files = {path.name: path.read_bytes() for path in weights.iterdir()}
+    files["modeling_chatglm.py"] = b"import os"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        publish_on_modelscope(server, "someone/chatglm2-6b", "v1.0.0", files)
+        yield server
+
+
+def test_a_model_on_modelscope_is_downloaded_once_without_code(
+    modelscope: FileServer, weights: Path, tmp_path: Path
+) -> None:
+    folder, manifest = prepared(tmp_path, **ON_MODELSCOPE)
+    assert manifest["source"] == "modelscope"
+    assert manifest["files"] == manifest_of(tmp_path / "2", source="./weights/own")["files"]
+    assert model_folder(folder) == weights.parent / "modelscope/someone/chatglm2-6b/v1.0.0"
+    assert open_prepared(ModelRef(folder)).num_parameters() == roomy_model(FAMILY).num_parameters()
+    assert not any("modeling" in path for path in modelscope.asked)
+    modelscope.asked.clear()
+    assert manifest_of(tmp_path / "3", **ON_MODELSCOPE) == manifest
+    assert modelscope.asked == []  # a node without a network computes, too
+
+
+def test_a_tag_that_moved_on_modelscope_is_refused(
+    modelscope: FileServer, weights: Path, tmp_path: Path
+) -> None:
+    folder, _ = prepared(tmp_path, **ON_MODELSCOPE)
+    (model_folder(folder) / "config.json").unlink()
+    swap_a_byte(weights / "model.safetensors")
+    files = {path.name: path.read_bytes() for path in weights.iterdir()}
+    publish_on_modelscope(modelscope, "someone/chatglm2-6b", "v1.0.0", files)
+    with pytest.raises(WeightsError, match=r"records model\.safetensors with .* tag can move, a"):
+        prepared(tmp_path / "2", **ON_MODELSCOPE)
+
+
+def test_a_file_of_a_download_that_was_changed_is_named(
+    modelscope: FileServer, tmp_path: Path
+) -> None:
+    folder, _ = prepared(tmp_path, **ON_MODELSCOPE)
+    swap_a_byte(model_folder(folder) / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"v1\.0\.0/model\.safetensors: found another content"):
+        prepared(tmp_path / "2", **ON_MODELSCOPE)
+
+
+def test_a_revision_that_modelscope_lacks_is_one_message(
+    modelscope: FileServer, tmp_path: Path
+) -> None:
+    listing = "/api/v1/models/someone/chatglm2-6b/repo/files?Revision=v2"
+    modelscope.answers[listing] = [whole(json.dumps({"Data": {"Files": None}}).encode())]
+    with pytest.raises(WeightsError) as caught:
+        prepared(tmp_path, **ON_MODELSCOPE | {"revision": "v2"})
+    assert not (tmp_path / "weights/modelscope/someone/chatglm2-6b/v2").exists()
+    assert str(caught.value) == (
+        f"someone/chatglm2-6b: modelscope ({modelscope.url}): no revision v2; check the name, the "
+        "revision and the network; behind a proxy, set HTTPS_PROXY; MODELSCOPE_ENDPOINT names "
+        "another address of the site"
+    )
+
+
+def test_results_pulled_without_a_download_say_how_to_fetch_it(
+    modelscope: FileServer, tmp_path: Path
+) -> None:
+    folder, _ = prepared(tmp_path, **ON_MODELSCOPE)
+    shutil.rmtree(model_folder(folder))
     with pytest.raises(WeightsError, match="fetch it with `snakemake --forcerun prepare_model"):
         model_folder(folder)
 

@@ -28,8 +28,12 @@ class Recorder:
 
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
+        self.begun: list[int] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.is_closed = False
+
+    def begin(self, step: int) -> None:
+        self.begun.append(step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         assert not self.is_closed
@@ -73,6 +77,41 @@ def test_a_training_that_resumes_has_the_id_it_had(folder: Path, started: list[R
     first, second = (tracker.run.id for tracker in started)
     assert first == second
     assert len(bytes.fromhex(first)) == 4
+
+
+def run_and_kill(folder: Path, tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill a training after its third step; the last checkpoint is that of the second."""
+
+    def kill(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(tracking.LogToTrackers, "on_step_begin", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tracker, save_steps=2, logging_steps=1)
+
+
+def test_a_tracker_is_told_with_which_step_a_training_begins(
+    folder: Path, started: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_and_kill(folder, "wandb", monkeypatch)
+    run(folder, "wandb", save_steps=2, logging_steps=1)
+    assert [tracker.begun for tracker in started] == [[1], [3]]
+
+
+def test_a_resumed_training_shows_no_step_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_and_kill(folder, "tensorboard", monkeypatch)
+    run(folder, "tensorboard", save_steps=2, logging_steps=1)
+    (log,) = (folder / "logs/tensorboard/tiny/lora").iterdir()
+    events = EventAccumulator(str(log))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 def test_a_tracker_that_fails_costs_no_training(

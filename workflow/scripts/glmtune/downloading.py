@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -21,6 +22,8 @@ from glmtune.errors import DataError
 
 # For a whole file in memory; two and a half times AdvertiseGen, the largest.
 MOST_BYTES = 1 << 27
+# Of a list; the Hugging Face Hub's pages have 1000 entries.
+MOST_PAGES = 100
 # To connect, which is short so that offline machines fail fast, and to receive the next bytes.
 TIMEOUTS_S = (5.0, 30.0)
 # If a download is slower on average after the grace period, another source is more promising.
@@ -72,13 +75,33 @@ def pieces_of(body: BaseHTTPResponse) -> Iterator[bytes]:
 def download(url: str) -> bytes:
     """The file at `url` (http or https), up to MOST_BYTES; DataError with the reason on failure."""
     with open_url(url) as response:
-        if response.status_code != 200:
-            raise DataError(f"HTTP {response.status_code} {response.reason}")
-        content = bytearray()
-        with tqdm(unit="B", unit_scale=True) as bar:
-            for piece in pieces_of(response.raw):
-                content += piece
-                bar.update(len(piece))
-                if len(content) > MOST_BYTES:
-                    raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
+        return _content(response)
+
+
+def download_pages(url: str) -> Iterator[bytes]:
+    """Each page of a list whose `Link` header names the next one (RFC 8288).
+
+    All pages are asked of the first one's site, since a mirror may name the original. Raises
+    DataError as `download` does, and for more than MOST_PAGES.
+    """
+    for _ in range(MOST_PAGES):
+        with open_url(url) as response:
+            yield _content(response)
+            after = response.links.get("next", {}).get("url")
+        if after is None:
+            return
+        url = urljoin(url, urlsplit(after)._replace(scheme="", netloc="").geturl())
+    raise DataError(f"more than {MOST_PAGES} pages, so it is a different list")
+
+
+def _content(response: requests.Response) -> bytes:
+    if response.status_code != 200:
+        raise DataError(f"HTTP {response.status_code} {response.reason}")
+    content = bytearray()
+    with tqdm(unit="B", unit_scale=True) as bar:
+        for piece in pieces_of(response.raw):
+            content += piece
+            bar.update(len(piece))
+            if len(content) > MOST_BYTES:
+                raise DataError(f"more than {MOST_BYTES:,} bytes, so it is a different file")
     return bytes(content)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 import traceback
 import unicodedata
@@ -24,6 +25,8 @@ from types import TracebackType
 from typing import Any, cast
 
 EXIT_USER_ERROR = 2
+# As shells count the signal SIGPIPE.
+EXIT_PIPE_CLOSED = 141
 # Escaped Unicode categories: control characters, invisible marks (also of direction), lone
 # surrogates, line and paragraph separators.
 ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -135,6 +138,9 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         with _escaped_streams():
             main()
+    except BrokenPipeError:  # whoever reads the output has enough, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_PIPE_CLOSED)
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else explain(error)
         if message is None:

@@ -13,9 +13,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from glmtune.errors import DataError
 
@@ -53,15 +53,32 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, work: str) -> Iterator[None]:
-    """Lock a folder; the operating system releases it when the process ends, however it ends."""
+    """Lock a folder; the operating system releases it when the process ends, however it ends.
+
+    Who holds the lock may remove the folder; who waited for it then makes another.
+    """
+    lock = None
+    while lock is None:
+        lock = _take_lock(folder, work)
+    with lock:
+        yield
+
+
+def _take_lock(folder: Path, work: str) -> IO[str] | None:
+    """The locked file; None if it has been removed meanwhile, which leaves nothing to lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    path = folder / "lock"
+    with ExitStack() as stack, suppress(FileNotFoundError):
+        lock = stack.enter_context(path.open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"another process {work}; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+            stack.pop_all()  # stays open
+            return lock
+    return None
 
 
 def write_text(path: Path | str, text: str) -> None:

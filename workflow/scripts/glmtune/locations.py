@@ -9,6 +9,10 @@ from pathlib import Path
 # What `dataset:` may name instead of a file.
 SAMPLE, ADGEN, GENERAL = OWN_DATA = ("sample", "adgen", "general")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# What `source:` of a model on ModelScope begins with.
+MODELSCOPE = "modelscope:"
+# A name that means nothing else to a file system.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}", re.ASCII)
 
 
 def main_repository(workspace: Path) -> Path:
@@ -35,8 +39,10 @@ def store_folder(workspace: Path) -> Path:
 
 
 def kind_of_source(source: str) -> str:
-    """The kind of `models.<name>.source`: miniature, random, hub or folder."""
+    """The kind of `models.<name>.source`: miniature, random, modelscope, hub or folder."""
     if source in ("miniature", "random"):
         return source
+    if source.startswith(MODELSCOPE):
+        return "modelscope"
     is_hub_id = HUB_ID.fullmatch(source) and not user_path(source).exists()
     return "hub" if is_hub_id else "folder"

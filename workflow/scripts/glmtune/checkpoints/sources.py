@@ -5,6 +5,7 @@ holds `location.json`, so that gigabytes are neither copied nor put under versio
 
     {"folder": "../weights/chatglm2-6b"}               a local folder, as params.yaml names it
     {"hub": "owner/name", "revision": "<40 digits>"}   a downloaded snapshot in the hub's cache
+    {"modelscope": "owner/name", "revision": "v1.0"}   a download below weights/modelscope
     {"random": {config values}, "seed": 42}            rebuilt at each opening; vocabulary here
 """
 
@@ -21,7 +22,7 @@ from glmtune.errors import WeightsError, first_line
 from glmtune.families.loading import load_tokenizer
 from glmtune.families.tokenizers import Tokenizer
 from glmtune.files import read_json
-from glmtune.locations import kind_of_source, user_path
+from glmtune.locations import MODELSCOPE, kind_of_source, user_path
 
 LOCATION = "location.json"
 VOCABULARY_FILES = ("*.model", "tokenizer.json", "tokenizer_config.json")
@@ -95,7 +96,8 @@ def local_folder(source: str) -> Path:
     if not folder.is_dir():
         raise WeightsError(
             f"params.yaml: models: source {source!r}: no such folder ({folder}); expected a folder "
-            f"with config.json, weights and a vocabulary, or `miniature`, `random`, or a hub id"
+            f"with config.json, weights and a vocabulary, or `miniature`, `random`, a hub id, or "
+            f"{MODELSCOPE}owner/name"
         )
     return folder
 
@@ -113,11 +115,21 @@ def model_folder(folder: Path) -> Path:
         found = user_path(location["folder"])
     elif "hub" in location:
         found = hub_snapshot(location["hub"], location["revision"], local_only=True)
+    elif "modelscope" in location:
+        name, revision = location["modelscope"], location["revision"]
+        found = modelscope_folder(name, revision)
+        if not found.is_dir():
+            raise _not_here(f"{name} at {revision}: not in {found}")
     else:
         found = folder
     if not found.is_dir():
         raise WeightsError(f"{found}: no such folder; expected a model with config and weights")
     return found
+
+
+def modelscope_folder(name: str, revision: str) -> Path:
+    """Where a model from ModelScope is, or is downloaded to: below the repository's `weights/`."""
+    return user_path(f"weights/modelscope/{name}/{revision}")
 
 
 def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
@@ -137,17 +149,23 @@ def hub_snapshot(name: str, revision: str, *, local_only: bool = False) -> Path:
     except Exception as error:  # the library's own, HTTP and operating system errors
         if "No space left" in str(error):
             raise
-        if local_only:  # after `dvc pull`, which brings the results without the weights
-            raise WeightsError(
-                f"{name} at {revision[:12]}: not in this machine's hub cache; fetch it with "
-                f"`snakemake --forcerun prepare_model --until prepare_model`, then run again"
-            ) from None
+        if local_only:
+            where = "not in this machine's hub cache"
+            raise _not_here(f"{name} at {revision[:12]}: {where}") from None
         raise WeightsError(
             f"{name} at {revision[:12]}: download failed ({type(error).__name__}: "
             f"{first_line(error)}); check the name, the revision and the network, or download it "
             f"another way and set source to that folder"
         ) from None
     return Path(folder)
+
+
+def _not_here(found: str) -> WeightsError:
+    """After `dvc pull`, which brings the results without the weights."""
+    return WeightsError(
+        f"{found}; fetch it with `snakemake --forcerun prepare_model --until prepare_model`, then "
+        "run again"
+    )
 
 
 def open_tokenizer(folder: Path, family: str) -> Tokenizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -22,8 +21,8 @@ COMMANDS = {
 }
 
 
-# Exit codes as shells count signals: SIGINT and SIGPIPE.
-INTERRUPTED, PIPE_CLOSED = 130, 141
+# As shells count the signal SIGINT.
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -45,9 +44,6 @@ def run() -> None:
         run_script(main)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # whoever reads the output has enough, e.g. `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(PIPE_CLOSED)
 
 
 def find_command(name: str) -> Callable[[Sequence[str]], None]:

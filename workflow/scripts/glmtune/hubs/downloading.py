@@ -1,7 +1,7 @@
 """Downloads a model into a folder: resumed after a kill, verified, and recorded.
 
     <folder>/config.json, …     the model's files, each complete and verified
-             download.json      where they are from, and their SHA-256
+             download.json      where they are from, their SHA-256, whether these are all
              .download/         files that are not complete yet
 
 A file counts only with the content that its site states: SHA-256 of large files, and for small
@@ -56,18 +56,44 @@ def download_model(
     ResourceError if the disk is too small.
     """
     with locked(folder / PARTS, "downloads into this folder"):
-        record = _read_record(folder / RECORD)
-        task = _find(model, folder, _same_kind(sites, record, folder), revision, record)
-        record = record or _record_of(task)
-        missing = [file for file in task.listing.files if not _has(task.folder, file, record)]
-        _check_disk(folder, missing)
-        write_json(folder / RECORD, record)
-        for file in missing:
-            _fetch(task, file).replace(folder / file.name)
-            _remember(folder, file, record)
-        weight_files(folder)  # an index may name files that the repository lacks
+        try:
+            listing = _download(model, folder, sites, revision)
+        except BaseException:
+            _remove_if_empty(folder)
+            raise
         shutil.rmtree(folder / PARTS)
+    return listing
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a download has ended, and its files are those that were recorded; asks no site."""
+    record = _read_record(folder / RECORD) or {}
+    files = {folder / name: digest for name, digest in record.get("files", {}).items()}
+    is_there = record.get("complete") is True and all(path.is_file() for path in files)
+    return is_there and hash_files(files) == files
+
+
+def _download(model: str, folder: Path, sites: Mapping[str, Site], revision: str | None) -> Listing:
+    record = _read_record(folder / RECORD)
+    task = _find(model, folder, _same_kind(sites, record, folder), revision, record)
+    record = record or _record_of(task)
+    missing = [file for file in task.listing.files if not _has(task.folder, file, record)]
+    _check_disk(folder, missing)
+    write_json(folder / RECORD, record)
+    for file in missing:
+        _fetch(task, file).replace(folder / file.name)
+        _remember(folder, file, record)
+    weight_files(folder)  # an index may name files that the repository lacks
+    write_json(folder / RECORD, record | {"complete": True})
     return task.listing
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove what a failed download made before anything arrived."""
+    if not any(_size(part) > 0 for part in (folder / PARTS).iterdir()):
+        shutil.rmtree(folder / PARTS)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
@@ -103,7 +129,7 @@ def _find(
     record: Mapping[str, Any] | None,
 ) -> _Task:
     """The model's files, as the first site that has it lists them."""
-    failures = ""
+    failures = []
     for name, site in sites.items():
         try:
             if record and site.repository(model) != record["repository"]:
@@ -111,7 +137,7 @@ def _find(
             wanted = revision or (record["revision"] if record else None)
             listing = site.list_files(model, wanted)
         except DataError as error:
-            failures += f"\n  - {name} ({site.base}): {error}"
+            failures.append(f"{name} ({site.base}): {error}")
             continue
         if record and listing.revision != record["revision"]:
             raise _other(folder, record, f"revision {listing.revision}")
@@ -122,10 +148,20 @@ def _find(
             file=sys.stderr,
         )
         return _Task(listing, _alike(sites, site), folder)
+    others = "--from chooses a site, and HF_ENDPOINT names a mirror of the hub"
+    if len(sites) == 1:
+        others = f"{site.variable} names another address of the site"
     raise WeightsError(
-        f"{model}: no site has it:{failures}\ncheck the name, the revision and the network; behind "
-        "a proxy, set HTTPS_PROXY; --from chooses a site, and HF_ENDPOINT names a mirror of the hub"
+        f"{model}: {_told(failures)}check the name, the revision and the network; behind a proxy, "
+        f"set HTTPS_PROXY; {others}"
     )
+
+
+def _told(failures: list[str]) -> str:
+    """What the sites answered: one in its sentence, several in lines of their own."""
+    if len(failures) == 1:
+        return f"{failures[0]}; "
+    return "\n  - ".join(["no site gave it:", *failures]) + "\n"
 
 
 def _other(folder: Path, record: Mapping[str, Any], found: str) -> WeightsError:
@@ -156,14 +192,15 @@ def _has(folder: Path, file: RemoteFile, record: dict[str, Any]) -> bool:
     if known and file.algorithm == "sha256" and known != file.digest:
         raise WeightsError(
             f"{folder / RECORD}: records {file.name} with SHA-256 {known[:12]}…; the site now "
-            f"states {file.digest[:12]}… for the same revision; do not use it before you know why"
+            f"states {file.digest[:12]}… for the same revision; a branch or tag can move, a commit "
+            "cannot; do not use it before you know why"
         )
     if not path.is_file():
         return False
     if not _is_in(file, path) or (known and hash_files([path])[path] != known):
         raise WeightsError(
             f"{path}: found another content than {file.digest[:12]}…, which its site states "
-            f"({file.algorithm}); remove it to download it again, or choose another folder (--out)"
+            f"({file.algorithm}); remove it to download it again"
         )
     _remember(folder, file, record)
     return True
@@ -190,23 +227,23 @@ def _check_disk(folder: Path, files: list[RemoteFile]) -> None:
     if needed > free:
         raise ResourceError(
             f"{folder}: {needed / 1e9:.1f} GB are still to be downloaded, {free / 1e9:.1f} GB are "
-            "free; free some space, or choose a folder on another disk (--out)"
+            "free; free some space, or use a folder on another disk (--out, or a link in its place)"
         )
 
 
 def _fetch(task: _Task, file: RemoteFile) -> Path:
     """The complete and verified file, from the first site that has it."""
-    part, failures = task.folder / PARTS / file.name, ""
+    part, failures = task.folder / PARTS / file.name, []
     for name, site in task.sites.items():
         try:
             _complete(site.file_url(task.listing, file), file, part)
             return part
         except DataError as error:
             print(f"{file.name}: {name}: {error}", file=sys.stderr)
-            failures += f"\n  - {name} ({site.base}): {error}"
+            failures.append(f"{name} ({site.base}): {error}")
     raise WeightsError(
-        f"{task.folder / file.name}: no site gave it:{failures}\nrun the same command again: what "
-        "has arrived is kept; --from chooses another site"
+        f"{task.folder / file.name}: {_told(failures)}run the same command again: what has arrived "
+        "is kept"
     )
 
 
@@ -236,15 +273,17 @@ def _append(url: str, file: RemoteFile, part: Path) -> None:
     start = max(0, _size(part))
     headers = {"Range": f"bytes={start}-"} if start else {}
     with open_url(url, headers) as response:
-        goes_on = response.status_code == 206
-        if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise DataError("the site sent another part of the file than was asked for")
-        if not goes_on and response.status_code != 200:
+        if response.status_code not in (200, 206):
             reason = f"HTTP {response.status_code} {response.reason}"
             if response.status_code == 416:  # what has arrived is no beginning of this file
                 part.unlink(missing_ok=True)
                 raise DataError(reason)
             raise _RefusedError(reason)
+        # ModelScope answers a range with status 200, and Content-Range says that it is one.
+        sent = response.headers.get("Content-Range")
+        goes_on = response.status_code == 206 or sent is not None
+        if goes_on and not (sent or "").startswith(f"bytes {start}-"):
+            raise DataError("the site sent another part of the file than was asked for")
         size = start if goes_on else 0  # a site without ranges sends all of it again
         with (
             part.open("ab" if goes_on else "wb") as out,

@@ -17,13 +17,14 @@ from typing import Any
 from urllib.parse import quote
 
 from glmtune.checkpoints.sources import MODEL_FILES
-from glmtune.downloading import download
+from glmtune.downloading import download, download_pages
 from glmtune.errors import DataError, ParamsError
+from glmtune.locations import PLAIN_NAME
 
 COMMIT = re.compile("[0-9a-f]{40}")
 SHA256 = re.compile("[0-9a-f]{64}")
-# In the top folder, and no name that means something to a file system.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
+# The types of entries that are no files, on the Hugging Face Hub and on ModelScope.
+FOLDERS = ("directory", "tree")
 
 
 @dataclass(frozen=True)
@@ -124,24 +125,26 @@ def _without_second_format(files: list[RemoteFile]) -> list[RemoteFile]:
 
 def _list_hugging_face(base: str, repository: str, revision: str) -> Listing:
     about = f"{base}/api/models/{repository}"
-    commit = _json(f"{about}/revision/{quote(revision, '')}").get("sha")
+    commit = _json(download(f"{about}/revision/{quote(revision, '')}")).get("sha")
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise DataError(f"no commit of 40 hexadecimal digits for revision {revision}")
-    entries = _json(f"{about}/tree/{commit}", list)
+    pages = download_pages(f"{about}/tree/{commit}")
+    entries = [entry for page in pages for entry in _json(page, list)]
     return Listing(repository, commit, list(_read(entries, _of_hugging_face)))
 
 
 def _of_hugging_face(entry: dict[str, Any]) -> RemoteFile:
-    if "lfs" in entry:
-        large = entry["lfs"]
+    if large := entry.get("lfs"):
         return RemoteFile(entry["path"], large["size"], "sha256", large["oid"])
     return RemoteFile(entry["path"], entry["size"], "git_blob", entry["oid"])
 
 
 def _list_modelscope(base: str, repository: str, revision: str) -> Listing:
     url = f"{base}/api/v1/models/{repository}/repo/files?Revision={quote(revision, '')}"
-    data = _json(url).get("Data")
-    entries = data.get("Files") if isinstance(data, dict) else None
+    data = _json(download(url)).get("Data")
+    entries = data.get("Files", ()) if isinstance(data, dict) else ()
+    if entries is None:  # with HTTP 200, as if all were well
+        raise DataError(f"no revision {revision}")
     if not isinstance(entries, list):
         raise DataError("no list of files in the answer")
     return Listing(repository, revision, list(_read(entries, _of_modelscope)))
@@ -151,9 +154,9 @@ def _of_modelscope(entry: dict[str, Any]) -> RemoteFile:
     return RemoteFile(entry["Path"], entry["Size"], "sha256", entry["Sha256"])
 
 
-def _json(url: str, kind: type = dict) -> Any:
+def _json(content: bytes, kind: type = dict) -> Any:
     try:
-        answer = json.loads(download(url))
+        answer = json.loads(content)
     except (ValueError, RecursionError):
         raise DataError("the answer is not JSON: a login page, or another kind of site") from None
     if not isinstance(answer, kind):
@@ -164,7 +167,9 @@ def _json(url: str, kind: type = dict) -> Any:
 def _read(entries: list[Any], read: Callable[[dict[str, Any]], RemoteFile]) -> Iterator[RemoteFile]:
     """The files of a model among a list; a file without size and hash is none that we accept."""
     for entry in entries:
-        name = entry.get("path", entry.get("Path")) if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or entry.get("type", entry.get("Type")) in FOLDERS:
+            continue
+        name = entry.get("path", entry.get("Path"))
         if not isinstance(name, str) or not _is_of_model(name):
             continue
         try:
@@ -179,7 +184,7 @@ def _read(entries: list[Any], read: Callable[[dict[str, Any]], RemoteFile]) -> I
 
 
 def _is_of_model(name: str) -> bool:
-    is_plain = PLAIN_NAME.fullmatch(name) is not None
+    is_plain = PLAIN_NAME.fullmatch(name) is not None  # so it is in the top folder
     return is_plain and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
 
 
@@ -208,7 +213,8 @@ SITES = {
 
 def check_model(model: str) -> None:
     """Raise ParamsError for what is neither a name nor `owner/name`."""
-    if not re.fullmatch(rf"({PLAIN_NAME.pattern}/)?{PLAIN_NAME.pattern}", model):
+    *owner, name = model.split("/")
+    if len(owner) > 1 or not all(map(PLAIN_NAME.fullmatch, (*owner, name))):
         raise ParamsError(
             f"found {model[:100]!r}; expected a name such as chatglm3-6b-base, or owner/name"
         )

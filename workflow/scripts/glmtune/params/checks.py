@@ -11,13 +11,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from glmtune.families.registry import FAMILIES
-from glmtune.locations import kind_of_source
+from glmtune.locations import MODELSCOPE, PLAIN_NAME, kind_of_source
 from glmtune.metrics.protocols import PROTOCOLS
 from glmtune.params.models import METHODS
 from glmtune.params.sentences import sentences, show
 
 # Names become folder names and wildcards.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# Kind of source -> what its revision is, in words, and what else may have been meant.
+REVISIONS = {
+    "hub": (
+        re.compile("[0-9a-f]{40}"),
+        "a commit hash of 40 digits (0-9, a-f)",
+        "; for a local folder write ./{source}",
+    ),
+    "modelscope": (PLAIN_NAME, "a commit, tag or branch (A-Z, a-z, 0-9, '.', '_' and '-')", ""),
+}
 # Appended to a method's name for each seed after the first.
 SEED_SUFFIX = ".seed-"
 # The keys that depend on dev losses, and the one that has them measured.
@@ -64,15 +73,27 @@ def _model_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:
     source = entry.get("source")
     if not isinstance(source, str):
         return
-    if kind_of_source(source) == "hub" and "revision" not in entry:
-        yield (
-            f"models.{name}.revision: missing; a hub id needs a commit hash of 40 digits, so that "
-            f"every run gets the same weights; for a local folder write ./{source}"
-        )
+    if kind_of_source(source) in REVISIONS:
+        yield from _download_mistakes(f"models.{name}", source, entry)
     for key, sources in (("tokenizer", ("miniature", "random")), ("config", ("random",))):
         if key in entry and source not in sources:
             allowed = " or ".join(sources)
             yield f"models.{name}.{key}: only for source {allowed}; found {source}; remove the key"
+
+
+def _download_mistakes(key: str, source: str, entry: dict[str, Any]) -> Iterator[str]:
+    kind, repository = kind_of_source(source), source.removeprefix(MODELSCOPE).split("/")
+    is_named = len(repository) == 2 and all(map(PLAIN_NAME.fullmatch, repository))
+    if kind == "modelscope" and not is_named:
+        yield f"{key}.source: found {show(source)}; expected {MODELSCOPE}owner/name"
+    pattern, expected, other = REVISIONS[kind]
+    if "revision" not in entry:
+        yield (
+            f"{key}.revision: missing; {source} needs {expected}, so that every run gets the same "
+            f"weights{other.format(source=source)}"
+        )
+    elif isinstance(entry["revision"], str) and not pattern.fullmatch(entry["revision"]):
+        yield f"{key}.revision: found {show(entry['revision'])}; expected {expected}"
 
 
 def _template_mistakes(name: str, entry: dict[str, Any]) -> Iterator[str]:

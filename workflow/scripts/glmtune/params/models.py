@@ -27,6 +27,7 @@ from glmtune.params.ranges import (
     AtLeastOne,
     Bits,
     Count,
+    CountOrAuto,
     Dropout,
     LearningRate,
     Limit,
@@ -136,9 +137,9 @@ class Model(Section):
     family: Literal["chatglm-6b", "chatglm2-6b", "chatglm3-6b-base", "glm-4-9b"] = ABSENT
     """The model family; optional if it is the entry's name."""
     source: Text
-    """`miniature`, `random`, a local folder such as ./weights, or a hub id such as owner/name."""
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] = ABSENT
-    """The commit of a hub model, a hash of 40 digits."""
+    """`miniature`, `random`, a folder such as ./weights, a hub id, or modelscope:owner/name."""
+    revision: ShortText = ABSENT
+    """Of a hub id its commit, a hash of 40 digits; on ModelScope a commit, tag or branch."""
     tokenizer: Text = ABSENT
     """Folder or file with a vocabulary, for `miniature` and `random`."""
     template: Text = ABSENT
@@ -300,7 +301,7 @@ class Generation(Section):
 
     max_new_tokens: Count
     """Longest answer, in tokens."""
-    batch_size: Count | Literal["auto"]
+    batch_size: CountOrAuto
     """Rows generated at once; `auto`: as many as the device's memory holds, up to 256."""
     do_sample: bool
     """Sample each token instead of taking the most likely one."""

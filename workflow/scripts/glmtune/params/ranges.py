@@ -37,6 +37,12 @@ def _names_or_all(value: Any) -> Any:
     return value
 
 
+def _whole_or_auto(value: Any) -> Any:
+    if type(value) is not int and value != "auto":
+        raise PydanticCustomError("whole_or_auto", 'expected a whole number, or "auto"')
+    return value
+
+
 def _each_once(items: list[Any]) -> list[Any]:
     if len(set(items)) < len(items):
         raise PydanticCustomError("each_once", "expected no duplicates")
@@ -82,6 +88,11 @@ Targets = Annotated[
     | Annotated[Literal["all-linear"], Tag("all")],
     Discriminator(lambda value: "names" if isinstance(value, list) else "all"),
     BeforeValidator(_names_or_all),
+]
+CountOrAuto = Annotated[
+    Annotated[Count, Tag("count")] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else "count"),
+    BeforeValidator(_whole_or_auto),
 ]
 # Becomes a command-line flag, whose length the operating system limits.
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

@@ -33,7 +33,6 @@ EXPECTED = {
     "too_short": "at least one entry",
     "string_too_long": "at most {max_length:,}",
     "too_long": "at most {max_length}",
-    "string_pattern_mismatch": "a commit hash of 40 digits (0-9, a-f)",
 }
 # The keys of `dataset:` with alternatives of their own.
 SPLITS = ("train", "dev", "valid")
@@ -78,6 +77,8 @@ def _alternatives(loc: tuple[int | str, ...]) -> set[int]:
         return {2, 4} if loc[3:4] == ("target_modules",) else {2}
     if loc[0] == "examples":
         return {1}
+    if loc[:2] == ("generation", "batch_size"):
+        return {2}
     if loc[0] == "dataset":
         return {1, 3} if loc[2:3] and loc[2] in SPLITS else {1}
     return set()

@@ -15,13 +15,14 @@ from glmtune.checkpoints.sources import (
     local_folder,
     model_files,
     model_folder,
+    modelscope_folder,
     open_tokenizer,
     read_location,
 )
 from glmtune.errors import WeightsError
 from glmtune.families.registry import get_family
 from glmtune.files import read_json, write_json
-from glmtune.locations import kind_of_source
+from glmtune.locations import MODELSCOPE, kind_of_source
 from glmtune.miniatures.corpus import write_vocabulary
 from glmtune.miniatures.settings import ModelSettings
 from glmtune.steps.inputs_outputs import Outputs
@@ -92,6 +93,21 @@ def _prepare_hub(settings: ModelSettings, folder: Path, resume_dir: Path) -> Non
     write_json(folder / LOCATION, location | {"family": settings.family})
 
 
+def _prepare_modelscope(settings: ModelSettings, folder: Path, resume_dir: Path) -> None:
+    # Imported here: the other sources need none of it.
+    from glmtune.hubs.downloading import download_model, is_complete
+    from glmtune.hubs.sites import SITES
+
+    assert settings.revision is not None, "params.yaml was checked"
+    name = settings.source.removeprefix(MODELSCOPE)
+    weights = modelscope_folder(name, settings.revision)
+    if not is_complete(weights):
+        download_model(name, weights, {"modelscope": SITES["modelscope"]}, settings.revision)
+    _check_complete(weights)
+    location = {"modelscope": name, "revision": settings.revision}
+    write_json(folder / LOCATION, location | {"family": settings.family})
+
+
 def _check_complete(folder: Path) -> None:
     names = [path.name for path in model_files(folder)]
     needs = {
@@ -116,4 +132,5 @@ PREPARE: dict[str, Callable[[ModelSettings, Path, Path], None]] = {
     "random": _prepare_random,
     "folder": _prepare_folder,
     "hub": _prepare_hub,
+    "modelscope": _prepare_modelscope,
 }

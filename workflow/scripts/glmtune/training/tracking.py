@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +49,9 @@ class TrackedRun:
 class Tracker(Protocol):
     """One program that shows losses, for one run."""
 
+    def begin(self, step: int) -> None:
+        """Training begins with this optimizer step; a killed run may have shown it already."""
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Show the values of an optimizer step."""
 
@@ -59,7 +63,12 @@ class _TensorBoard:
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.folder / "tensorboard" / run.name / run.id))
+        self.open = partial(SummaryWriter, str(run.folder / "tensorboard" / run.name / run.id))
+        self.writer = self.open()
+
+    def begin(self, step: int) -> None:
+        self.writer.close()
+        self.writer = self.open(purge_step=step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -74,6 +83,9 @@ class _Run:
     """What `init` of SwanLab and of W&B returns: their calls have the same names."""
 
     run: Any
+
+    def begin(self, step: int) -> None:
+        """Their own way to resume a run decides what happens to steps shown before."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
@@ -124,6 +136,10 @@ class LogToTrackers(TrainerCallback):
 
     def __init__(self, trackers: dict[str, Tracker]) -> None:
         self.trackers = trackers
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say which step comes first: after a resume the one behind the checkpoint."""
+        self.each(lambda tracker: tracker.begin(state.global_step + 1))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show the losses of this step."""

@@ -66,6 +66,7 @@ def start() -> None:
         return
     name = f"glmtune-{os.getpid()}-{os.urandom(8).hex()}"
     end, open_to_the_end = os.pipe()
+    paths = filter(None, (str(SCRIPTS), os.environ.get("PYTHONPATH")))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")  # a name without a file: nothing to remove
         listener.listen()
@@ -73,7 +74,7 @@ def start() -> None:
             [sys.executable, "-c", f"from {__name__} import serve; serve({listener.fileno()})"],
             stdin=end,
             pass_fds=[listener.fileno()],
-            env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
     os.close(end)
     os.environ[ADDRESS] = name

@@ -105,9 +105,10 @@ def reuse_or_compute(
             print(f"reused: {entry.folder}", file=sys.stderr)
         else:
             _compute(entry, compute)
-    with _owned(store, outputs, token):
-        for name, path in outputs.items():
-            _link_into_place(entry.done / name, path)
+        # Still locked: who computes the same anew would remove these files.
+        with _owned(store, outputs, token):
+            for name, path in outputs.items():
+                _link_into_place(entry.done / name, path)
     return reused
 
 

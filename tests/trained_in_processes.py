@@ -17,6 +17,7 @@ from tiny_training import settings_of
 from transformers import TrainerCallback
 from workspaces import ROOT
 
+from glmtune.devices import Device
 from glmtune.files import write_json
 from glmtune.steps import finetuning
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
@@ -39,6 +40,7 @@ def train_together(
     count: int,
     sharding: str = "none",
     *,
+    dtype: str = "float32",
     dies: tuple[int, int] | None = None,
     **changes: Any,
 ) -> subprocess.CompletedProcess[str]:
@@ -56,7 +58,8 @@ def train_together(
         "tracking": Tracking(trackers=[], run=f"tiny/{method}", folder=out / "logs"),
         "sharding": sharding,
     }
-    call = {"processes": count, "nodes": 1, "starter": "", "folder": out / "work", "dies": dies}
+    call = {"processes": count, "nodes": 1, "starter": "", "folder": out / "work"}
+    call |= {"dtype": dtype, "dies": dies}
     path = os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
     done = subprocess.run(
         [sys.executable, "-c", START],
@@ -71,8 +74,10 @@ def train_together(
     )
 
 
-def train_one(*, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:
-    """Train as one of the processes."""
+def train_one(*, dtype: str, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:
+    """Train as one of the processes, on a CPU that computes in `dtype`."""
+    device = Device("cpu", dtype, "")
+    setattr(finetuning, "choose_device", lambda: device)  # noqa: B010
     processes.KEPT = 0  # else weights as small as these would stay whole
     watch, train = _Watch(dies), finetuning.train
 

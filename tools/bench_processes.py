@@ -18,8 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tools")]
 
 from bench_cases import MID, PAD, QUICK, adgen_like, random_model, tuning_settings  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
 
 from glmtune.checkpoints.saving import save_model  # noqa: E402
 from glmtune.checkpoints.sources import hash_model  # noqa: E402
@@ -137,10 +136,10 @@ def train_watched(**arguments: Any) -> None:
         estimates.append(estimate.total)
         return check(estimate, *given)
 
-    def watched(*given: Any, **named: Any) -> Any:
-        with _peak_of_own_memory() as peak:
-            outcome = train(*given, **named)
-        peaks = processes.gathered(round((peak[0] - at_start) / 2**20))
+    def watched(*given: Any, callbacks: Any, **named: Any) -> Any:
+        peak = _PeakOfSteps()
+        outcome = train(*given, callbacks=[*callbacks, peak], **named)
+        peaks = processes.gathered(round((peak.bytes - at_start) / 2**20))
         if processes.is_first():
             figures = {"peak_mib": max(peaks), "estimated_mib": round(estimates[0] / 2**20)}
             write_json(arguments["outputs"].out_dir.with_suffix(".json"), figures)
@@ -152,21 +151,25 @@ def train_watched(**arguments: Any) -> None:
     finetuning.finetune(**arguments)
 
 
-@contextmanager
-def _peak_of_own_memory() -> Iterator[list[int]]:
-    """The most bytes that this process holds of its own meanwhile, sampled."""
-    peak, ends = [0], threading.Event()
+class _PeakOfSteps(TrainerCallback):
+    """The most bytes that this process holds of its own while it takes steps, sampled."""
 
-    def sample() -> None:
-        while not ends.is_set():
-            peak[0] = max(peak[0], _own_memory())
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.ends = threading.Event()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The checkpoint of the last step is written after it."""
+        if state.global_step == args.max_steps:
+            self.ends.set()
+
+    def _sample(self) -> None:
+        while not self.ends.is_set():
+            self.bytes = max(self.bytes, _own_memory())
             time.sleep(SECONDS_BETWEEN_SAMPLES)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    yield peak
-    ends.set()
-    thread.join()
 
 
 def _own_memory() -> int:

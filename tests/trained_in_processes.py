@@ -33,7 +33,15 @@ run_script(lambda: call_in_processes("trained_in_processes", "train_one", **call
 """
 
 
-def train_together(
+def train_together(*arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """Train as `start_together` does, to the end."""
+    started = start_together(*arguments, **changes)
+    output, errors = started.communicate(timeout=300)
+    code = started.returncode
+    return subprocess.CompletedProcess(started.args, code, output.decode(), errors.decode())
+
+
+def start_together(
     inputs: Path,
     out: Path,
     method: str,
@@ -43,11 +51,11 @@ def train_together(
     dtype: str = "float32",
     dies: tuple[int, int] | None = None,
     **changes: Any,
-) -> subprocess.CompletedProcess[str]:
+) -> subprocess.Popen[bytes]:
     """Train what `write_inputs` wrote with `count` processes; results are in `out`/done.
 
-    `dies`: a process and the step at which it kills itself. `out`/held.json has the elements of
-    trained weights and of an optimizer's moment that each process held.
+    `dtype` is what they compute in. `dies`: a process and the step at which it kills itself.
+    `out`/held.json has the elements of trained weights and of an optimizer's moment that each held.
     """
     (out / "done").mkdir(parents=True, exist_ok=True)
     arguments = {
@@ -59,19 +67,20 @@ def train_together(
         "sharding": sharding,
     }
     call = {"processes": count, "nodes": 1, "starter": "", "folder": out / "work"}
-    call |= {"dtype": dtype, "dies": dies}
+    call |= {"dtype": dtype, "dies": dies, "arguments": arguments}
     path = os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
-    done = subprocess.run(
+    started = subprocess.Popen(
         [sys.executable, "-c", START],
         env=os.environ | {"PYTHONPATH": path},
-        input=pickle.dumps(call | {"arguments": arguments}),
-        capture_output=True,
-        check=False,
-        timeout=300,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    assert started.stdin is not None
+    started.stdin.write(pickle.dumps(call))
+    started.stdin.close()
+    started.stdin = None  # or `communicate` would write to it
+    return started
 
 
 def train_one(*, dtype: str, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:

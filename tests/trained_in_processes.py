@@ -26,9 +26,10 @@ from glmtune.training.parameters import trainable
 START = """
 import pickle, sys
 from glmtune.errors import run_script
-from glmtune.workspace.torchrun import call_in_processes
+from glmtune.workspace import torchrun
 call = pickle.load(sys.stdin.buffer)
-run_script(lambda: call_in_processes("trained_in_processes", "train_one", **call))
+torchrun.SECONDS_TO_MEET = call.pop("seconds")
+run_script(lambda: torchrun.call_in_processes(*sys.argv[1:], **call))
 """
 
 
@@ -39,11 +40,14 @@ def train_together(
     count: int,
     sharding: str = "none",
     *,
+    nodes: int = 1,
+    starter: str = "",
     dies: tuple[int, int] | None = None,
     **changes: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Train what `write_inputs` wrote with `count` processes; results are in `out`/done.
 
+    With several `nodes` each of these has as many processes, and `starter` starts them.
     `dies`: a process and the step at which it kills itself. `out`/held.json has the elements of
     trained weights and of an optimizer's moment that each process held.
     """
@@ -56,11 +60,10 @@ def train_together(
         "tracking": Tracking(trackers=[], run=f"tiny/{method}", folder=out / "logs"),
         "sharding": sharding,
     }
-    call = {"processes": count, "nodes": 1, "starter": "", "folder": out / "work", "dies": dies}
-    path = os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
+    call = {"processes": count, "nodes": nodes, "starter": starter, "seconds": 60, "dies": dies}
     done = subprocess.run(
-        [sys.executable, "-c", START],
-        env=os.environ | {"PYTHONPATH": path},
+        [sys.executable, "-c", START, "trained_in_processes", "train_one"],
+        env=os.environ | {"PYTHONPATH": path_of_tests()},
         input=pickle.dumps(call | {"arguments": arguments}),
         capture_output=True,
         check=False,
@@ -69,6 +72,11 @@ def train_together(
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
+
+
+def path_of_tests() -> str:
+    """PYTHONPATH of a process that uses the library and these files."""
+    return os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
 
 
 def train_one(*, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:

@@ -168,20 +168,19 @@ def test_the_address_of_a_machine_is_one_that_others_can_reach(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Debian gives a machine's own name the address 127.0.1.1."""
-    names = {"node1": ["127.0.1.1", "10.1.2.3"], "node2": ["127.0.1.1"]}
-    monkeypatch.setattr("socket.gethostbyname_ex", lambda name: (name, [], names[name]))
-    monkeypatch.setattr(torchrun, "_address_towards", {torchrun.ANYWHERE: "10.1.2.4"}.get)
-    for host, expected in (("node1", "10.1.2.3"), ("node2", "10.1.2.4")):
-        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
-        assert torchrun._own_address() == expected
 
-
-def test_a_machine_whose_name_has_no_address_and_without_a_network_meets_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     def fail(name: str) -> None:
         raise OSError(name)
 
+    networks = {"lo": ["127.0.0.1"], "eth0": [], "eth1": ["10.1.2.5"]}
+    monkeypatch.setattr(torchrun, "_networks", lambda: networks)
+    monkeypatch.setattr("socket.gethostbyname_ex", lambda name: (name, [], ["127.0.1.1", "10.1.2.3"]))
+    monkeypatch.setattr(torchrun, "_address_towards", {torchrun.ANYWHERE: "10.1.2.4"}.get)
+    assert torchrun._own_address() == "10.1.2.3"
+    monkeypatch.setattr("socket.gethostbyname_ex", lambda name: (name, [], ["127.0.1.1"]))
+    assert torchrun._own_address() == "10.1.2.4"
     monkeypatch.setattr("socket.gethostbyname_ex", fail)
     monkeypatch.setattr(torchrun, "_address_towards", fail)
+    assert torchrun._own_address() == "10.1.2.5"
+    del networks["eth1"]
     assert torchrun._own_address() == "127.0.0.1"

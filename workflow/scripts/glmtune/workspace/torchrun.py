@@ -115,6 +115,8 @@ def call_in_processes(
     call = pickle.dumps((module, function, arguments))
     os.environ[CALL] = base64.b64encode(call).decode()
     os.environ["PYTHONPATH"] = _python_path()
+    # torch warns of addresses without a name, and each agent of a step that has ended.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if nodes == 1:
         if failures := _run_agent(processes, ["--standalone"]):
             _raise(failures)
@@ -246,15 +248,15 @@ def _run_agent(
 
 
 def _own_address() -> str:
-    """An address of this machine for the others: that of its name, else of its default route."""
+    """An address of this machine for the others: of its name, its default route, or any other."""
+    found = []
     with suppress(OSError):
-        for address in socket.gethostbyname_ex(socket.gethostname())[2]:
-            if not address.startswith("127."):  # Debian's name of a machine is only for itself
-                return address
-    try:
-        return _address_towards(ANYWHERE)
-    except OSError:
-        return "127.0.0.1"
+        found += socket.gethostbyname_ex(socket.gethostname())[2]
+    with suppress(OSError):
+        found.append(_address_towards(ANYWHERE))
+    found += [address for addresses in _networks().values() for address in addresses]
+    # Of 127.*, which are for the machine itself, Debian gives its name one.
+    return next((each for each in found if not each.startswith("127.")), "127.0.0.1")
 
 
 def _address_towards(host: str) -> str:
@@ -269,11 +271,19 @@ def _let_gloo_use(address: str) -> None:
 
     By itself it takes the address of this machine's name, which others may not reach.
     """
+    for name, addresses in _networks().items():
+        if address in addresses:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _networks() -> dict[str, list[str]]:
+    """The IPv4 addresses of this machine by the names of its interfaces."""
     import psutil
 
-    for name, addresses in psutil.net_if_addrs().items():
-        if address in [each.address for each in addresses]:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    return {
+        name: [each.address for each in addresses if each.family == socket.AF_INET]
+        for name, addresses in psutil.net_if_addrs().items()
+    }
 
 
 def _failure(rank: int, machine: str, found: ProcessFailure) -> _Failure:

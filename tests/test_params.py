@@ -171,8 +171,20 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
         (
             "training.launcher.processes",
             0,
-            'training.launcher.processes: found 0; expected at least 1 or "all"',
+            "training.launcher.processes: found 0; expected at least 1",
         ),
+        (
+            "methods.full.launcher",
+            {"processes": "two", "sharding": "none"},
+            'methods.full.launcher.processes: found "two"; expected a whole number, or "all"',
+        ),
+        (
+            "training.launcher",
+            {"processes": 2, "sharding": "none", "shard": 2},
+            "training.launcher: unknown key 'shard'; known keys: processes, sharding. "
+            "Did you mean 'sharding'?",
+        ),
+        ("methods.full.batch_size", 0, "methods.full.batch_size: found 0; expected at least 1"),
         (
             "methods.lora.launcher",
             {"processes": 2, "sharding": "zero3"},

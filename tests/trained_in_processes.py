@@ -17,6 +17,7 @@ from tiny_training import settings_of
 from transformers import TrainerCallback
 from workspaces import ROOT
 
+from glmtune.devices import Device
 from glmtune.files import write_json
 from glmtune.steps import finetuning
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
@@ -42,6 +43,7 @@ def train_together(
     *,
     nodes: int = 1,
     starter: str = "",
+    dtype: str = "float32",
     dies: tuple[int, int] | None = None,
     **changes: Any,
 ) -> subprocess.CompletedProcess[str]:
@@ -60,7 +62,8 @@ def train_together(
         "tracking": Tracking(trackers=[], run=f"tiny/{method}", folder=out / "logs"),
         "sharding": sharding,
     }
-    call = {"processes": count, "nodes": nodes, "starter": starter, "seconds": 60, "dies": dies}
+    call = {"processes": count, "nodes": nodes, "starter": starter, "seconds": 60}
+    call |= {"dtype": dtype, "dies": dies}
     done = subprocess.run(
         [sys.executable, "-c", START, "trained_in_processes", "train_one"],
         env=os.environ | {"PYTHONPATH": path_of_tests()},
@@ -79,8 +82,10 @@ def path_of_tests() -> str:
     return os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
 
 
-def train_one(*, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:
-    """Train as one of the processes."""
+def train_one(*, dtype: str, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:
+    """Train as one of the processes, on a CPU that computes in `dtype`."""
+    device = Device("cpu", dtype, "")
+    setattr(finetuning, "choose_device", lambda: device)  # noqa: B010
     processes.KEPT = 0  # else weights as small as these would stay whole
     watch, train = _Watch(dies), finetuning.train
 

@@ -186,6 +186,20 @@ def test_the_largest_batch_has_the_longest_row_and_most_targets(rows: TokenizedR
     assert largest_batch(rows, 10_000).rows == len(rows) == 24
 
 
+def test_each_process_has_its_share_of_what_is_shared_out() -> None:
+    alone = MemoryEstimate(24e9, 24e9, 48e9, 10e9, 1e9, 0)
+    assert alone.of_process(1, "zero3") == alone
+    copies = alone.of_process(8, "none")
+    assert copies.fixed == alone.fixed + 24e9  # what the processes send is a copy
+    two, three = (alone.of_process(8, sharding) for sharding in ("zero2", "zero3"))
+    assert (two.weights, two.gradients, two.optimizer) == (24e9, 3e9, 9e9)
+    assert (three.weights, three.gradients, three.optimizer) == (3e9, 3e9, 9e9)
+    assert two.activations == three.activations == alone.activations
+    assert three.total < two.total < alone.total
+    # Each loads the whole model first.
+    assert alone.of_process(100, "zero3").total == alone.weights
+
+
 FULL = MemoryEstimate(25e9, 25e9, 50e9, 16e9, 1e9, 0)
 
 

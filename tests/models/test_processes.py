@@ -213,6 +213,25 @@ def test_a_process_that_dies_on_one_machine_ends_all_and_they_resume(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
+def test_half_precision_and_recomputed_activations_are_as_with_one_process(
+    sharding: str, inputs: Any, tmp_path: Path
+) -> None:
+    """Weights stay in float32; losses are equal to the precision of bfloat16."""
+    changes = CHANGES | {"gradient_checkpointing": True}
+    curves = []
+    for count, shards in ((1, "none"), (2, sharding)):
+        out = tmp_path / str(count)
+        family = inputs("chatglm2-6b")
+        ok(train_together(family, out, "full", count, shards, dtype="bfloat16", **changes))
+        assert read_json(out / "done/runtime.json")["dtype"] == "bfloat16"
+        curves.append([float(point["loss"]) for point in curve_of(out)])
+        dtypes = {tensor.dtype for tensor in tuned(family, out, "full").values()}
+        assert dtypes == {torch.float32}
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_a_process_that_dies_ends_the_others_with_one_message_and_all_resume(
     sharding: str, inputs: Any, alone: Trained, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from glmtune.params.ranges import (
     AtLeastOne,
     Bits,
     Count,
+    CountOrAll,
     CountOrAuto,
     Dropout,
     LearningRate,
@@ -176,7 +177,7 @@ class Miniature(Section):
 class Launcher(Section):
     """How many processes train together, and what they share out."""
 
-    processes: Count | Literal["all"]
+    processes: CountOrAll
     """Processes of each machine, each with a GPU of its own if there are any; `all`: every GPU."""
     sharding: Literal["none", "zero2", "zero3"]
     """What they share out. zero2: gradients and optimizer; zero3: the weights as well."""

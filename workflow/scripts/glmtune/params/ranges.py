@@ -5,6 +5,7 @@ Our own checks carry the end of their message; `sentences.py` has those of pydan
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -37,10 +38,14 @@ def _names_or_all(value: Any) -> Any:
     return value
 
 
-def _whole_or_auto(value: Any) -> Any:
-    if type(value) is not int and value != "auto":
-        raise PydanticCustomError("whole_or_auto", 'expected a whole number, or "auto"')
+def _whole_or(word: str, value: Any) -> Any:
+    if type(value) is not int and value != word:
+        raise PydanticCustomError("whole_or_word", f'expected a whole number, or "{word}"')
     return value
+
+
+def _count_or_word(value: Any) -> str:
+    return "word" if isinstance(value, str) else "count"
 
 
 def _each_once(items: list[Any]) -> list[Any]:
@@ -90,9 +95,14 @@ Targets = Annotated[
     BeforeValidator(_names_or_all),
 ]
 CountOrAuto = Annotated[
-    Annotated[Count, Tag("count")] | Annotated[Literal["auto"], Tag("auto")],
-    Discriminator(lambda value: "auto" if value == "auto" else "count"),
-    BeforeValidator(_whole_or_auto),
+    Annotated[Count, Tag("count")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(_count_or_word),
+    BeforeValidator(partial(_whole_or, "auto")),
+]
+CountOrAll = Annotated[
+    Annotated[Count, Tag("count")] | Annotated[Literal["all"], Tag("word")],
+    Discriminator(_count_or_word),
+    BeforeValidator(partial(_whole_or, "all")),
 ]
 # Becomes a command-line flag, whose length the operating system limits.
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]

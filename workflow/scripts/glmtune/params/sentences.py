@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from glmtune.params.models import METHODS, Model, ParamsFile, Part, Section, UserFiles
+from glmtune.params.models import METHODS, Launcher, Model, ParamsFile, Part, Section, UserFiles
 
 # Keys by their former names.
 RENAMED = {"generation": "family"}
@@ -36,6 +36,12 @@ EXPECTED = {
 }
 # The keys of `dataset:` with alternatives of their own.
 SPLITS = ("train", "dev", "valid")
+# Other keys with alternatives, and the names of these.
+TAGGED = {
+    *(("target_modules", "names"), ("target_modules", "all")),
+    *(("batch_size", "count"), ("batch_size", "word")),
+    *(("processes", "count"), ("processes", "word")),
+}
 # Sections whose class is not the annotation of their key.
 SECTIONS: dict[str, type[Section]] = {"dataset": UserFiles, "models": Model}
 
@@ -73,15 +79,14 @@ def _path(error: Any, values: Mapping[str, Any]) -> list[int | str]:
 
 def _alternatives(loc: tuple[int | str, ...]) -> set[int]:
     """The positions at which pydantic's path has the name of an alternative."""
+    of_keys = {place for place in range(1, len(loc)) if loc[place - 1 : place + 1] in TAGGED}
     if loc[0] == "methods":
-        return {2, 4} if loc[3:4] == ("target_modules",) else {2}
+        return {2, *of_keys}
     if loc[0] == "examples":
         return {1}
-    if loc[:2] == ("generation", "batch_size"):
-        return {2}
     if loc[0] == "dataset":
         return {1, 3} if loc[2:3] and loc[2] in SPLITS else {1}
-    return set()
+    return of_keys
 
 
 def _is_unknown(error: Any) -> bool:
@@ -97,6 +102,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section]:
     if not loc:
         return ParamsFile
     first = str(loc[0])
+    if loc[-1] == "launcher":
+        return Launcher
     if first == "methods":
         return METHODS[str(loc[2])]
     if "parts" in loc:

@@ -101,7 +101,8 @@ def whole(weights: Iterable[torch.nn.Parameter], *, written: bool = False) -> It
 def deepspeed_config(sharding: str, dtype: str) -> dict[str, Any] | None:
     """DeepSpeed's configuration, which TrainingArguments complete; None without sharding.
 
-    Weights stay in float32 and products are autocast to `dtype`, as with one process.
+    Weights and what is sent stay in float32 and products are autocast to `dtype`, as with one
+    process.
     """
     stage = ZERO_STAGES[sharding]
     if not stage:
@@ -118,7 +119,11 @@ def deepspeed_config(sharding: str, dtype: str) -> dict[str, Any] | None:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "torch_autocast": {"enabled": dtype != "float32", "dtype": dtype},
+        "torch_autocast": {
+            "enabled": dtype != "float32",
+            "dtype": dtype,
+            "lower_precision_safe_modules": [],  # whose gradients would be sent in `dtype`
+        },
         "zero_optimization": {
             "stage": stage,
             "reduce_bucket_size": BUCKET // 4,

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from called_in_processes import starter_on
+from called_in_processes import UNSHARE, starter_on, two_machines
 from pretended_gpus import TWO_CARDS, machine_with
 from trained_in_processes import START, path_of_tests
 from workspaces import wait_for
@@ -74,6 +74,25 @@ def test_each_machine_starts_its_processes_which_know_of_the_others(tmp_path: Pa
     assert (code, output) == (0, "")
     assert {path.name: path.read_text() for path in noted.iterdir()} == {
         str(rank): "4 2 2" for rank in range(4)
+    }
+
+
+@pytest.mark.slow
+def test_machines_with_networks_of_their_own_find_each_other(tmp_path: Path) -> None:
+    tried = subprocess.run(["sh", "-c", f"{UNSHARE} ip link"], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no namespaces here: {tried.stderr.decode()}")
+    added = tmp_path / "added"
+    added.mkdir()
+    on_first, starter = two_machines(tmp_path)
+    given = call("add_up", starter=starter, folder=added)
+    done = subprocess.run(
+        [*on_first, *given.pop("args")], **given, capture_output=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert {path.name: path.read_text() for path in added.iterdir()} == {
+        "machine-1": "3",
+        "machine-2": "3",
     }
 
 

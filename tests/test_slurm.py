@@ -117,6 +117,28 @@ def test_the_whole_workflow_runs_on_slurm(finished: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path) -> None:
+    workspace = cluster.workspace
+    alone = read_json(workspace.path / TRAINING)
+    workspace.edit("methods.ptuning.launcher", {"processes": "all", "sharding": "none"})
+    text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but for 16 GPUs
+    assert any("gpu=16" in line for line in lines)
+    _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
+    assert workspace.would_run() == set()
+    (workspace.path / TRAINING).unlink()
+    environment = cluster.environment | {"GLMTUNE_STORE": str(tmp_path / "store")}
+    output = workspace.run("snakemake", TRAINING, **environment)
+    assert output.count("has been submitted with SLURM jobid") == 1
+    assert (workspace.path / LOG).read_text(encoding="utf-8").count(f"GPU: {A}\n") == 2
+    together = read_json(workspace.path / TRAINING)
+    for loss in ("train_loss", "dev_loss"):
+        assert together[loss] == pytest.approx(alone[loss], rel=1e-3)
+    runtime = read_json(workspace.path / RUNTIME)
+    assert (runtime["processes"], runtime["machines"]) == (2, 2)
+
+
+@pytest.mark.slow
 def test_an_experiment_runs_on_slurm_what_its_parameter_affects(cluster: Cluster) -> None:
     output = cluster.run("dvc", "exp", "run", "-S", "lr=1e-2")
     assert output.count("has been submitted with SLURM jobid") == len(ONLY_PTUNING)
@@ -163,25 +185,3 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_is_reported(cluster: Clu
     output = cluster.run("snakemake", *flags, ok=False)
     assert "exceeded memory limit" in output
     assert cluster.workspace.snakemake("-n", TRAINING) == {f"finetune_model {MODEL} ptuning"}
-
-
-@pytest.mark.slow
-def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path) -> None:
-    workspace = cluster.workspace
-    alone = read_json(workspace.path / TRAINING)
-    workspace.edit("methods.ptuning.launcher", {"processes": "all"})
-    text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
-    lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but for 16 GPUs
-    assert any("gpu=16" in line for line in lines)
-    _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
-    assert workspace.would_run() == set()
-    (workspace.path / TRAINING).unlink()
-    environment = cluster.environment | {"GLMTUNE_STORE": str(tmp_path / "store")}
-    output = workspace.run("snakemake", TRAINING, **environment)
-    assert output.count("has been submitted with SLURM jobid") == 1
-    assert (workspace.path / LOG).read_text(encoding="utf-8").count(f"GPU: {A}\n") == 2
-    together = read_json(workspace.path / TRAINING)
-    for loss in ("train_loss", "dev_loss"):
-        assert together[loss] == pytest.approx(alone[loss], rel=1e-3)
-    runtime = read_json(workspace.path / RUNTIME)
-    assert (runtime["processes"], runtime["machines"]) == (2, 2)

@@ -127,8 +127,8 @@ def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path)
     _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
     assert workspace.would_run() == set()
     (workspace.path / TRAINING).unlink()
-    environment = cluster.environment | {"GLMTUNE_STORE": str(tmp_path / "store")}
-    output = workspace.run("snakemake", TRAINING, **environment)
+    empty_store = {"GLMTUNE_STORE": str(tmp_path / "store")}
+    output = Cluster(workspace, cluster.environment | empty_store).run("snakemake", TRAINING)
     assert output.count("has been submitted with SLURM jobid") == 1
     assert (workspace.path / LOG).read_text(encoding="utf-8").count(f"GPU: {A}\n") == 2
     together = read_json(workspace.path / TRAINING)

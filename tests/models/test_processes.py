@@ -181,9 +181,7 @@ def test_several_machines_learn_what_one_process_does(
     inputs: Any, alone: Trained, tmp_path: Path
 ) -> None:
     family, method, starter = "chatglm2-6b", "full", starter_on(2, tmp_path)
-    done = train_together(
-        inputs(family), tmp_path, method, 2, nodes=2, starter=starter, **CHANGES
-    )
+    done = train_together(inputs(family), tmp_path, method, 2, nodes=2, starter=starter, **CHANGES)
     ok(done)
     assert done.stdout.count("processes: 4, sharding none") == 1  # only one of them speaks
     assert_same_training(alone(family, method), tmp_path, inputs(family), method)

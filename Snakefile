@@ -170,7 +170,7 @@ rule finetune_model:
         report_to=lambda w: " ".join(PARAMS.trackers(w.method)),
         # For several machines, set by the profile of a cluster.
         nodes=1,
-        mpi="",
+        starter="",
     params:
         model=subpath(input.model, strip_suffix=".json"),
         data=subpath(input.data, parent=True),
@@ -190,7 +190,7 @@ rule finetune_model:
         " --seed {params.flags[seed]}"
         " --settings .glmtune/settings/{params.settings}.json"
         " --processes {resources.processes} --sharding {resources.sharding}"
-        " --nodes {resources.nodes} --starter '{resources.mpi}'"
+        " --nodes {resources.nodes} --starter '{resources.starter}'"
         " --report-to {resources.report_to}"
         " --checkpoint {output.checkpoint}"
         " --manifest {output.manifest}"

@@ -1,4 +1,6 @@
-"""A real Slurm of one node, with daemons, keys and state in a folder of a test.
+"""A real Slurm of two nodes, with daemons, keys and state in a folder of a test.
+
+Both nodes are this machine, each with its own slurmd, folder for temporary files and one GPU.
 
 Memory limits are those of `jobacct_gather/linux` with OverMemoryKill: it asks /proc, and so works
 in a container, too, where cgroups are often out of reach.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,26 +24,27 @@ from workspaces import wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo")
 PLUGIN = "snakemake_executor_plugin_slurm"
+NODES = ("node1", "node2")
 # Where distributions put daemons, and users do not look.
 DAEMONS = "/usr/local/sbin:/usr/sbin:/sbin"
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/%n
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={folder}/own_tmpdir
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
@@ -51,8 +55,18 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 ReturnToService=2
 AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 Gres=gpu:1
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs=2 RealMemory=16000 Gres=gpu:1"
+)
+# What a script prints before each task is done by Slurm.
+OWN_TMPDIR = """\
+#!/bin/sh
+mkdir -p {folder}/$SLURMD_NODENAME/tmp
+echo export TMPDIR={folder}/$SLURMD_NODENAME/tmp
 """
 
 
@@ -67,16 +81,16 @@ def what_is_missing() -> str | None:
 
 
 @contextmanager
-def slurm_of_one_node(folder: Path, path: str) -> Iterator[dict[str, str]]:
+def slurm_of_two_nodes(folder: Path, path: str) -> Iterator[dict[str, str]]:
     """Start a Slurm in `folder`; the environment in which its commands are used.
 
     `path` is the PATH of its users, and of its jobs. Skips the test where daemons cannot run.
     """
-    host = socket.gethostname().partition(".")[0]
-    _configure(folder, host)
+    _configure(folder)
     path = os.pathsep.join([_own_srun(folder), path, DAEMONS])
     environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
-    commands = (_munged(folder), ["slurmctld", "-D"], ["slurmd", "-D", "-N", host])
+    agents = (["slurmd", "-D", "-N", name] for name in NODES)
+    commands = (_munged(folder), ["slurmctld", "-D"], *agents)
     daemons = [_start(command, folder, environment) for command in commands]
     try:
         try:
@@ -89,26 +103,32 @@ def slurm_of_one_node(folder: Path, path: str) -> Iterator[dict[str, str]]:
             _stop(daemon)
 
 
-def _configure(folder: Path, host: str) -> None:
-    """Write slurm.conf and gres.conf, and make the folders that they name."""
+def _configure(folder: Path) -> None:
+    """Write slurm.conf and gres.conf, and make the folders and the script that they name."""
     folder.chmod(0o755)
-    for name in ("state", "spool"):
+    for name in ("state", *NODES):
         (folder / name).mkdir()
+    host = socket.gethostname().partition(".")[0]
+    nodes = [NODE.format(name=name, host=host, port=_free_port()) for name in NODES]
     text = CONFIGURATION.format(
         folder=folder,
         host=host,
         user=pwd.getpwuid(os.getuid()).pw_name,
         controller=_free_port(),
-        node=_free_port(),
+        nodes="\n".join(nodes),
     )
     (folder / "slurm.conf").write_text(text)
+    program = folder / "own_tmpdir"
+    program.write_text(OWN_TMPDIR.format(folder=shlex.quote(str(folder))))
+    program.chmod(0o755)
     (folder / "gres.conf").write_text("Name=gpu Count=1 File=/dev/null\n")
 
 
 def _start(
     command: list[str], folder: Path, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    with (folder / f"{command[0]}.out").open("wb") as output:
+    name = f"{command[0]}.{Path(command[-1]).name}.out"  # each slurmd has its own
+    with (folder / name).open("wb") as output:
         return subprocess.Popen(
             command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
         )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from pretended_gpus import TWO_CARDS, A, machine_with
-from slurm_cluster import slurm_of_one_node, what_is_missing
+from slurm_cluster import slurm_of_two_nodes, what_is_missing
 from workspaces import (
     MODEL,
     ONLY_PTUNING,
@@ -23,7 +23,10 @@ from workspaces import (
     wait_for,
 )
 
+from glmtune.files import read_json
+
 TRAINING = f"results/training/{MODEL}/ptuning.json"
+RUNTIME = f"results/runtime/finetune_model/{MODEL}/ptuning.json"
 LOG = f"logs/finetune_model/{MODEL}/ptuning.log"
 
 
@@ -63,12 +66,12 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a user of a cluster whose node has one, pretended, GPU."""
+    """The environment of a user of a cluster whose nodes have one, pretended, GPU each."""
     if reason := what_is_missing():
         pytest.skip(f"no Slurm to try: {reason}")
     machine = tmp_path_factory.mktemp("machine")
     path = machine_with(TWO_CARDS, machine)["PATH"]
-    with slurm_of_one_node(tmp_path_factory.mktemp("slurm"), path) as environment:
+    with slurm_of_two_nodes(tmp_path_factory.mktemp("slurm"), path) as environment:
         yield {**environment, "SNAKEMAKE_PROFILE": "profiles/slurm", "TMPDIR": str(machine)}
 
 
@@ -92,10 +95,14 @@ def cluster(finished: Cluster, tmp_path: Path) -> Cluster:
     return finished.copy_to(tmp_path / "project")
 
 
-def _fit_to_a_small_node(folder: Path) -> None:
-    """Edit the profile as a user would: less memory, shorter waits, no accounting on this Slurm."""
+def _fit_to_a_small_node(folder: Path, *more: str) -> None:
+    """Edit the profile as a user would: less memory, shorter waits, no accounting on this Slurm.
+
+    `more` are further resources.
+    """
     values = profile("slurm", folder)
     values["set-resources"] = [v.replace("=64000", "=4000") for v in values["set-resources"]]
+    values["set-resources"] += more
     values["default-resources"] = ["mem_mb=4000", "runtime=60"]
     values |= {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2}
     text = yaml.safe_dump(values)
@@ -107,6 +114,28 @@ def test_the_whole_workflow_runs_on_slurm(finished: Cluster) -> None:
     assert finished.workspace.would_run() == set()
     assert f"GPU: {A}\n" in (finished.workspace.path / LOG).read_text(encoding="utf-8")
     assert "didn't change" in finished.workspace.run("dvc", "repro")
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path) -> None:
+    workspace = cluster.workspace
+    alone = read_json(workspace.path / TRAINING)
+    workspace.edit("methods.ptuning.launcher", {"processes": "all", "sharding": "none"})
+    text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but for 16 GPUs
+    assert any("gpu=16" in line for line in lines)
+    _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
+    assert workspace.would_run() == set()
+    (workspace.path / TRAINING).unlink()
+    empty_store = {"GLMTUNE_STORE": str(tmp_path / "store")}
+    output = Cluster(workspace, cluster.environment | empty_store).run("snakemake", TRAINING)
+    assert output.count("has been submitted with SLURM jobid") == 1
+    assert (workspace.path / LOG).read_text(encoding="utf-8").count(f"GPU: {A}\n") == 2
+    together = read_json(workspace.path / TRAINING)
+    for loss in ("train_loss", "dev_loss"):
+        assert together[loss] == pytest.approx(alone[loss], rel=1e-3)
+    runtime = read_json(workspace.path / RUNTIME)
+    assert (runtime["processes"], runtime["machines"]) == (2, 2)
 
 
 @pytest.mark.slow

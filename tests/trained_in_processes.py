@@ -27,9 +27,10 @@ from glmtune.training.parameters import trainable
 START = """
 import pickle, sys
 from glmtune.errors import run_script
-from glmtune.workspace.torchrun import call_in_processes
+from glmtune.workspace import torchrun
 call = pickle.load(sys.stdin.buffer)
-run_script(lambda: call_in_processes("trained_in_processes", "train_one", **call))
+torchrun.SECONDS_TO_MEET = call.pop("seconds")
+run_script(lambda: torchrun.call_in_processes(*sys.argv[1:], **call))
 """
 
 
@@ -48,14 +49,17 @@ def start_together(
     count: int,
     sharding: str = "none",
     *,
+    nodes: int = 1,
+    starter: str = "",
     dtype: str = "float32",
     dies: tuple[int, int] | None = None,
     **changes: Any,
 ) -> subprocess.Popen[bytes]:
     """Train what `write_inputs` wrote with `count` processes; results are in `out`/done.
 
-    `dtype` is what they compute in. `dies`: a process and the step at which it kills itself.
-    `out`/held.json has the elements of trained weights and of an optimizer's moment that each held.
+    With several `nodes` each of these has as many processes, and `starter` starts them. `dtype` is
+    what they compute in. `dies`: a process and the step at which it kills itself. `out`/held.json
+    has the elements of trained weights and of an optimizer's moment that each process held.
     """
     (out / "done").mkdir(parents=True, exist_ok=True)
     arguments = {
@@ -66,12 +70,11 @@ def start_together(
         "tracking": Tracking(trackers=[], run=f"tiny/{method}", folder=out / "logs"),
         "sharding": sharding,
     }
-    call = {"processes": count, "nodes": 1, "starter": "", "folder": out / "work"}
+    call = {"processes": count, "nodes": nodes, "starter": starter, "seconds": 60}
     call |= {"dtype": dtype, "dies": dies, "arguments": arguments}
-    path = os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
     started = subprocess.Popen(
-        [sys.executable, "-c", START],
-        env=os.environ | {"PYTHONPATH": path},
+        [sys.executable, "-c", START, "trained_in_processes", "train_one"],
+        env=os.environ | {"PYTHONPATH": path_of_tests()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -81,6 +84,11 @@ def start_together(
     started.stdin.close()
     started.stdin = None  # or `communicate` would write to it
     return started
+
+
+def path_of_tests() -> str:
+    """PYTHONPATH of a process that uses the library and these files."""
+    return os.pathsep.join([str(ROOT / "workflow/scripts"), str(ROOT / "tests")])
 
 
 def train_one(*, dtype: str, dies: tuple[int, int] | None, arguments: dict[str, Any]) -> None:

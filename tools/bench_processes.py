@@ -105,7 +105,6 @@ def _measure(inputs: Path, settings: Any, count: int, sharding: str) -> dict[str
         processes=count,
         nodes=1,
         starter="",
-        folder=out / "work",
         model=ModelFiles(folder=inputs / "model", manifest=inputs / "model.json"),
         data=inputs / "data",
         settings=settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from called_in_processes import starter_on
 from tiny_training import make_rows, settings_of, write_inputs
 from trained_in_processes import start_together, train_together
 
@@ -178,6 +180,39 @@ def test_shards_are_shared_out_and_saved_whole(
 
 
 @pytest.mark.slow
+def test_several_machines_learn_what_one_process_does(
+    inputs: Any, alone: Trained, tmp_path: Path
+) -> None:
+    family, method, starter = "chatglm2-6b", "full", starter_on(2, tmp_path)
+    done = train_together(inputs(family), tmp_path, method, 2, nodes=2, starter=starter, **CHANGES)
+    ok(done)
+    assert done.stdout.count("processes: 4, sharding none") == 1  # only one of them speaks
+    assert_same_training(alone(family, method), tmp_path, inputs(family), method)
+    runtime = read_json(tmp_path / "done/runtime.json")
+    assert (runtime["processes"], runtime["machines"]) == (4, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_on_one_machine_ends_all_and_they_resume(
+    rank: int, inputs: Any, alone: Trained, tmp_path: Path
+) -> None:
+    family, method = "chatglm2-6b", "full"
+    machines: dict[str, Any] = {"nodes": 2, "starter": starter_on(2, tmp_path)}
+    dead = train_together(
+        inputs(family), tmp_path, method, 1, dies=(rank, 5), **machines, **CHANGES
+    )
+    assert dead.returncode == 2
+    assert dead.stderr.count("error: ") == 1, dead.stderr
+    assert f"error: process {rank} on {os.uname().nodename} was ended by SIGKILL" in dead.stderr
+    assert "Traceback" not in dead.stderr
+    assert list((tmp_path / "done").iterdir()) == []
+    assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-3"]
+    ok(train_together(inputs(family), tmp_path, method, 1, **machines, **CHANGES))
+    assert_same_training(alone(family, method), tmp_path, inputs(family), method)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_half_precision_and_recomputed_activations_are_as_with_one_process(
     sharding: str, inputs: Any, tmp_path: Path
@@ -244,8 +279,10 @@ def test_no_process_outlives_the_step_that_started_it(
 
 
 @pytest.mark.slow
-def test_all_processes_fail_with_one_message(inputs: Any, tmp_path: Path) -> None:
-    done = train_together(inputs("chatglm2-6b"), tmp_path, "full", 2, **CHANGES | {"lr": 1e30})
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_all_processes_fail_with_one_message(nodes: int, inputs: Any, tmp_path: Path) -> None:
+    changes = CHANGES | {"lr": 1e30, "nodes": nodes, "starter": starter_on(nodes, tmp_path)}
+    done = train_together(inputs("chatglm2-6b"), tmp_path, "full", 2, **changes)
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr

@@ -88,7 +88,6 @@ def main() -> None:
                 processes=flags.processes,
                 nodes=flags.nodes,
                 starter=flags.starter,
-                folder=resume_dir,
                 **arguments,
             )
 

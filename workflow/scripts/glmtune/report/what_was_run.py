@@ -14,7 +14,7 @@ from glmtune.report.tables import METHOD, MODEL, NOTHING, percent_of
 from glmtune.report.words import Text, Words, join
 
 ARITHMETIC = ("cpu_capability", "blas", "torch_threads", "kernel_variables")
-PROCESSES = ("processes", "sharding")
+PROCESSES = ("processes", "machines", "sharding")
 ENVIRONMENT = (
     *("hardware", *PROCESSES, *ARITHMETIC),
     *("device", "dtype", "versions", "git_commit"),

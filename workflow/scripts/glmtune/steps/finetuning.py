@@ -251,8 +251,13 @@ def _figures(
         gpus=processes.count(),
     )
     peaks = processes.gathered(round(peak_memory_mib()))
+    together = {
+        "processes": len(peaks),
+        "machines": processes.machines(),
+        "sharding": task.sharding,
+    }
     return {
-        **({"processes": len(peaks), "sharding": task.sharding} if len(peaks) > 1 else {}),
+        **(together if len(peaks) > 1 else {}),
         "peak_memory_mib": max(peaks),
         "device": device.name,
         "dtype": device.dtype,

@@ -38,6 +38,11 @@ def count_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def machines() -> int:
+    """On how many machines they run."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
 def use_own_gpu() -> None:
     """Let CUDA, where there is any, use this process's card of its machine's."""
     if torch.cuda.is_available() and count() > 1:

@@ -162,6 +162,7 @@ rule finetune_model:
         "logs/finetune_model/{model}/{method}.log",
     benchmark:
         "benchmarks/finetune_model/{model}/{method}.tsv"
+    threads: lambda w: RUN.processes(w.method)
     resources:
         gpu=lambda w: RUN.gpus_to_train(w.method),
         # Not parameters: they change no result, so other values rerun nothing.

@@ -174,6 +174,9 @@ def test_more_processes_than_cards_are_refused(
     machine(TWO_CARDS)
     with pytest.raises(ResourceError, match="launcher.processes: found 3; expected at most 2"):
         lease_gpus(3)
+    machine(SPLIT_CARD)
+    with pytest.raises(ResourceError, match="launcher.processes: found all; expected 1, because"):
+        lease_gpus("all")
 
 
 def test_a_killed_job_leaves_its_card_free(start: Callable[..., Job]) -> None:

@@ -202,6 +202,12 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "adamw, whose moments can be shared out",
         ),
         (
+            "methods.full.launcher",
+            {"processes": 1, "sharding": "zero2"},
+            "methods.full.launcher: found sharding zero2 with 1 process, which has nothing to "
+            "share out; set processes to more, or to all, or sharding to none",
+        ),
+        (
             "training.early_stopping_patience",
             3,
             "training.early_stopping_patience: found 3, but eval_steps is null; "

@@ -116,7 +116,7 @@ def test_more_processes_retrain_nothing_but_shards_need_deepspeed(
     (tmp_path / "packages").mkdir()
     if importlib.util.find_spec("deepspeed") is None:
         output = workspace.run("snakemake", "-n", ok=False)
-        assert "training.launcher.sharding: found zero3, which needs DeepSpeed; install" in output
+        assert "launcher.sharding: found zero3, which needs DeepSpeed; install" in output
         assert "Traceback" not in output
     (tmp_path / "packages/deepspeed.py").touch()
     packages = str(tmp_path / "packages")

@@ -139,7 +139,8 @@ def _memory_of(
     batch = BatchShape(rows, length, params.file.max_target_tokens)
     try:
         need = estimate_memory(config, get_method(settings.method), settings, batch, device)
-        need = need.of_process(count, launcher.sharding)
+        sharding = launcher.sharding if count > 1 else "none"
+        need = need.of_process(count, sharding)
     except UserError as error:
         yield Finding(f"{model}, {method}: cannot be trained", str(error), stops=True)
         return
@@ -149,7 +150,7 @@ def _memory_of(
     each = f" for each of {count} processes" if count > 1 else ""
     what = f"{model}, {method}: up to about {need}; {free / GB:.0f} GB of {where} are free{each}"
     fits_never = need.fixed > free
-    fix = advice(settings, batch_helps=not fits_never) if need.total > free else ""
+    fix = advice(settings, sharding, batch_helps=not fits_never) if need.total > free else ""
     yield Finding(what, fix, stops=fits_never)
 
 

@@ -168,7 +168,8 @@ def _sharding_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in _entries(values, "methods"):
         merged = shared | entry
         launcher = merged.get("launcher")
-        sharding = launcher.get("sharding") if isinstance(launcher, dict) else None
+        launcher = launcher if isinstance(launcher, dict) else {}
+        sharding = launcher.get("sharding")
         if sharding not in ("zero2", "zero3") or entry.get("method", name) == UNTUNED:
             continue
         section = f"methods.{name}" if "launcher" in entry else "training"
@@ -177,6 +178,11 @@ def _sharding_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
                 f"{section}.launcher.sharding: found {sharding}, but methods.{name} trains few "
                 "weights, which are not shared out; set it to none here, and for full fine-tuning "
                 "in its own entry: methods.full.launcher"
+            )
+        elif launcher.get("processes") == 1:
+            yield (
+                f"{section}.launcher: found sharding {sharding} with 1 process, which has nothing "
+                "to share out; set processes to more, or to all, or sharding to none"
             )
         elif merged.get("optimizer") not in (None, "adamw"):
             yield (

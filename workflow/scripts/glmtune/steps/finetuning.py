@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -83,7 +84,7 @@ def finetune(
     base, out_dir = read_json(model.manifest), outputs.out_dir
     with (
         recorded_runtime(out_dir / "runtime.json" if is_first else None) as figures,
-        explained_when_full(quantized),
+        explained_when_full(quantized, task.sharding),
         unchanged(model.folder, base),
         tracked(
             tracking.trackers if is_first else [], _tracked_run(tracking, settings, outputs)
@@ -93,10 +94,10 @@ def finetune(
         notes = _notes_before(tuned, task)
         outcome = _train(tuned, task, outputs.resume_dir, trackers)
         notes += _notes_after(outcome, settings)
-        with processes.whole(tuned.parameters()):
-            if is_first:
-                (out_dir / "checkpoint").mkdir()
-                task.method.save(tuned, out_dir / "checkpoint", model.folder)
+        trained = _in_one_piece(tuned, task)
+        if trained is not None:
+            (out_dir / "checkpoint").mkdir()
+            task.method.save(trained, out_dir / "checkpoint", model.folder)
         figures |= _figures(tuned, task, outcome, expected_peak)
     if not is_first:
         return
@@ -110,13 +111,16 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings, sharding: str
     processes.use_own_gpu()
     device = choose_device()
     print(f"device {device.name}, dtype {device.dtype}: {device.reason}")
-    if processes.count() > 1:
+    if processes.count() == 1:
+        sharding = "none"  # `all` found one GPU
+    else:
         print(f"processes: {processes.count()}, sharding {sharding}")
+        _warn_of_idle_processes(settings)
     require_optimizer(settings)
     if sharding != "none" and device.dtype == "float16":
         raise ResourceError(
-            f"params.yaml: training.launcher.sharding: found {sharding}, which needs GPUs with "
-            f"bfloat16; found {device.reason}; set it to none"
+            f"params.yaml: launcher.sharding: found {sharding}, which needs GPUs with bfloat16; "
+            f"found {device.reason}; set it to none"
         )
     manifest = read_json(data / "manifest.json")
     has_valid = "valid" in manifest["splits"]
@@ -131,6 +135,20 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings, sharding: str
         valid=read_tokenized(data / "valid.safetensors") if has_valid else None,
         sharding=sharding,
     )
+
+
+def _warn_of_idle_processes(settings: TuningSettings) -> None:
+    """Print a warning if the rows of a step cannot be shared out evenly."""
+    count = processes.count()
+    rows, passes = settings.rows_and_passes(count)
+    if rows % count or passes > math.ceil(settings.gradient_accumulation_steps / count):
+        print(
+            f"warning: a step of batch_size {settings.batch_size} x gradient_accumulation_steps "
+            f"{settings.gradient_accumulation_steps} rows is {passes} passes of {rows} rows, which "
+            f"{count} processes cannot share evenly: some wait; a multiple of {count} rows is "
+            "faster",
+            file=sys.stderr,
+        )
 
 
 def _with_stored_quantization(task: _Task) -> TuningSettings:
@@ -162,7 +180,8 @@ def _report_memory(task: _Task, settings: TuningSettings) -> int | None:
     except Exception as error:
         print(f"memory: not estimated ({type(error).__name__}: {error})", file=sys.stderr)
         return None
-    print(check_memory(estimate, free_memory(device) / _sharing(device), settings), file=sys.stderr)
+    free = free_memory(device) / _sharing(device)
+    print(check_memory(estimate, free, settings, task.sharding), file=sys.stderr)
     return round((used_memory(device) + estimate.total) / 2**20)
 
 
@@ -182,6 +201,24 @@ def _open_for_training(task: _Task) -> ChatGLMCausalLM:
         quantization_bit=settings.quantization_bit,
     )
     return task.method.prepare(base, settings)
+
+
+def _in_one_piece(tuned: ChatGLMCausalLM, task: _Task) -> ChatGLMCausalLM | None:
+    """The trained model for the first process, which saves it; None for the others.
+
+    What the processes share out is put together in RAM, a weight at a time: a GPU has no room for
+    all of it beside the optimizer.
+    """
+    if processes.ZERO_STAGES[task.sharding] < 3:
+        return tuned if processes.is_first() else None
+    copy = None
+    if processes.is_first():
+        copy = open_prepared(ModelRef(task.folder), dtype="float32", device="cpu")
+    for name, weight in tuned.named_parameters():
+        with processes.whole([weight]):
+            if copy is not None:
+                copy.get_parameter(name).data.copy_(weight.data)
+    return copy
 
 
 def _tracked_run(tracking: Tracking, settings: TuningSettings, outputs: Outputs) -> TrackedRun:

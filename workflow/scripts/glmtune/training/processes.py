@@ -82,6 +82,11 @@ def is_shard(weight: torch.nn.Parameter) -> bool:
     return hasattr(weight, "ds_id")
 
 
+def has_lost_a_peer(error: BaseException) -> bool:
+    """Whether an error only says that another process has gone, which has its own reason."""
+    return isinstance(error, distributed.DistError) or "closed by peer" in str(error)
+
+
 @contextmanager
 def whole(weights: Iterable[torch.nn.Parameter], *, written: bool = False) -> Iterator[None]:
     """Meanwhile each of these weights is complete here, also where processes share it out.
@@ -111,6 +116,8 @@ def deepspeed_config(sharding: str, dtype: str) -> dict[str, Any] | None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
+    if stage == 3:  # else each casts all weights and keeps them to the end of a pass
+        torch.set_autocast_cache_enabled(False)
     # It warns of steps with several passes, which DeepSpeed counts and accelerate does not.
     logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
     # It is only for CPUs and compiled at the first start; a killed compilation blocks later ones.

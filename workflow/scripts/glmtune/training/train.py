@@ -104,6 +104,8 @@ def train(
     watched = dev if valid is None else valid
     if watched is not None and settings.eval_steps:
         trainer.watch_dev_loss(watched, settings)
+    if processes.count() > 1:  # each draws its own dropout; the Trainer seeds all alike
+        torch.manual_seed(settings.seed + processes.rank())
     throughput = trainer.train_on(_checkpoint_for_all(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()
@@ -185,6 +187,9 @@ def _arguments(
         fp16=dtype == "float16" and shards is None,  # with loss scaling: gradients would underflow
         deepspeed=shards,
         ddp_find_unused_parameters=False,
+        # The others wait while one writes, which takes long on a network disk; torchrun notices
+        # processes that have died.
+        ddp_timeout=24 * 3600,
         # By default the Trainer logs 0 for a non-finite loss.
         logging_nan_inf_filter=False,
         logging_strategy="steps",

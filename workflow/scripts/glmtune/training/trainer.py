@@ -212,20 +212,29 @@ class ResumableTrainer(Trainer):
 
     def _refuse_other_shards(self, checkpoint: Path) -> None:
         """Refuse a checkpoint in shards, or for shards, unless each process finds its own in it."""
-        file = checkpoint / PROCESSES_FILE  # older versions wrote none
-        found = read_json(file) if file.is_file() else {"processes": 1, "sharding": "none"}
+        found = read_processes(checkpoint)
         if found["sharding"] == self.sharding == "none" or found == self._processes:
             return
         raise ResourceError(
             f"{checkpoint}: written by {_described(found)}; found {_described(self._processes)} to "
-            "resume it, which cannot read its optimizer; set training.launcher back, or delete the "
-            "checkpoint to start the training over"
+            "resume it, which cannot read its optimizer; set launcher back in params.yaml, or "
+            "delete the checkpoint to start the training over"
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint = Path(resume_from_checkpoint)
         with _explained(checkpoint):
             self._read_weights(checkpoint / WEIGHTS)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        """Where DeepSpeed loads its shards."""
+        given = max_steps, train_dataloader, resume_from_checkpoint
+        if resume_from_checkpoint is None or self.sharding == "none":
+            return super()._prepare_for_training(*given)
+        with _explained(resume_from_checkpoint):
+            return super()._prepare_for_training(*given)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _explained(checkpoint):
@@ -238,6 +247,9 @@ class ResumableTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _explained(checkpoint):
             super()._load_rng_state(checkpoint)
+        if checkpoint and read_processes(Path(checkpoint))["processes"] != processes.count():
+            # None of its random states is this process's: draw what no process has drawn.
+            torch.manual_seed(self.args.seed + 2**20 * self.state.global_step + processes.rank())
 
     def _throughput(self) -> Throughput:
         seconds = time.perf_counter() - self.start
@@ -285,6 +297,8 @@ def _explained(checkpoint: Path | str | None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UserError) or explain(error) is not None:  # full memory, full disk
             raise
+        if processes.has_lost_a_peer(error):
+            raise
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch appends advice
         raise ResourceError(
             f"{checkpoint}: cannot resume from it ({type(error).__name__}: {reason}); delete it to "
@@ -295,6 +309,13 @@ def _explained(checkpoint: Path | str | None) -> Iterator[None]:
 def _kept(weight: torch.nn.Parameter) -> torch.Tensor:
     """What stays of a weight when the processes share it out again."""
     return weight.detach().cpu().clone() if processes.is_shard(weight) else weight.detach()
+
+
+def read_processes(checkpoint: Path) -> dict[str, Any]:
+    """Who wrote a checkpoint; older versions, which did not say, were one process."""
+    file = checkpoint / PROCESSES_FILE
+    found: dict[str, Any] = {"processes": 1, "sharding": "none"}
+    return read_json(file) if file.is_file() else found
 
 
 def _described(found: Mapping[str, Any]) -> str:

@@ -149,21 +149,23 @@ def estimate_memory(
     )
 
 
-def check_memory(estimate: MemoryEstimate, free: float, settings: TuningSettings) -> str:
+def check_memory(
+    estimate: MemoryEstimate, free: float, settings: TuningSettings, sharding: str = "none"
+) -> str:
     """Return a line for the log; ResourceError if even the fixed part exceeds `free` bytes.
 
     A total above `free` is only a warning: the estimate may be too high.
     """
     line = f"estimated memory: {estimate}; available: {_gigabytes(free)} GB"
     if estimate.fixed > free:
-        raise ResourceError(f"{line}; {advice(settings, batch_helps=False)}")
+        raise ResourceError(f"{line}; {advice(settings, sharding, batch_helps=False)}")
     if estimate.total > free:
-        return f"warning: {line}, which may not suffice; {advice(settings)}"
+        return f"warning: {line}, which may not suffice; {advice(settings, sharding)}"
     return line
 
 
 @contextmanager
-def explained_when_full(settings: TuningSettings) -> Iterator[None]:
+def explained_when_full(settings: TuningSettings, sharding: str = "none") -> Iterator[None]:
     """Add advice to the error if the GPU runs out of memory after all."""
     try:
         yield
@@ -171,10 +173,10 @@ def explained_when_full(settings: TuningSettings) -> Iterator[None]:
         if not is_full_gpu(error):
             raise
         facts = ". ".join(str(error).split(". ")[:3])  # requested and available memory
-        raise ResourceError(f"{facts}; {advice(settings)}") from None
+        raise ResourceError(f"{facts}; {advice(settings, sharding)}") from None
 
 
-def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
+def advice(settings: TuningSettings, sharding: str = "none", *, batch_helps: bool = True) -> str:
     """Changes of params.yaml with which training needs less memory, the cheapest first."""
     size, steps = settings.batch_size, settings.gradient_accumulation_steps
     ways = []
@@ -187,8 +189,10 @@ def advice(settings: TuningSettings, *, batch_helps: bool = True) -> str:
     if batch_helps and not settings.gradient_checkpointing:
         ways.append("gradient_checkpointing: true")
     if settings.method == "full":
-        ways += ["optimizer: adamw_8bit"] if settings.optimizer == "adamw" else []
-        ways.append("launcher: {processes: all, sharding: zero3} on several GPUs")
+        if settings.optimizer == "adamw" and sharding == "none":
+            ways.append("optimizer: adamw_8bit")
+        if sharding != "zero3":
+            ways.append("launcher: {processes: all, sharding: zero3} on several GPUs")
         ways.append("the methods lora or ptuning instead of full")
     elif settings.quantization_bit is None:
         ways.append("quantization_bit: 4 (not with full, dora or init)")

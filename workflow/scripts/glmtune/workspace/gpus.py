@@ -65,7 +65,13 @@ def lease_gpus(wanted: int | Literal["all"] = 1) -> list[str]:
     if count > len(gpus):
         raise ResourceError(
             f"params.yaml: launcher.processes: found {count}; expected at most {len(gpus)}, the "
-            "GPUs that this job may use, or all; lower it, or check CUDA_VISIBLE_DEVICES"
+            "GPUs that this job may use, or all; lower it, check CUDA_VISIBLE_DEVICES, or have the "
+            f"cluster give the job more (--set-resources finetune_model:gpu={count})"
+        )
+    if count > 1 and any(gpu.startswith("MIG-") for gpu in gpus):
+        raise ResourceError(
+            f"params.yaml: launcher.processes: found {wanted}; expected 1, because a training "
+            "cannot use several MIG devices; set it to 1, or use whole cards"
         )
     held = _wait_for(gpus, count)
     os.environ[VISIBLE] = ",".join(held)

@@ -68,8 +68,12 @@ class Run:
 
     def gpus_to_train(self, method: str) -> int:
         """What a training asks for: a GPU for each of its processes, where there are any."""
+        return min(self.processes(method), self.gpus)
+
+    def processes(self, method: str) -> int:
+        """How many processes a training has on this machine; each needs a core."""
         wanted = self.params.launcher(method).processes
-        return self.gpus if wanted == "all" else min(wanted, self.gpus)
+        return self.gpus or 1 if wanted == "all" else wanted
 
     @property
     def output_patterns(self) -> list[str]:

@@ -23,7 +23,7 @@ from glmtune.files import write_json
 
 # Packages whose version can change a number, and all that are recorded.
 DECIDING_PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentencepiece", "bitsandbytes")
-PACKAGES = (*DECIDING_PACKAGES, "snakemake", "dvc")
+PACKAGES = (*DECIDING_PACKAGES, "deepspeed", "snakemake", "dvc")
 
 # They choose the kernels of matrix products and element-wise operations on a CPU.
 KERNEL_VARIABLES = (

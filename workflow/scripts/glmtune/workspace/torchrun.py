@@ -32,9 +32,10 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from glmtune.errors import EXIT_USER_ERROR, ResourceError, UserError, explain, run_script
@@ -50,6 +51,7 @@ THIS = "glmtune.workspace.torchrun"  # __name__ is "__main__" in an agent
 CALL, ERROR_FILE = "GLMTUNE_CALL", "TORCHELASTIC_ERROR_FILE"
 # The values of `launcher.sharding`.
 SHARDINGS = ("none", "zero2", "zero3")
+NANO = 10**9
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # How long an agent waits for those of the other machines, which may have to wait for GPUs.
 SECONDS_TO_MEET = 600
@@ -71,7 +73,7 @@ class _Failure:
     exit_code: int
     """Negative: the signal that killed it."""
     time: int
-    """In seconds, by the clock of its machine."""
+    """In nanoseconds, by the clock of its machine."""
     message: str = ""
     """For the user; empty for a bug."""
     trace: str = ""
@@ -91,7 +93,7 @@ def require_sharding(sharding: str) -> None:
     """Raise ResourceError if DeepSpeed, which shares weights out, is not installed."""
     if sharding != "none" and importlib.util.find_spec("deepspeed") is None:
         raise ResourceError(
-            f"params.yaml: training.launcher.sharding: found {sharding}, which needs DeepSpeed; "
+            f"params.yaml: launcher.sharding: found {sharding}, which needs DeepSpeed; "
             "install it (pip install -e '.[deepspeed]') or set sharding to none"
         )
 
@@ -238,12 +240,14 @@ def _run_agent(
     count = len(gpus) or (1 if processes == "all" else processes)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # until the step sets its own number
-    try:
-        run(parse_args([*meeting, f"--nproc-per-node={count}", "--module", THIS, "--work"]))
-    except ChildFailedError as failed:
-        return [_failure(rank, machine, each) for rank, each in failed.failures.items()]
-    except SignalException as received:
-        sys.exit(128 + received.sigval)
+    with TemporaryDirectory() as reports:
+        flags = [*meeting, f"--nproc-per-node={count}", f"--log-dir={reports}"]
+        try:
+            run(parse_args([*flags, "--module", THIS, "--work"]))
+        except ChildFailedError as failed:
+            return [_failure(rank, machine, each) for rank, each in failed.failures.items()]
+        except SignalException as received:
+            sys.exit(128 + received.sigval)
     return []
 
 
@@ -289,17 +293,19 @@ def _networks() -> dict[str, list[str]]:
 def _failure(rank: int, machine: str, found: ProcessFailure) -> _Failure:
     """What torchrun knows of a process that failed."""
     name = f"process {rank} on {machine}" if machine else f"process {rank}"
-    failure = _Failure(name, found.exitcode, found.timestamp)
     report = found.error_file_data.get("message")
     if not isinstance(report, dict):
-        return failure
-    return replace(failure, message=report["message"], trace=report["extraInfo"]["py_callstack"])
+        return _Failure(name, found.exitcode, found.timestamp * NANO)
+    extra = report["extraInfo"]
+    return _Failure(
+        name, found.exitcode, extra["time"], report["message"], trace=extra["py_callstack"]
+    )
 
 
 def _own_failure(message: str) -> _Failure:
     """That of an agent."""
     name = socket.gethostname()
-    return _Failure(name, EXIT_USER_ERROR, int(time.time()), f"{name}: {message}")
+    return _Failure(name, EXIT_USER_ERROR, time.time_ns(), f"{name}: {message}")
 
 
 def _raise(failures: Sequence[_Failure]) -> NoReturn:
@@ -316,7 +322,7 @@ def _raise(failures: Sequence[_Failure]) -> NoReturn:
         raise ResourceError(
             f"{killed[0].name} was ended by {signal.Signals(number).name}{cause}; run the "
             "same command again, which goes on from the last checkpoint; if it happens again, in "
-            "params.yaml lower training.batch_size or training.launcher.processes"
+            "params.yaml lower batch_size or launcher.processes"
         )
     print(f"{failures[0].name}:\n{failures[0].trace}", end="", file=sys.stderr)
     sys.exit(1)
@@ -374,7 +380,8 @@ def _exit(code: int) -> NoReturn:
 def _report(error: Exception) -> None:
     """Write an error where torchrun looks for it, in its form."""
     message = str(error) if isinstance(error, UserError) else explain(error) or ""
-    extra = {"timestamp": str(int(time.time())), "py_callstack": traceback.format_exc()}
+    now = time.time_ns()  # processes fail within a second; torchrun's own stamp has seconds
+    extra = {"time": now, "timestamp": str(now // NANO), "py_callstack": traceback.format_exc()}
     report = {"message": {"message": message, "extraInfo": extra}}
     Path(os.environ[ERROR_FILE]).write_text(json.dumps(report), encoding="utf-8")
 

@@ -34,7 +34,15 @@ run_script(lambda: torchrun.call_in_processes(*sys.argv[1:], **call))
 """
 
 
-def train_together(
+def train_together(*arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """Train as `start_together` does, to the end."""
+    started = start_together(*arguments, **changes)
+    output, errors = started.communicate(timeout=300)
+    code = started.returncode
+    return subprocess.CompletedProcess(started.args, code, output.decode(), errors.decode())
+
+
+def start_together(
     inputs: Path,
     out: Path,
     method: str,
@@ -46,12 +54,12 @@ def train_together(
     dtype: str = "float32",
     dies: tuple[int, int] | None = None,
     **changes: Any,
-) -> subprocess.CompletedProcess[str]:
+) -> subprocess.Popen[bytes]:
     """Train what `write_inputs` wrote with `count` processes; results are in `out`/done.
 
-    With several `nodes` each of these has as many processes, and `starter` starts them.
-    `dies`: a process and the step at which it kills itself. `out`/held.json has the elements of
-    trained weights and of an optimizer's moment that each process held.
+    With several `nodes` each of these has as many processes, and `starter` starts them. `dtype` is
+    what they compute in. `dies`: a process and the step at which it kills itself. `out`/held.json
+    has the elements of trained weights and of an optimizer's moment that each process held.
     """
     (out / "done").mkdir(parents=True, exist_ok=True)
     arguments = {
@@ -63,18 +71,19 @@ def train_together(
         "sharding": sharding,
     }
     call = {"processes": count, "nodes": nodes, "starter": starter, "seconds": 60}
-    call |= {"dtype": dtype, "dies": dies}
-    done = subprocess.run(
+    call |= {"dtype": dtype, "dies": dies, "arguments": arguments}
+    started = subprocess.Popen(
         [sys.executable, "-c", START, "trained_in_processes", "train_one"],
         env=os.environ | {"PYTHONPATH": path_of_tests()},
-        input=pickle.dumps(call | {"arguments": arguments}),
-        capture_output=True,
-        check=False,
-        timeout=300,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    assert started.stdin is not None
+    started.stdin.write(pickle.dumps(call))
+    started.stdin.close()
+    started.stdin = None  # or `communicate` would write to it
+    return started
 
 
 def path_of_tests() -> str:

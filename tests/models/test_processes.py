@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from called_in_processes import starter_on
 from tiny_training import make_rows, settings_of, write_inputs
-from trained_in_processes import train_together
+from trained_in_processes import start_together, train_together
 
 from glmtune.checkpoints.prepared import open_prepared
 from glmtune.files import read_json
@@ -250,6 +253,29 @@ def test_a_process_that_dies_ends_the_others_with_one_message_and_all_resume(
     count = 2 if sharding != "none" else 1
     ok(train_together(inputs(family), tmp_path, method, count, sharding, **CHANGES))
     assert_same_training(alone(family, method), tmp_path, inputs(family), method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_step_that_started_it(
+    sent: signal.Signals, inputs: Any, tmp_path: Path
+) -> None:
+    endless = CHANGES | {"max_steps": 10**6, "save_steps": 1, "eval_steps": None}
+    endless |= {"keep_best": False}
+    started = start_together(inputs("chatglm2-6b"), tmp_path, "lora", 2, **endless)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "work").glob("checkpoint-*/files.json")):
+        assert started.poll() is None, started.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    children = psutil.Process(started.pid).children(recursive=True)
+    assert len(children) >= 2
+    started.send_signal(sent)
+    _, errors = started.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    assert started.returncode != 0
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path)
     lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but for 16 GPUs
     assert any("gpu=16" in line for line in lines)
     _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
-    assert workspace.would_run() == set()
+    assert workspace.snakemake("-n", TRAINING) == set()
     (workspace.path / TRAINING).unlink()
     empty_store = {"GLMTUNE_STORE": str(tmp_path / "store")}
     output = Cluster(workspace, cluster.environment | empty_store).run("snakemake", TRAINING)

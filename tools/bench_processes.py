@@ -94,7 +94,7 @@ def _write_inputs(folder: Path, sizes: Any) -> Any:
 
 
 def _measure(inputs: Path, settings: Any, count: int, sharding: str) -> dict[str, Any]:
-    """Train with so many processes: the figures of its runtime.json, and the losses."""
+    """Train with `count` processes: the figures of its runtime.json, and the losses."""
     out = inputs / f"{count}-{sharding}"
     out.mkdir()
     # The second has glibc give memory back, which would count otherwise.

@@ -181,13 +181,15 @@ def test_shards_are_shared_out_and_saved_whole(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", pytest.param("zero3", marks=needs_deepspeed)])
 def test_several_machines_learn_what_one_process_does(
-    inputs: Any, alone: Trained, tmp_path: Path
+    sharding: str, inputs: Any, alone: Trained, tmp_path: Path
 ) -> None:
-    family, method, starter = "chatglm2-6b", "full", starter_on(2, tmp_path)
-    done = train_together(inputs(family), tmp_path, method, 2, nodes=2, starter=starter, **CHANGES)
+    family, method = "chatglm2-6b", "full"
+    machines: dict[str, Any] = {"nodes": 2, "starter": starter_on(2, tmp_path)}
+    done = train_together(inputs(family), tmp_path, method, 2, sharding, **machines, **CHANGES)
     ok(done)
-    assert done.stdout.count("processes: 4, sharding none") == 1  # only one of them speaks
+    assert done.stdout.count(f"processes: 4, sharding {sharding}") == 1  # only one of them speaks
     assert_same_training(alone(family, method), tmp_path, inputs(family), method)
     runtime = read_json(tmp_path / "done/runtime.json")
     assert (runtime["processes"], runtime["machines"]) == (4, 2)

@@ -110,7 +110,7 @@ def _devices_named(name: str, cards: Mapping[str, list[str]]) -> list[str]:
 
 
 def _wait_for(gpus: Sequence[str], count: int) -> list[str]:
-    """Hold the first `count` of these GPUs that are free, as soon as so many are."""
+    """Hold the first `count` of these GPUs that are free, as soon as there are enough."""
     has_said = False
     while len(held := _hold(gpus, count)) < count:
         if not has_said:

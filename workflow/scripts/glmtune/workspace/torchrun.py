@@ -155,7 +155,7 @@ def _run_agents(processes: int | Literal["all"], nodes: int, starter: str) -> No
             f"`{starter}` ended with exit code {code}, and {silent} of {nodes} machines did not "
             "say how their part of the training ended: they did not start it, or were shut down, "
             "or killed it for its memory; look for their own messages above, then run the same "
-            "command again, which goes on from the last checkpoint"
+            "command again, which resumes from the last checkpoint"
         )
     if failures:
         _raise(failures)
@@ -321,7 +321,7 @@ def _raise(failures: Sequence[_Failure]) -> NoReturn:
         cause = ", most likely because memory (RAM) ran out" if number == signal.SIGKILL else ""
         raise ResourceError(
             f"{killed[0].name} was ended by {signal.Signals(number).name}{cause}; run the "
-            "same command again, which goes on from the last checkpoint; if it happens again, in "
+            "same command again, which resumes from the last checkpoint; if it happens again, in "
             "params.yaml lower batch_size or launcher.processes"
         )
     print(f"{failures[0].name}:\n{failures[0].trace}", end="", file=sys.stderr)

@@ -122,9 +122,12 @@ def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path)
     alone = read_json(workspace.path / TRAINING)
     workspace.edit("methods.ptuning.launcher", {"processes": "all", "sharding": "none"})
     text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
-    lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but for 16 GPUs
+    lines = re.findall(r"# - (finetune_model:(?!slurm).*)", text)  # as they are, but smaller
     assert any("gpu=16" in line for line in lines)
-    _fit_to_a_small_node(workspace.path, *(line.replace("gpu=16", "gpu=2") for line in lines))
+    small = {"gpu=16": "gpu=2", "cpus_per_task=8": "cpus_per_task=2"}
+    for large, fitting in small.items():
+        lines = [line.replace(large, fitting) for line in lines]
+    _fit_to_a_small_node(workspace.path, *lines)
     assert workspace.snakemake("-n", TRAINING) == set()
     (workspace.path / TRAINING).unlink()
     empty_store = {"GLMTUNE_STORE": str(tmp_path / "store")}

@@ -81,6 +81,7 @@ def finished(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     workspace = new_workspace(tmp_path_factory.mktemp("on_slurm") / "project")
     methods = workspace.params()["methods"]
     workspace.edit("methods", {name: methods[name] for name in ("none", "ptuning")})
+    workspace.edit("methods.ptuning.prefix_dropout", 0.0)  # each process would draw its own masks
     _fit_to_a_small_node(workspace.path)
     workspace.commit("the profile of this cluster")
     cluster = Cluster(workspace, slurm)
@@ -136,7 +137,7 @@ def test_two_nodes_train_one_model_as_one_does(cluster: Cluster, tmp_path: Path)
     assert (workspace.path / LOG).read_text(encoding="utf-8").count(f"GPU: {A}\n") == 2
     together = read_json(workspace.path / TRAINING)
     for loss in ("train_loss", "dev_loss"):
-        assert together[loss] == pytest.approx(alone[loss], rel=1e-3)
+        assert together[loss] == pytest.approx(alone[loss], rel=1e-5)
     runtime = read_json(workspace.path / RUNTIME)
     assert (runtime["processes"], runtime["machines"]) == (2, 2)
 

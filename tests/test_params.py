@@ -189,7 +189,7 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
             "methods.lora.launcher",
             {"processes": 2, "sharding": "zero3"},
             "methods.lora.launcher.sharding: found zero3, but methods.lora trains few weights, "
-            "which are not shared out; set it to none here, and for full fine-tuning in its own "
+            "which are not sharded; set it to none here, and for full fine-tuning in its own "
             "entry: methods.full.launcher",
         ),
         (
@@ -199,13 +199,13 @@ def test_a_missing_file_is_answered_with_the_way_back(tmp_path: Path) -> None:
                 "launcher": {"processes": 2, "sharding": "zero2"},
             },
             'methods.full.launcher.sharding: found zero2 with optimizer "adafactor"; expected '
-            "adamw, whose moments can be shared out",
+            "adamw, whose moments can be sharded",
         ),
         (
             "methods.full.launcher",
             {"processes": 1, "sharding": "zero2"},
             "methods.full.launcher: found sharding zero2 with 1 process, which has nothing to "
-            "share out; set processes to more, or to all, or sharding to none",
+            "shard; set processes to more, or to all, or sharding to none",
         ),
         (
             "training.early_stopping_patience",

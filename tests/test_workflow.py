@@ -108,18 +108,25 @@ def test_an_edit_of_params_reruns_what_it_affects_and_nothing_else(
     assert workspace.would_run() == expected
 
 
+def packages_with(name: str, refusal: str, workspace: Workspace, folder: Path) -> str:
+    """A PYTHONPATH with a package that the workspace's params need; without it they are refused."""
+    folder.mkdir()
+    if importlib.util.find_spec(name) is None:
+        output = workspace.run("snakemake", "-n", ok=False)
+        assert refusal in output
+        assert "Traceback" not in output
+    (folder / f"{name}.py").touch()
+    return str(folder)
+
+
 def test_more_processes_retrain_nothing_but_shards_need_deepspeed(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     workspace.edit("training.launcher.processes", 2)
+    assert workspace.would_run() == REPORT
     workspace.edit("methods.full.launcher", {"processes": "all", "sharding": "zero3"})
-    (tmp_path / "packages").mkdir()
-    if importlib.util.find_spec("deepspeed") is None:
-        output = workspace.run("snakemake", "-n", ok=False)
-        assert "launcher.sharding: found zero3, which needs DeepSpeed; install" in output
-        assert "Traceback" not in output
-    (tmp_path / "packages/deepspeed.py").touch()
-    packages = str(tmp_path / "packages")
+    refusal = "launcher.sharding: found zero3, which needs DeepSpeed; install it"
+    packages = packages_with("deepspeed", refusal, workspace, tmp_path / "packages")
     assert workspace.snakemake("-n", PYTHONPATH=packages) == REPORT
 
 
@@ -127,13 +134,8 @@ def test_showing_losses_retrains_nothing_but_needs_its_package(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     workspace.edit("methods.lora.report_to", ["wandb"])
-    (tmp_path / "packages").mkdir()
-    if importlib.util.find_spec("wandb") is None:
-        output = workspace.run("snakemake", "-n", ok=False)
-        assert "training.report_to: found wandb, not installed; install what is missing" in output
-        assert "Traceback" not in output
-    (tmp_path / "packages/wandb.py").touch()
-    packages = str(tmp_path / "packages")
+    refusal = "training.report_to: found wandb, not installed; install what is missing"
+    packages = packages_with("wandb", refusal, workspace, tmp_path / "packages")
     assert workspace.snakemake("-n", PYTHONPATH=packages) == REPORT
     workspace.run("snakemake", "--cores", "1", PYTHONPATH=packages)
     assert workspace.snakemake("-n", PYTHONPATH=packages) == set()

@@ -1,4 +1,4 @@
-"""Training by several processes: the numbers and files of one, whatever they share out."""
+"""Training by several processes: the numbers and files of one, however they are sharded."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_process_that_dies_on_one_machine_ends_all_and_they_resume(
     )
     assert dead.returncode == 2
     assert dead.stderr.count("error: ") == 1, dead.stderr
-    assert f"error: process {rank} on {os.uname().nodename} was ended by SIGKILL" in dead.stderr
+    assert f"error: process {rank} on {os.uname().nodename} was killed by SIGKILL" in dead.stderr
     assert "Traceback" not in dead.stderr
     assert list((tmp_path / "done").iterdir()) == []
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-3"]
@@ -244,7 +244,7 @@ def test_a_process_that_dies_ends_the_others_with_one_message_and_all_resume(
     assert dead.returncode == 2
     messages = [line for line in dead.stderr.splitlines() if "error: " in line]
     assert len(messages) == 1, dead.stderr
-    assert "error: process 1 was ended by SIGKILL, most likely because memory" in messages[0]
+    assert "error: process 1 was killed by SIGKILL, most likely because memory" in messages[0]
     assert "Traceback" not in dead.stderr
     assert list((tmp_path / "done").iterdir()) == []
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-3"]

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from glmtune.errors import run_script
 from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
+from glmtune.training.settings import ZERO_STAGES
 from glmtune.tuning.settings import SETTINGS, settings_class
 from glmtune.workspace.cached_step import reuse_or_run, step_parser
 from glmtune.workspace.fork_server import call_in_fork
 from glmtune.workspace.gpus import lease_gpus
 from glmtune.workspace.step_settings import typed, with_flags
-from glmtune.workspace.torchrun import SHARDINGS, call_in_processes, number_or_all, require_sharding
+from glmtune.workspace.torchrun import call_in_processes, number_or_all, require_sharding
 from glmtune.workspace.trackers import TRACKERS, require_trackers, tracker_folder
 
 # Name in the store -> flag.
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--report-to", nargs="*", choices=TRACKERS, default=[], metavar="TRACKER")
     parser.add_argument("--processes", type=number_or_all, default=1, help="each on its own GPU")
-    parser.add_argument("--sharding", choices=SHARDINGS, default="none")
+    parser.add_argument("--sharding", choices=ZERO_STAGES, default="none")
     parser.add_argument("--nodes", type=int, default=1, help="machines that train together")
     parser.add_argument("--starter", default="", help="runs a command on each of them: srun …")
     flags = parser.parse_args()

@@ -152,12 +152,12 @@ def _find(
     if len(sites) == 1:
         others = f"{site.variable} names another address of the site"
     raise WeightsError(
-        f"{model}: {_told(failures)}check the name, the revision and the network; behind a proxy, "
+        f"{model}: {_text(failures)}check the name, the revision and the network; behind a proxy, "
         f"set HTTPS_PROXY; {others}"
     )
 
 
-def _told(failures: list[str]) -> str:
+def _text(failures: list[str]) -> str:
     """What the sites answered: one in its sentence, several in lines of their own."""
     if len(failures) == 1:
         return f"{failures[0]}; "
@@ -242,7 +242,7 @@ def _fetch(task: _Task, file: RemoteFile) -> Path:
             print(f"{file.name}: {name}: {error}", file=sys.stderr)
             failures.append(f"{name} ({site.base}): {error}")
     raise WeightsError(
-        f"{task.folder / file.name}: {_told(failures)}run the same command again: what has arrived "
+        f"{task.folder / file.name}: {_text(failures)}run the same command again: what has arrived "
         "is kept"
     )
 

@@ -162,7 +162,7 @@ def _keys_for_full_precision(entry: Any) -> list[str]:
 
 
 def _sharding_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
-    """Only full fine-tuning has enough to share out, and only AdamW can be."""
+    """Only full fine-tuning has enough to shard, and only AdamW's moments can be."""
     shared = values.get("training")
     shared = shared if isinstance(shared, dict) else {}
     for name, entry in _entries(values, "methods"):
@@ -176,18 +176,18 @@ def _sharding_mistakes(values: Mapping[str, Any]) -> Iterator[str]:
         if entry.get("method", name) != EVERY_WEIGHT:
             yield (
                 f"{section}.launcher.sharding: found {sharding}, but methods.{name} trains few "
-                "weights, which are not shared out; set it to none here, and for full fine-tuning "
+                "weights, which are not sharded; set it to none here, and for full fine-tuning "
                 "in its own entry: methods.full.launcher"
             )
         elif launcher.get("processes") == 1:
             yield (
                 f"{section}.launcher: found sharding {sharding} with 1 process, which has nothing "
-                "to share out; set processes to more, or to all, or sharding to none"
+                "to shard; set processes to more, or to all, or sharding to none"
             )
         elif merged.get("optimizer") not in (None, "adamw"):
             yield (
                 f"{section}.launcher.sharding: found {sharding} with optimizer "
-                f"{show(merged['optimizer'])}; expected adamw, whose moments can be shared out"
+                f"{show(merged['optimizer'])}; expected adamw, whose moments can be sharded"
             )
 
 

@@ -175,12 +175,12 @@ class Miniature(Section):
 
 
 class Launcher(Section):
-    """How many processes train together, and what they share out."""
+    """How many processes train together, and what is sharded across them."""
 
     processes: CountOrAll
     """Processes of each machine, each with a GPU of its own if there are any; `all`: every GPU."""
     sharding: Literal["none", "zero2", "zero3"]
-    """What they share out. zero2: gradients and optimizer; zero3: the weights as well."""
+    """What is sharded. zero2: gradients and optimizer; zero3: the weights as well."""
 
 
 class Training(Section):

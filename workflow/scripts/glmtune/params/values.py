@@ -260,7 +260,7 @@ class Params:
         return list(names)
 
     def launcher(self, method: str) -> Launcher:
-        """How many processes train with a method, and what they share out."""
+        """How many processes train with a method, and what is sharded across them."""
         launcher: Launcher = self._own_or_default(method, "launcher")
         return launcher
 

@@ -25,6 +25,7 @@ from glmtune.steps.inputs_outputs import ModelFiles, Outputs, Tracking
 from glmtune.training import processes
 from glmtune.training.notes import coverage_notes, divergence_notes, rate_notes, step_notes
 from glmtune.training.parameters import count_parameters
+from glmtune.training.settings import ZERO_STAGES
 from glmtune.training.throughput import describe_throughput
 from glmtune.training.tracking import TrackedRun, tracked
 from glmtune.training.train import TrainingOutcome, require_optimizer, train
@@ -57,7 +58,7 @@ class _Task:
     dev: TokenizedRows
     valid: TokenizedRows | None
     sharding: str
-    """A key of ZERO_STAGES: what several processes share out."""
+    """A key of ZERO_STAGES: what is sharded across the processes."""
 
 
 def finetune(
@@ -138,15 +139,15 @@ def _read_task(folder: Path, data: Path, settings: TuningSettings, sharding: str
 
 
 def _warn_of_idle_processes(settings: TuningSettings) -> None:
-    """Print a warning if the rows of a step cannot be shared out evenly."""
+    """Print a warning if the rows of a step cannot be split evenly."""
     count = processes.count()
     rows, passes = settings.rows_and_passes(count)
     if rows % count or passes > math.ceil(settings.gradient_accumulation_steps / count):
         print(
             f"warning: a step of batch_size {settings.batch_size} x gradient_accumulation_steps "
             f"{settings.gradient_accumulation_steps} rows is {passes} passes of {rows} rows, which "
-            f"{count} processes cannot share evenly: some wait; a multiple of {count} rows is "
-            "faster",
+            f"cannot be split evenly over {count} processes, so some of them idle; use a multiple "
+            f"of {count} rows",
             file=sys.stderr,
         )
 
@@ -206,10 +207,10 @@ def _open_for_training(task: _Task) -> ChatGLMCausalLM:
 def _in_one_piece(tuned: ChatGLMCausalLM, task: _Task) -> ChatGLMCausalLM | None:
     """The trained model for the first process, which saves it; None for the others.
 
-    What the processes share out is put together in RAM, a weight at a time: a GPU has no room for
+    Sharded weights are gathered in RAM, a weight at a time: a GPU has no room for
     all of it beside the optimizer.
     """
-    if processes.ZERO_STAGES[task.sharding] < 3:
+    if ZERO_STAGES[task.sharding] < 3:
         return tuned if processes.is_first() else None
     copy = None
     if processes.is_first():

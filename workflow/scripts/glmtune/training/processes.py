@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from glmtune.training.settings import ZERO_STAGES
+
 T = TypeVar("T")
 
-# The values of `launcher.sharding` and the ZeRO stages (Rajbhandari et al. 2020, arXiv 1910.02054)
-# that they are: gradients and optimizer are shared out, or the weights as well.
-ZERO_STAGES = {"none": 0, "zero2": 2, "zero3": 3}
 # Bytes: what DeepSpeed sends and holds whole at once; smaller weights than KEPT stay whole.
 BUCKET, KEPT = 2**28, 2**16
 
@@ -89,7 +88,7 @@ def has_lost_a_peer(error: BaseException) -> bool:
 
 @contextmanager
 def whole(weights: Iterable[torch.nn.Parameter], *, written: bool = False) -> Iterator[None]:
-    """Meanwhile each of these weights is complete here, also where processes share it out.
+    """Meanwhile each of these weights is complete here, even if it is sharded.
 
     Every process has to enter. If `written`, what the first process writes into them stays.
     """

@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# The values of `launcher.sharding` and their ZeRO stages (Rajbhandari et al. 2020, arXiv
+# 1910.02054): nothing is sharded; gradients and optimizer are; the weights are as well.
+ZERO_STAGES = {"none": 0, "zero2": 2, "zero3": 3}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:

@@ -84,8 +84,8 @@ def train(
     of the learning rate, by a part of the names of the weights that they are for.
 
     Where torchrun started several processes, all of them have to call this. They train one model,
-    and share out what `sharding` says, a key of ZERO_STAGES. Each gets the same outcome; weights
-    that were shared out stay so: see `processes.whole`.
+    sharded as `sharding` says, a key of ZERO_STAGES. Each gets the same outcome; sharded weights
+    stay sharded: see `processes.whole`.
     """
     before = abs_sums(model)
     sizes = sum(weight.numel() for weight in trainable(model).values()), count_parameters(model)

@@ -307,7 +307,7 @@ def _explained(checkpoint: Path | str | None) -> Iterator[None]:
 
 
 def _kept(weight: torch.nn.Parameter) -> torch.Tensor:
-    """What stays of a weight when the processes share it out again."""
+    """A copy that outlives `whole`, if the weight is sharded; else the weight itself."""
     return weight.detach().cpu().clone() if processes.is_shard(weight) else weight.detach()
 
 
@@ -349,7 +349,7 @@ def mean_loss(
     in_half = torch.autocast(device.type, parse_dtype(dtype), enabled=dtype != "float32")
     starts = list(range(0, len(rows), batch_size))
     own = starts[processes.rank() :: processes.count()]
-    # Each process measures as many: what is shared out is there only while all of them compute.
+    # Each process measures as many batches: sharded weights are there only while all compute.
     own += starts[: math.ceil(len(starts) / processes.count()) - len(own)]
     measured: dict[int, tuple[float, int]] = {}
     with torch.no_grad(), in_half:

@@ -30,7 +30,8 @@ from glmtune.errors import ResourceError, is_full_gpu
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.modeling.quantization import QuantizedLinear, prepare_quantized
 from glmtune.modeling.target_loss import bytes_of_loss
-from glmtune.training.processes import BUCKET, ZERO_STAGES
+from glmtune.training.processes import BUCKET
+from glmtune.training.settings import ZERO_STAGES
 from glmtune.tuning.method import TuningMethod
 from glmtune.tuning.settings import TuningSettings
 

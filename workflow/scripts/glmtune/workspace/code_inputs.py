@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 DATA_FILES = (".css", ".html", ".js", ".json")
 SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+def python_path() -> str:
+    """The PYTHONPATH of a process that imports this library, with the user's own after it."""
+    return os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
 
 
 def code_of(script: str) -> list[Path]:

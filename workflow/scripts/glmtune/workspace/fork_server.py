@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from glmtune.errors import ResourceError, run_script
-from glmtune.workspace.code_inputs import SCRIPTS
+from glmtune.workspace.code_inputs import SCRIPTS, python_path
 
 ADDRESS = "GLMTUNE_FORK_SERVER"
 # What steps import besides the library, some of it only inside functions.
@@ -66,7 +66,6 @@ def start() -> None:
         return
     name = f"glmtune-{os.getpid()}-{os.urandom(8).hex()}"
     end, open_to_the_end = os.pipe()
-    paths = filter(None, (str(SCRIPTS), os.environ.get("PYTHONPATH")))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")  # a name without a file: nothing to remove
         listener.listen()
@@ -74,7 +73,7 @@ def start() -> None:
             [sys.executable, "-c", f"from {__name__} import serve; serve({listener.fileno()})"],
             stdin=end,
             pass_fds=[listener.fileno()],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | {"PYTHONPATH": python_path()},
         )
     os.close(end)
     os.environ[ADDRESS] = name

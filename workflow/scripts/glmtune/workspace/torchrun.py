@@ -39,7 +39,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from glmtune.errors import EXIT_USER_ERROR, ResourceError, UserError, explain, run_script
-from glmtune.workspace.code_inputs import SCRIPTS
+from glmtune.workspace.code_inputs import python_path
 from glmtune.workspace.gpus import lease_gpus
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 THIS = "glmtune.workspace.torchrun"  # __name__ is "__main__" in an agent
 # The environment variables of the call, which every machine inherits, and of torchrun's files.
 CALL, ERROR_FILE = "GLMTUNE_CALL", "TORCHELASTIC_ERROR_FILE"
-# The values of `launcher.sharding`.
-SHARDINGS = ("none", "zero2", "zero3")
 NANO = 10**9
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # How long an agent waits for those of the other machines, which may have to wait for GPUs.
@@ -90,7 +88,7 @@ def number_or_all(text: str) -> int | Literal["all"]:
 
 
 def require_sharding(sharding: str) -> None:
-    """Raise ResourceError if DeepSpeed, which shares weights out, is not installed."""
+    """Raise ResourceError if DeepSpeed, which shards them, is not installed."""
     if sharding != "none" and importlib.util.find_spec("deepspeed") is None:
         raise ResourceError(
             f"params.yaml: launcher.sharding: found {sharding}, which needs DeepSpeed; "
@@ -116,7 +114,7 @@ def call_in_processes(
     """
     call = pickle.dumps((module, function, arguments))
     os.environ[CALL] = base64.b64encode(call).decode()
-    os.environ["PYTHONPATH"] = _python_path()
+    os.environ["PYTHONPATH"] = python_path()
     # torch warns of addresses without a name, and each agent of a step that has ended.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if nodes == 1:
@@ -320,17 +318,12 @@ def _raise(failures: Sequence[_Failure]) -> NoReturn:
         number = -killed[0].exit_code
         cause = ", most likely because memory (RAM) ran out" if number == signal.SIGKILL else ""
         raise ResourceError(
-            f"{killed[0].name} was ended by {signal.Signals(number).name}{cause}; run the "
+            f"{killed[0].name} was killed by {signal.Signals(number).name}{cause}; run the "
             "same command again, which resumes from the last checkpoint; if it happens again, in "
             "params.yaml lower batch_size or launcher.processes"
         )
     print(f"{failures[0].name}:\n{failures[0].trace}", end="", file=sys.stderr)
     sys.exit(1)
-
-
-def _python_path() -> str:
-    """PYTHONPATH with this library first."""
-    return os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
 
 
 def main() -> None:

@@ -6,8 +6,8 @@
     transformers_static       the same with a static cache, on the exported model as below
     transformers_continuous   generate_batch of transformers on the model exported to its own
                               GlmForCausalLM; without a prefix, and not ChatGLM-6B
-    limit                     nothing but the matrix products of the engine's steps, attention over
-                              prefix and cache and the prompts' share included, at the same width
+    limit                     nothing but the matrix products of the engine's own run, in their
+                              order, attention over prefix and cache and the prompts included
 
 Times are CPU times on the CPU, and the clock's on a GPU. Ways take turns, and a ratio is one of
 neighbours: a slow minute of the machine meets all.
@@ -19,7 +19,7 @@ import copy
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,14 +37,14 @@ from bench_cases import (
     shorter,
     tuning_settings,
 )
+from bench_products import RecordedProducts
 from transformers import ContinuousBatchingConfig, GlmConfig, GlmForCausalLM
 
 from glmtune.checkpoints.transformers_layout import glm_config, glm_state
 from glmtune.devices import Device
 from glmtune.generation.batches import generate_texts
-from glmtune.generation.sampling import logits_in_parts
 from glmtune.generation.settings import GenerationSettings
-from glmtune.modeling.packing import PackedLinear, pack_linears
+from glmtune.modeling.packing import pack_linears
 from glmtune.tuning.registry import get_method
 
 GENERATION_CASES = [
@@ -123,6 +123,9 @@ def measure_case(task: Task) -> dict[str, Any]:
     answers: dict[str, Answers] = {}
     notes: dict[str, str] = {}
     memory: dict[str, float] = {}
+    products = RecordedProducts(task.answering)
+    with products:
+        engine(task)
     for _ in range(task.sizes.repeats):
         for name, way in ways.items():
             if name in notes:
@@ -142,7 +145,8 @@ def measure_case(task: Task) -> dict[str, Any]:
                 continue
             speeds[name].append(sum(map(len, answers[name].values())) / seconds)
             memory[name] = max(memory.get(name, 0), peak_memory_mb(task) - before)
-        speeds["limit"].append(1 / limit_seconds(task))
+        answered = sum(map(len, answers["engine"].values()))
+        speeds["limit"].append(answered / products.seconds_alone())
     ratios = [a / b for a, b in zip(speeds["engine"], speeds["one_row"], strict=True)]
     shares = [a / b for a, b in zip(speeds["engine"], speeds["limit"], strict=True)]
     medians = {name: statistics.median(found) for name, found in speeds.items() if found}
@@ -153,7 +157,7 @@ def measure_case(task: Task) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
-        "share": statistics.median(shares),
+        "products": statistics.median(shares),
         "tokens_per_second": medians,
         "spread": {name: [min(v), max(v)] for name, v in speeds.items() if v},
         "memory_mb": memory,
@@ -253,57 +257,6 @@ def _generate(model: Any, task: Task, rows: Sequence[int], **options: Any) -> An
     return {row: ids[: task.lengths[row]] for row, ids in zip(rows, output, strict=True)}
 
 
-# --- the limit -----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def limit_seconds(task: Task) -> float:
-    """Seconds a new token of a row in a full batch, for its matrix products alone."""
-    rows = task.sizes.slots
-    prompt, length = statistics.mean(map(len, task.prompts)), statistics.mean(task.lengths)
-    depth = task.sizes.config["num_layers"]
-    layers = sum(_seconds(task, partial(m, _states(task, rows, m))) for m in _linears(task))
-    head = task.answering.get_output_embeddings()
-    states = _states(task, rows, head)
-    logits = _seconds(task, lambda: [None for _ in logits_in_parts(states, head)])
-    attention = _seconds(task, _attention(task, rows, round(prompt + length / 2)))
-    # A prompt's tokens pass the layers once for all tokens of its answer.
-    layers *= 1 + prompt / length
-    return (depth * (layers + attention) + logits) / rows
-
-
-def _linears(task: Task) -> Iterator[Any]:
-    """The linear layers of one layer of the model; an adapter's are not among them."""
-    for name, module in task.answering.transformer.layers[0].named_modules():
-        if isinstance(module, torch.nn.Linear | PackedLinear) and "lora_" not in name:
-            yield module
-
-
-def _states(task: Task, rows: int, linear: Any) -> torch.Tensor:
-    like = task.model.get_input_embeddings().weight
-    return like.new_ones(rows, linear.in_features)
-
-
-def _attention(task: Task, rows: int, positions: int) -> Callable[[], None]:
-    """Products of one layer's queries with the cache and with the prefix."""
-    shape, config = task.model.prefix_shape(), task.model.config
-    queries = config.num_attention_heads // shape.groups
-    encoder = task.model.transformer.prefix_encoder
-    prefix = 0 if encoder is None else encoder.pre_seq_len
-    like = task.model.get_input_embeddings().weight
-    query = like.new_ones(rows * shape.groups, queries, shape.head_dim)
-    keys = like.new_ones(rows * shape.groups, shape.head_dim, positions)
-    wide = like.new_ones(shape.groups, rows * queries, shape.head_dim)
-    shared = like.new_ones(shape.groups, shape.head_dim, prefix)
-
-    def products() -> None:
-        torch.bmm(torch.bmm(query, keys), keys.mT)
-        if prefix:
-            torch.bmm(torch.bmm(wide, shared), shared.mT)
-
-    return products
-
-
 # --- time and memory -----------------------------------------------------------------------------
 
 
@@ -316,11 +269,6 @@ def timed(task: Task, work: Callable[[], Any]) -> tuple[Any, float]:
     if on_gpu:
         torch.cuda.synchronize()
     return found, clock() - start
-
-
-def _seconds(task: Task, work: Callable[[], Any]) -> float:
-    work()
-    return statistics.median(timed(task, work)[1] for _ in range(7))
 
 
 def forget_peak(task: Task) -> float:

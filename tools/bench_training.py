@@ -9,8 +9,9 @@
 
 The last two multiply with torch's own linear layers. `share` is the rate of the operations that a
 training needs, on tokens that are not padding, against the fastest product of this machine (on a
-GPU called MFU). Times are CPU times. Ways take turns, and a ratio is one of neighbours: a slow
-minute of the machine meets all.
+GPU called MFU); `products` is the part of a step that its products take when computed alone. Times
+are CPU times. Ways take turns, and a ratio is one of neighbours: a slow minute of the machine meets
+all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from unittest.mock import patch
 
 import torch
 from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, shorter, tuning_settings
+from bench_products import RecordedProducts
 from torch.nn.functional import cross_entropy, linear
 from transformers import TrainerCallback
 
@@ -65,6 +67,26 @@ class Training:
     seconds: float
     operations: float
     """Floating-point operations that a step needs, padding and recomputing not counted."""
+
+
+class Recorder(TrainerCallback):
+    """The products of each step but the first."""
+
+    def __init__(self) -> None:
+        self.steps: list[RecordedProducts] = []
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Begin to record."""
+        self.products = RecordedProducts(model)
+        self.products.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop recording."""
+        self.products.__exit__(None, None, None)
+        if state.global_step > 1:
+            self.steps.append(self.products)
 
 
 class Stopwatch(TrainerCallback):
@@ -105,13 +127,17 @@ def measure_case(sizes: Sizes, threads: int, family: str, method: str) -> dict[s
     )
     tokens = len(exact.input_ids) / len(exact) * ROWS  # of a mean step
     runs: dict[str, list[Training]] = {name: [] for name in WAYS}
-    shares = []
+    recorder = Recorder()
+    _train(sizes, threads, family, method, "ours", exact, recorder)
+    shares, products = [], []
     for _ in range(sizes.repeats):
         for name in WAYS:
             rows = exact if name == "ours" else padded
             runs[name].append(_train(sizes, threads, family, method, name, rows))
         ours = runs["ours"][-1]
         shares.append(ours.operations / ours.seconds / product_rate())
+        alone = statistics.median(step.seconds_alone() for step in recorder.steps)
+        products.append(alone / ours.seconds)
     speeds = {name: [tokens / run.seconds for run in found] for name, found in runs.items()}
     ratios = {
         name: [a / b for a, b in zip(speeds["ours"], speeds[name], strict=True)]
@@ -125,6 +151,7 @@ def measure_case(sizes: Sizes, threads: int, family: str, method: str) -> dict[s
         "highest": max(ratios["official"]),
         "ratio_to_padded": statistics.median(ratios["padded"]),
         "share": statistics.median(shares),
+        "products": statistics.median(products),
         "largest_loss_difference": max(max(step) - min(step) for step in zip(*losses, strict=True)),
     }
 
@@ -161,7 +188,13 @@ def _example(prompt: list[int], answer: list[int], length: int) -> Example:
 
 
 def _train(
-    sizes: Sizes, threads: int, family: str, method: str, way: str, rows: TokenizedRows
+    sizes: Sizes,
+    threads: int,
+    family: str,
+    method: str,
+    way: str,
+    rows: TokenizedRows,
+    *others: TrainerCallback,
 ) -> Training:
     """Train without dropout, so that all ways have the same losses."""
     settings = tuning_settings(sizes, {"method": method, **WAYS[way]})
@@ -182,7 +215,7 @@ def _train(
             settings,
             pad_token_id=PAD,
             work=Path(work),
-            callbacks=[watch],
+            callbacks=[watch, *others],
         )
     length = len(rows.input_ids) / len(rows)
     target_share = float(rows.targets_of_rows().sum()) / len(rows.input_ids)

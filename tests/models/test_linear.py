@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from glmtune.modeling import linear
-from glmtune.modeling.linear import Linear, product
+from glmtune.modeling.linear import Linear, add_product, product
 
 pytestmark = pytest.mark.numeric
 IN, OUT = 96, 160  # with 150 rows or more above FEWEST_MULTIPLICATIONS
@@ -22,7 +24,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name: str = request.param
     if name == "oneDNN" and not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: name == "oneDNN")
+    monkeypatch.setattr(linear, "_suits_onednn", lambda: name == "oneDNN")
     return name
 
 
@@ -65,6 +67,28 @@ def test_strides_do_not_matter(states: torch.Tensor, kernels: str) -> None:
     close(product(states, turned), F.linear(states, turned), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("processor", "expected"), [("GenuineIntel", False), ("AuthenticAMD", True)]
+)
+def test_intels_own_processors_keep_mkl(
+    processor: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nvendor_id : {processor}\ncpu family : 6\n")
+    monkeypatch.setattr(linear, "Path", lambda _: cpuinfo)
+    for package in (torch.backends.mkl, torch.backends.mkldnn):
+        monkeypatch.setattr(package, "is_available", lambda: True)
+    assert linear._suits_onednn.__wrapped__() is expected
+
+
+@pytest.mark.parametrize("rows", [30, 300])
+def test_a_product_is_added_in_place(rows: int, kernels: str) -> None:
+    total, left, right = torch.randn(OUT, IN), torch.randn(rows, OUT).T, torch.randn(rows, IN)
+    expected = total + left @ right
+    add_product(total, left, right)
+    close(total, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_large_products_are_computed_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -73,6 +97,7 @@ def test_large_products_are_computed_by_onednn(monkeypatch: pytest.MonkeyPatch) 
         return F.linear(*arguments)
 
     monkeypatch.setattr(linear, "_onednn", counted)
+    monkeypatch.setattr(linear, "_suits_onednn", lambda: True)
     layer = Linear(IN, OUT)
     layer(torch.randn(200, IN, requires_grad=True)).sum().backward()
     assert calls == [(200, IN), (200, OUT), (OUT, 200)]  # output, gradients of states and weight

@@ -9,6 +9,7 @@ g key-value groups, d head dim. Caches and prefixes are (b, g, positions, d).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -70,7 +71,8 @@ def attend(
     if length == 1:
         # The heads of a group ask the same keys: as rows of one query they need no copied keys.
         query = query.reshape(batch, groups, heads // groups, head_dim)
-    elif groups != heads:
+    elif groups != heads and query.device.type != "cpu":
+        # A GPU's fused kernels take a mask or fewer keys than queries, but not both.
         key = key.repeat_interleave(heads // groups, dim=1)
         value = value.repeat_interleave(heads // groups, dim=1)
     context = F.scaled_dot_product_attention(
@@ -80,6 +82,7 @@ def attend(
         attn_mask=visible,
         dropout_p=dropout,
         is_causal=visible is None and length > 1,
+        enable_gqa=key.shape[1] != query.shape[1],
     )
     if length == 1:
         return context.reshape(batch, 1, heads * head_dim)
@@ -133,6 +136,40 @@ def _real_tokens(attention_mask: torch.Tensor | None, total: int) -> torch.Tenso
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Count real tokens from 0 in each row; left padding gets 0. [0, 0, 1, 1] -> [0, 0, 0, 1]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def rotate_by(
+    turn: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    states: torch.Tensor,
+    table: KeyValue,
+) -> torch.Tensor:
+    """`turn(states, cos, sin)`, a rotation in any layout; its gradient is turned back by it.
+
+    Left to autograd, the slices of a rotation take as long on a CPU as a matrix product.
+    """
+    if not torch.is_grad_enabled():
+        return turn(states, *table)
+    rotated: torch.Tensor = _Rotation.apply(states, *table, turn)
+    return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turn: Any
+    ) -> torch.Tensor:
+        context.save_for_backward(cos, sin)
+        context.turn = turn
+        rotated: torch.Tensor = turn(states, cos, sin)
+        return rotated
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = context.saved_tensors
+        gradient = gradients[0]
+        if gradient.stride(-1) != 1:
+            gradient = gradient.contiguous()
+        return context.turn(gradient, cos, -sin), None, None, None
 
 
 def run_layers(

@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
     attend_cached,
+    rotate_by,
     run_layers,
     set_initial_scale,
     token_positions,
@@ -126,7 +127,7 @@ def prompt_positions(
 
 
 def rotary_table(position_ids: torch.Tensor, config: ChatGLMConfig, dtype: torch.dtype) -> KeyValue:
-    """Cosines and sines (b, 1, s, 2, d / 2) for positions (b, 2, s), computed in fp32.
+    """Cosines and sines (b, 1, s, 2, d / 4) for positions (b, 2, s), computed in fp32.
 
     The frequencies are rounded to fp16 first, as the official code does in models of every type;
     kept for checkpoint compatibility (golden tests: v1).
@@ -135,16 +136,21 @@ def rotary_table(position_ids: torch.Tensor, config: ChatGLMConfig, dtype: torch
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = (1.0 / ROTARY_BASE ** (exponents / rotated)).half().float()
     angles = position_ids.transpose(1, 2)[:, None, :, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
     """Rotate each half of the dims of (b, h, s, d) by its own position, dim i with i + d / 4."""
-    cos, sin = table
+    return rotate_by(_rotate_halves, states, table)
+
+
+def _rotate_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     halves = states.unflatten(-1, (2, -1))
-    low, high = halves.chunk(2, dim=-1)
-    return (halves * cos + torch.cat((-high, low), dim=-1) * sin).flatten(-2)
+    output = torch.empty_like(halves)
+    (low, high), (rotated_low, rotated_high) = halves.chunk(2, dim=-1), output.chunk(2, dim=-1)
+    torch.mul(low, cos, out=rotated_low).addcmul_(high, sin, value=-1)
+    torch.mul(high, cos, out=rotated_high).addcmul_(low, sin)
+    return output.flatten(-2)
 
 
 class SelfAttention(nn.Module):

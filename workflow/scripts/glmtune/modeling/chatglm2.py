@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glmtune.modeling.causal_lm import (
     ChatGLMCausalLM,
     attend_cached,
+    rotate_by,
     run_layers,
     set_initial_scale,
     token_positions,
@@ -127,11 +128,22 @@ def rotary_table(
 
 def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
     """Rotate the first half of the dims of (b, heads, s, d) in pairs: dims 0 and 1, 2 and 3, …"""
-    cos, sin = table
+    return rotate_by(_rotate_pairs, states, table)
+
+
+def _rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     half = states.shape[-1] // 2
-    even, odd = states[..., :half:2], states[..., 1:half:2]
-    rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((rotated, states[..., half:]), dim=-1)
+    output = torch.empty_like(states)
+    output[..., half:] = states[..., half:]
+    given, rotated = (part[..., :half].unflatten(-1, (-1, 2)) for part in (states, output))
+    if states.dtype is torch.float32:  # a product of complex numbers is a rotation
+        given, rotated = torch.view_as_complex(given), torch.view_as_complex(rotated)
+        torch.mul(given, torch.complex(cos, sin), out=rotated)
+    else:
+        even, odd = given.unbind(-1)
+        rotated[..., 0] = even * cos - odd * sin
+        rotated[..., 1] = odd * cos + even * sin
+    return output
 
 
 class RMSNorm(nn.Module):

@@ -1,11 +1,14 @@
-"""Linear layers whose float32 products on a CPU are oneDNN's.
+"""Linear layers whose float32 products are oneDNN's on a CPU that MKL does not serve well.
 
 torch gives such products to MKL, which leaves AVX-512 unused on AMD's processors: there oneDNN is
-twice as fast, and with AVX2 a tenth faster (docs/benchmarks.md).
+twice as fast, and with AVX2 a tenth faster. On Intel's own, MKL is (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
+import platform
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +43,14 @@ def product(
     return _onednn(states, weight, bias)
 
 
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add to `total` (m, n) the product of `left` (m, k) and `right` (k, n), without gradients."""
+    if total.dtype != left.dtype or _gains(left, right.T):
+        total += product(left, right.T)
+    else:
+        total.addmm_(left, right)
+
+
 class _Product(torch.autograd.Function):
     """oneDNN's operator for inference, with gradients."""
 
@@ -68,11 +79,16 @@ def _gains(states: torch.Tensor, weight: torch.Tensor) -> bool:
         return False
     is_large = states.numel() * weight.shape[0] >= FEWEST_MULTIPLICATIONS
     is_float32 = states.dtype == weight.dtype == torch.float32
-    return is_large and is_float32 and torch.backends.mkldnn.is_available() and not _in_half()
+    return is_large and is_float32 and _suits_onednn() and not torch.is_autocast_enabled("cpu")
 
 
-def _in_half() -> bool:
-    return torch.is_autocast_enabled("cpu")
+@cache
+def _suits_onednn() -> bool:
+    """Return whether torch would use MKL on a CPU that is not Intel's."""
+    cpuinfo = Path("/proc/cpuinfo")
+    processor = cpuinfo.read_text() if cpuinfo.is_file() else platform.processor()
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return has_both and "GenuineIntel" not in processor
 
 
 def _onednn(

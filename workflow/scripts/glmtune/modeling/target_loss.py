@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from glmtune.modeling.linear import is_plain, product
+from glmtune.modeling.linear import add_product, is_plain, product
 from glmtune.modeling.precision import working_dtype
 
 ROWS_AT_ONCE = 256
@@ -91,26 +92,27 @@ class _SummedLoss(torch.autograd.Function):
         for start in range(0, len(states), at_once):
             part = slice(start, start + at_once)
             logits = product(states[part], head_weight).float()
+            logits -= logits.amax(dim=-1, keepdim=True)
             chosen = targets[part, None]
-            of_targets, highest = logits.gather(-1, chosen), logits.amax(dim=-1, keepdim=True)
-            # The logits are no longer needed. The highest share is at least 1 / vocabulary, so its
-            # logarithm gives back what softmax has divided by.
-            shares = torch.softmax(logits, dim=-1, out=logits)
-            normalizer = highest - shares.amax(dim=-1, keepdim=True).log()
-            total += (normalizer - of_targets).sum()
+            of_targets = logits.gather(-1, chosen)
+            # A softmax but for its division, which is done where rows are short: after the product
+            # with the weights.
+            shares = logits.exp_()
+            sums = shares.sum(dim=-1, keepdim=True)
+            total += (sums.log() - of_targets).sum()
             if not any(context.needs_input_grad):
                 continue
-            gradient = shares.scatter_add_(-1, chosen, torch.full_like(highest, -1.0)).to(dtype)
-            grad_hidden[part] = product(gradient, head_weight.T)
+            gradient = shares.scatter_add_(-1, chosen, -sums).to(dtype)
+            grad_hidden[part] = product(gradient, head_weight.T) / sums
             if grad_weight is not None:
-                grad_weight += product(gradient.T, states[part].T)
+                add_product(grad_weight, gradient.T, (states[part] / sums).to(dtype))
         context.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight]))
         context.dtype = hidden.dtype
         return total
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, *grad_weight = context.saved_tensors
-        scale = gradients[0]
-        scaled = [gradient * scale.to(gradient.dtype) for gradient in (grad_hidden, *grad_weight)]
-        return scaled[0].to(context.dtype), *(scaled[1:] or [None]), None
+        # In place, because a copy of the weight's gradient takes long; so only once.
+        grad_hidden, *grad_weight = (saved.mul_(gradients[0]) for saved in context.saved_tensors)
+        return grad_hidden.to(context.dtype), *(grad_weight or [None]), None

@@ -23,6 +23,7 @@ from transformers import (
 from glmtune.errors import ResourceError
 from glmtune.families.tokenized import TokenizedRows
 from glmtune.training import processes
+from glmtune.training.allocator import keep_freed_memory
 from glmtune.training.batching import Collator, RowDataset
 from glmtune.training.callbacks import DEV_LOSS, ProgressWithLoss, StopOnBadLoss
 from glmtune.training.parameters import abs_sums, count_parameters, trainable
@@ -106,6 +107,8 @@ def train(
         trainer.watch_dev_loss(watched, settings)
     if processes.count() > 1:  # each draws its own dropout; the Trainer seeds all alike
         torch.manual_seed(settings.seed + processes.rank())
+    if model.device.type == "cpu":
+        keep_freed_memory()
     throughput = trainer.train_on(_checkpoint_for_all(work))
     _refuse_unchanged(model, before, settings)
     best_step = trainer.load_best()

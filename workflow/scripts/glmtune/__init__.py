@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from glmtune.generation.chat import chat
 
 __all__ = ["chat", "load_model", "load_tokenizer"]
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 
 # Where each name lives. Texts, so that a step which imports neither does not depend on their code.

@@ -80,6 +80,8 @@ class RecordedProducts(TorchDispatchMode):
         ]
         on_gpu = self._device.type == "cuda"
         clock = time.perf_counter if on_gpu else time.process_time
+        if on_gpu:
+            torch.cuda.synchronize()
         start = clock()
         for function, args, kwargs in calls:
             function(*args, **kwargs)

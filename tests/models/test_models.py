@@ -168,6 +168,21 @@ def test_the_chunked_loss_has_the_same_gradients(trained: bool) -> None:
             torch.testing.assert_close(ours, whole)
 
 
+def test_half_precision_hardly_rounds_the_gradient_of_the_head() -> None:
+    """The entry of each target, about -1, is its largest part."""
+    torch.manual_seed(0)
+    head, states = torch.nn.Linear(16, 60000, bias=False), torch.randn(32, 16).bfloat16()
+    targets = torch.randint(0, 60000, (32,))
+    with torch.no_grad():
+        head.weight *= 0.1
+    loss = torch.nn.functional.cross_entropy(head(states.float()), targets)
+    (expected,) = torch.autograd.grad(loss, head.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = mean_target_loss(states, head, targets, None)
+    (found,) = torch.autograd.grad(loss, head.weight)
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
 def test_a_head_with_an_adapter_is_not_bypassed() -> None:
     class Doubled(torch.nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:

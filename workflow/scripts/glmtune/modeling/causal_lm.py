@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -71,8 +72,9 @@ def attend(
     if length == 1:
         # The heads of a group ask the same keys: as rows of one query they need no copied keys.
         query = query.reshape(batch, groups, heads // groups, head_dim)
-    elif groups != heads and query.device.type != "cpu":
-        # A GPU's fused kernels take a mask or fewer keys than queries, but not both.
+    elif groups != heads and (query.device.type != "cpu" or query.dtype != torch.float32):
+        # A GPU's fused kernels take a mask or fewer heads of keys than of queries, but not both; in
+        # half precision the CPU's sums the gradients of a group's heads with a larger error.
         key = key.repeat_interleave(heads // groups, dim=1)
         value = value.repeat_interleave(heads // groups, dim=1)
     context = F.scaled_dot_product_attention(
@@ -143,9 +145,9 @@ def rotate_by(
     states: torch.Tensor,
     table: KeyValue,
 ) -> torch.Tensor:
-    """`turn(states, cos, sin)`, a rotation in any layout; its gradient is turned back by it.
+    """`turn(states, cos, sin)`, a rotation in any layout; gradients turn by the opposite angle.
 
-    Left to autograd, the slices of a rotation take as long on a CPU as a matrix product.
+    Left to autograd, the slices of a rotation take four times as long on a CPU.
     """
     if not torch.is_grad_enabled():
         return turn(states, *table)
@@ -164,6 +166,7 @@ class _Rotation(torch.autograd.Function):
         return rotated
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos, sin = context.saved_tensors
         gradient = gradients[0]

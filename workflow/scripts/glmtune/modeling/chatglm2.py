@@ -136,7 +136,7 @@ def _rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) ->
     output = torch.empty_like(states)
     output[..., half:] = states[..., half:]
     given, rotated = (part[..., :half].unflatten(-1, (-1, 2)) for part in (states, output))
-    if states.dtype is torch.float32:  # a product of complex numbers is a rotation
+    if states.dtype is cos.dtype is torch.float32:  # a product of complex numbers is a rotation
         given, rotated = torch.view_as_complex(given), torch.view_as_complex(rotated)
         torch.mul(given, torch.complex(cos, sin), out=rotated)
     else:

@@ -1,7 +1,8 @@
 """Linear layers whose float32 products are oneDNN's on a CPU that MKL does not serve well.
 
 torch gives such products to MKL, which leaves AVX-512 unused on AMD's processors: there oneDNN is
-twice as fast, and with AVX2 a tenth faster. On Intel's own, MKL is (docs/benchmarks.md).
+twice as fast, and with AVX2 a tenth faster. On Intel's own processors MKL is a little faster
+(docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _gains(states: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @cache
 def _suits_onednn() -> bool:
-    """Return whether torch would use MKL on a CPU that is not Intel's."""
+    """Return whether oneDNN should replace MKL: torch has both, and the CPU is not Intel's."""
     cpuinfo = Path("/proc/cpuinfo")
     processor = cpuinfo.read_text() if cpuinfo.is_file() else platform.processor()
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()

@@ -19,8 +19,7 @@ from glmtune.modeling.linear import add_product, is_plain, product
 from glmtune.modeling.precision import working_dtype
 
 ROWS_AT_ONCE = 256
-# On a CPU fewer rows, so that their logits stay in its cache and in memory that it has in use:
-# glibc asks the system for larger blocks anew each time.
+# On a CPU fewer rows, so that their logits stay in its cache.
 LOGITS_AT_ONCE = 1 << 23
 
 
@@ -95,17 +94,16 @@ class _SummedLoss(torch.autograd.Function):
             logits -= logits.amax(dim=-1, keepdim=True)
             chosen = targets[part, None]
             of_targets = logits.gather(-1, chosen)
-            # A softmax but for its division, which is done where rows are short: after the product
-            # with the weights.
             shares = logits.exp_()
             sums = shares.sum(dim=-1, keepdim=True)
             total += (sums.log() - of_targets).sum()
             if not any(context.needs_input_grad):
                 continue
-            gradient = shares.scatter_add_(-1, chosen, -sums).to(dtype)
-            grad_hidden[part] = product(gradient, head_weight.T) / sums
+            shares /= sums
+            gradient = shares.scatter_add_(-1, chosen, torch.full_like(sums, -1.0)).to(dtype)
+            grad_hidden[part] = product(gradient, head_weight.T)
             if grad_weight is not None:
-                add_product(grad_weight, gradient.T, (states[part] / sums).to(dtype))
+                add_product(grad_weight, gradient.T, states[part])
         context.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight]))
         context.dtype = hidden.dtype
         return total
@@ -113,6 +111,6 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # In place, because a copy of the weight's gradient takes long; so only once.
+        # In place, because a copy of the weight's gradient takes long. A second pass raises.
         grad_hidden, *grad_weight = (saved.mul_(gradients[0]) for saved in context.saved_tensors)
         return grad_hidden.to(context.dtype), *(grad_weight or [None]), None

@@ -8,11 +8,16 @@ import sys
 
 # Keys of glibc's mallopt(3), and the variables with which a user sets them.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
+VARIABLES = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "GLIBC_TUNABLES",
+)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep blocks that this process frees, whatever their size, until it ends.
+    """Let glibc keep blocks that this process frees, large ones too, until it ends.
 
     glibc returns blocks above 32 MB to the system at once, such as a gradient of the embeddings.
     The next block of that size then costs a page fault for each of its pages, all in all a quarter

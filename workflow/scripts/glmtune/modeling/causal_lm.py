@@ -73,8 +73,8 @@ def attend(
         # The heads of a group ask the same keys: as rows of one query they need no copied keys.
         query = query.reshape(batch, groups, heads // groups, head_dim)
     elif groups != heads and (query.device.type != "cpu" or query.dtype != torch.float32):
-        # A GPU's fused kernels take a mask or fewer heads of keys than of queries, but not both; in
-        # half precision the CPU's sums the gradients of a group's heads with a larger error.
+        # A GPU's fused kernels take a mask or fewer heads of keys than of queries, but not both. In
+        # half precision the CPU's kernel adds up the gradients of a group's heads less exactly.
         key = key.repeat_interleave(heads // groups, dim=1)
         value = value.repeat_interleave(heads // groups, dim=1)
     context = F.scaled_dot_product_attention(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_models import PREFIXES, golden_model, golden_tensors
+from tiny_models import PREFIXES, checkpoint_activations, golden_model, golden_tensors
 
 # The names in train_step.json -> part of the names of the weights in training.
 TRAINED = {"full_finetune": "", "lora": "lora_"} | dict.fromkeys(PREFIXES, "prefix_encoder")
@@ -34,8 +34,7 @@ def step(folder: Path, version: str, kind: str, checkpointing: bool) -> Step:
     tensors = golden_tensors(folder, version, "train_step")
     model = trainable_model(folder, version, kind)
     if checkpointing:
-        enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)()
+        checkpoint_activations(model)
         model.train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -53,6 +53,12 @@ def tiny_model(family: str, seed: int = 1) -> Any:
     return build_model(tiny_config(family), family, seed=seed)
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass, by the name of any supported transformers."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()
+
+
 def prompt(text: list[int]) -> list[int]:
     """`text` as a prompt that every family understands: the first needs [gMASK] <sop>."""
     return [*text, SIZES["gmask_token_id"], SIZES["bos_token_id"]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PADS, SIZES, pad_left, prompt, tiny_model
+from tiny_models import PADS, SIZES, checkpoint_activations, pad_left, prompt, tiny_model
 
 from glmtune.families.registry import FAMILIES
 from glmtune.modeling.chatglm import ChatGLMConfig, prompt_positions
@@ -24,11 +24,6 @@ FAMILY_NAMES = sorted(FAMILIES)
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def checkpoint_activations(model: Any) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    (enable or model.gradient_checkpointing_enable)()
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

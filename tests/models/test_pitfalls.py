@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import PADS, SIZES, pad_left, prompt, tiny_model
+from tiny_models import PADS, SIZES, checkpoint_activations, pad_left, prompt, tiny_model
 from tiny_training import settings_of
 
 from glmtune.checkpoints.loading import load_model
@@ -219,11 +219,6 @@ def test_padding_is_never_a_target_even_inside_an_answer(
 # --- Training --------------------------------------------------------------------------------
 
 
-def recompute_activations(model: Any) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    (enable or model.gradient_checkpointing_enable)()
-
-
 @pytest.mark.parametrize(
     ("method", "quantized"),
     [(name, False) for name in TUNINGS]
@@ -242,7 +237,7 @@ def test_gradient_checkpointing_leaves_no_weight_without_gradient(
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
-    recompute_activations(model)
+    checkpoint_activations(model)
     model.train()
     model(input_ids=IDS, labels=IDS).loss.backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from glmtune.checkpoints.sources import vocabulary_files
 from glmtune.families.registry import get_family
 from glmtune.families.vocabulary import WORD_BREAK
 from glmtune.files import write_json
-from glmtune.miniatures.settings import ModelSettings
+from glmtune.miniatures.settings import MiniatureSettings, ModelSettings
 from glmtune.synthetic.grammar import pretraining_rows, set_off_values
 
 
-def corpus(settings: ModelSettings) -> list[dict[str, str]]:
+def corpus(settings: ModelSettings) -> tuple[dict[str, str], ...]:
     """The pre-training rows for `settings`: listings, ad copy, general questions."""
-    miniature = settings.miniature
-    assert miniature is not None, f"{settings.source} has a corpus"
-    return list(
+    assert settings.miniature is not None, f"{settings.source} has a corpus"
+    return _drawn(settings.miniature, settings.seed)
+
+
+@lru_cache(maxsize=1)  # both the vocabulary and the weights are trained on it
+def _drawn(miniature: MiniatureSettings, seed: int) -> tuple[dict[str, str], ...]:
+    return tuple(
         pretraining_rows(
             miniature.rows,
             literal_share=miniature.literal_share,
             general_share=miniature.general_share,
-            seed=settings.seed,
+            seed=seed,
         )
     )
 

@@ -24,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 
 from glmtune.labels import IGNORED_LABEL
 from glmtune.modeling.kv_cache import KeyValue, PromptCache, SlotCache
+from glmtune.modeling.layer_tokens import tokens_of_layers
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.target_loss import count_items, mean_target_loss
 
@@ -176,21 +177,36 @@ class _Rotation(torch.autograd.Function):
 
 
 def run_layers(
-    model: Any, hidden: torch.Tensor, recorded: list[torch.Tensor] | None, **context: Any
+    model: Any,
+    hidden: torch.Tensor,
+    recorded: list[torch.Tensor] | None,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    wanted: torch.Tensor | None,
+    **context: Any,
 ) -> torch.Tensor:
     """Pass hidden (b, s, hidden) through `model.layers`, each with its part of the prefix.
 
-    `context` goes to every layer; the input of each layer is appended to `recorded`.
+    Returns (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True. The input
+    of each layer is appended to `recorded`; `context` goes to every layer. Without a record and a
+    cache the layers compute nothing for padding.
     """
     encoder = model.prefix_encoder
     prefixes: list[KeyValue | None] = [None] * len(model.layers)
-    if encoder is not None and not isinstance(context.get("past_key_values"), SlotCache):
+    if encoder is not None and not isinstance(past_key_values, SlotCache):
         prefixes = encoder(hidden.shape[0], working_dtype(hidden))
-    for layer, prefix in zip(model.layers, prefixes, strict=True):
+    real = None
+    if recorded is None and past_key_values is None:
+        real = _real_tokens(attention_mask, hidden.shape[1])
+    entering, tokens = tokens_of_layers(real, wanted, len(model.layers))
+    hidden = entering.of_rows(hidden)
+    for layer, own_tokens, prefix in zip(model.layers, tokens, prefixes, strict=True):
         if recorded is not None:
             recorded.append(hidden)
-        hidden = layer(hidden, prefix=prefix, **context)
-    return hidden
+        hidden = layer(
+            hidden, tokens=own_tokens, prefix=prefix, past_key_values=past_key_values, **context
+        )
+    return entering.in_rows(hidden) if wanted is None else hidden
 
 
 def set_initial_scale(module: nn.Linear | nn.Embedding, scale: float) -> None:
@@ -273,16 +289,28 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         elif past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
+        skip_logits = self.training if skip_logits is None else skip_logits
+        chosen = None if labels is None else _predicts_a_target(labels)
+        # The loss alone needs of the last layer only the positions that predict a target.
+        wanted = chosen if skip_logits and recorded is None else None
         hidden = self.transformer(
-            input_ids, attention_mask, position_ids, past_key_values, recorded
+            input_ids, attention_mask, position_ids, past_key_values, recorded, wanted
         )
         loss: torch.Tensor | None = None
         logits: torch.Tensor | None = None
-        if labels is None:
+        if labels is None or chosen is None:
             logits = self._logits(hidden, logits_to_keep)
         else:
-            skip_logits = self.training if skip_logits is None else skip_logits
-            loss, logits = self._loss(hidden, labels, num_items_in_batch, skip_logits)
+            chosen = chosen.to(hidden.device)
+            targets = labels.to(hidden.device).roll(-1, dims=1)[chosen]
+            if skip_logits:
+                states = hidden[chosen] if wanted is None else hidden[0]
+                head = self.get_output_embeddings()
+                loss = mean_target_loss(states, head, targets, num_items_in_batch)
+            else:
+                logits = self._logits(hidden, 0)
+                total = F.cross_entropy(logits[chosen].float(), targets, reduction="sum")
+                loss = total / count_items(targets, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -295,27 +323,15 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         # One matrix product for the batch: with gaps between rows torch makes one of each.
         return self.get_output_embeddings()(hidden[:, positions].contiguous())
 
-    def _loss(
-        self,
-        hidden: torch.Tensor,
-        labels: torch.Tensor,
-        num_items: torch.Tensor | int | None,
-        skip_logits: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The loss, and the logits of all positions unless they are skipped."""
-        head = self.get_output_embeddings()
-        targets = labels[:, 1:].to(hidden.device)
-        chosen = targets != IGNORED_LABEL
-        if skip_logits:
-            return mean_target_loss(hidden[:, :-1][chosen], head, targets[chosen], num_items), None
-        logits = head(hidden)
-        total = F.cross_entropy(logits[:, :-1][chosen].float(), targets[chosen], reduction="sum")
-        return total / count_items(targets[chosen], num_items), logits
-
     @staticmethod
     def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """Leave the 2-D mask as it is: the model itself knows what is visible."""
         return attention_mask
+
+
+def _predicts_a_target(labels: torch.Tensor) -> torch.Tensor:
+    """Where the next position of (b, s) has a label, as booleans (b, s)."""
+    return F.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1), value=False)
 
 
 def tied_names(model: PreTrainedModel) -> list[str]:

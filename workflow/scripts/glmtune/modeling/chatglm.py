@@ -32,6 +32,7 @@ from glmtune.modeling.causal_lm import (
     visible_positions,
 )
 from glmtune.modeling.kv_cache import KeyValue
+from glmtune.modeling.layer_tokens import LayerTokens
 from glmtune.modeling.linear import Linear
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
@@ -135,7 +136,8 @@ def rotary_table(position_ids: torch.Tensor, config: ChatGLMConfig, dtype: torch
     rotated = config.hidden_size // config.num_attention_heads // 2
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = (1.0 / ROTARY_BASE ** (exponents / rotated)).half().float()
-    angles = position_ids.transpose(1, 2)[:, None, :, :, None].float() * frequencies
+    positions = position_ids.transpose(1, 2).contiguous()  # so that the table is, too
+    angles = positions[:, None, :, :, None].float() * frequencies
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -145,7 +147,8 @@ def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
 
 
 def _rotate_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    halves = states.unflatten(-1, (2, -1))
+    # In rows one after the other: between the heads of a projection it takes twice as long.
+    halves = states.contiguous().unflatten(-1, (2, -1))
     output = torch.empty_like(halves)
     (low, high), (rotated_low, rotated_high) = halves.chunk(2, dim=-1), output.chunk(2, dim=-1)
     torch.mul(low, cos, out=rotated_low).addcmul_(high, sin, value=-1)
@@ -166,13 +169,15 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
+        tokens: LayerTokens,
         rotary: KeyValue,
         visible: torch.Tensor | None,
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); caches new keys and values, but not the prefix."""
-        fused = self.query_key_value(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """(1, n, hidden) -> (1, m, hidden) of `tokens`; caches new keys and values, no prefix."""
+        fused = tokens.in_rows(self.query_key_value(hidden))
+        fused = fused.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = fused.chunk(3, dim=-1)
         query, key = rotate(query, rotary), rotate(key, rotary)
         context = attend_cached(
@@ -184,7 +189,7 @@ class SelfAttention(nn.Module):
             prefix=prefix,
             visible=visible,
         )
-        return self.dense(context)
+        return self.dense(tokens.of_rows(context))
 
 
 class MLP(nn.Module):
@@ -214,10 +219,11 @@ class GLMBlock(GradientCheckpointingLayer):
             # A new layer contributes as much as in a network without the residual scale.
             set_initial_scale(linear, RESIDUAL_SCALE)
 
-    def forward(self, hidden: torch.Tensor, **context: Any) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); `context` is what `SelfAttention.forward` takes."""
+    def forward(self, hidden: torch.Tensor, tokens: LayerTokens, **context: Any) -> torch.Tensor:
+        """(1, n, hidden) -> (1, m, hidden); the arguments are those of `SelfAttention.forward`."""
         normed = self.input_layernorm(hidden)
-        hidden = normed * RESIDUAL_SCALE + self.attention(normed, **context)
+        attended = self.attention(normed, tokens, **context)
+        hidden = tokens.of_taken(normed) * RESIDUAL_SCALE + attended
         normed = self.post_attention_layernorm(hidden)
         return normed * RESIDUAL_SCALE + self.mlp(normed)
 
@@ -240,8 +246,12 @@ class ChatGLMModel(nn.Module):
         position_ids: torch.Tensor | None,
         past_key_values: Cache | None,
         recorded: list[torch.Tensor] | None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(b, s) -> (b, s, hidden); the input of every layer is appended to `recorded`."""
+        """(b, s) -> (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True.
+
+        The input of every layer is appended to `recorded`.
+        """
         length = input_ids.shape[1]
         config = self.config
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -263,9 +273,11 @@ class ChatGLMModel(nn.Module):
             self,
             hidden,
             recorded,
+            attention_mask,
+            past_key_values,
+            wanted,
             rotary=rotary_table(position_ids, config, working_dtype(hidden)),
             visible=visible,
-            past_key_values=past_key_values,
         )
         return self.final_layernorm(hidden)
 

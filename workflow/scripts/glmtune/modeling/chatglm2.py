@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
@@ -28,6 +29,7 @@ from glmtune.modeling.causal_lm import (
     visible_positions,
 )
 from glmtune.modeling.kv_cache import KeyValue
+from glmtune.modeling.layer_tokens import LayerTokens
 from glmtune.modeling.linear import Linear
 from glmtune.modeling.precision import working_dtype
 from glmtune.modeling.prefix import PrefixEncoder, PrefixShape
@@ -156,7 +158,34 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, size) -> (…, size)."""
+        if hidden.device.type == "cpu" and hidden.dtype is self.weight.dtype is torch.float32:
+            normed: torch.Tensor = _RMSNorm.apply(hidden, self.weight, self.epsilon)
+            return normed
         return F.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The norm on a CPU, where torch's own consists of many operators and takes twice as long."""
+
+    @staticmethod
+    def forward(
+        context: Any, hidden: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        scale = length.square_().div_(hidden.shape[-1]).add_(epsilon).rsqrt_()
+        unit = hidden * scale
+        context.save_for_backward(unit, weight, scale)
+        return unit * weight
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        unit, weight, scale = context.saved_tensors
+        product = gradients[0] * unit
+        of_weight = product.flatten(0, -2).sum(dim=0) if context.needs_input_grad[1] else None
+        along = (product @ weight[:, None]).div_(-unit.shape[-1])
+        of_hidden = torch.mul(gradients[0], weight, out=product).addcmul_(unit, along).mul_(scale)
+        return of_hidden, of_weight, None
 
 
 class SelfAttention(nn.Module):
@@ -178,13 +207,14 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
+        tokens: LayerTokens,
         rotary: KeyValue,
         visible: torch.Tensor | None,
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); caches new keys and values, but not the prefix."""
-        fused = self.query_key_value(hidden).split(self.widths, dim=-1)
+        """(1, n, hidden) -> (1, m, hidden) of `tokens`; caches new keys and values, no prefix."""
+        fused = tokens.in_rows(self.query_key_value(hidden)).split(self.widths, dim=-1)
         query, key, value = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in fused
         )
@@ -199,7 +229,7 @@ class SelfAttention(nn.Module):
             visible=visible,
             dropout=self.dropout if self.training else 0.0,
         )
-        return self.dense(context)
+        return self.dense(tokens.of_rows(context))
 
 
 class MLP(nn.Module):
@@ -227,10 +257,10 @@ class GLMBlock(GradientCheckpointingLayer):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden: torch.Tensor, **context: Any) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden); `context` is what `SelfAttention.forward` takes."""
-        attended = self.self_attention(self.input_layernorm(hidden), **context)
-        hidden = hidden + self.dropout(attended)
+    def forward(self, hidden: torch.Tensor, tokens: LayerTokens, **context: Any) -> torch.Tensor:
+        """(1, n, hidden) -> (1, m, hidden); the arguments are those of `SelfAttention.forward`."""
+        attended = self.self_attention(self.input_layernorm(hidden), tokens, **context)
+        hidden = tokens.of_taken(hidden) + self.dropout(attended)
         return hidden + self.dropout(self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -275,8 +305,12 @@ class ChatGLM2Model(nn.Module):
         position_ids: torch.Tensor | None,
         past_key_values: Cache | None,
         recorded: list[torch.Tensor] | None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(b, s) -> (b, s, hidden); the input of every layer is appended to `recorded`."""
+        """(b, s) -> (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True.
+
+        The input of every layer is appended to `recorded`.
+        """
         length = input_ids.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         encoder = self.prefix_encoder
@@ -294,9 +328,11 @@ class ChatGLM2Model(nn.Module):
             self,
             hidden,
             recorded,
+            attention_mask,
+            past_key_values,
+            wanted,
             rotary=rotary_table(position_ids, self.config, working_dtype(hidden)),
             visible=visible,
-            past_key_values=past_key_values,
         )
         return self.encoder.final_layernorm(hidden)
 

@@ -26,6 +26,7 @@ COMPUTED_BY = {
     ),
     "finetune_model.py": ("glmtune.steps.finetuning",),
     "generate_predictions.py": ("glmtune.steps.predicting",),
+    "score_predictions.py": ("glmtune.steps.scoring",),
 }
 
 

@@ -40,14 +40,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoints", "data", "export", "families", "generation", "hubs", "metrics", "serving"),
     },
     "steps": {
-        *("checkpoints", "families", "generation", "hubs", "miniatures", "modeling"),
+        *("checkpoints", "families", "generation", "hubs", "metrics", "miniatures", "modeling"),
         *("synthetic", "training", "tuning", "workspace"),
     },
 }
 # What needs no torch: a step that only handles texts starts in a moment.
 TEXT_ONLY = {"synthetic", "families", "metrics", "data", "params", "report", "workspace"}
 TEXT_ONLY_MODULES = {
-    *("steps.preparing", "steps.tokenizing", "checkpoints.sources", "checkpoints.weight_files"),
+    *("steps.preparing", "steps.tokenizing", "steps.scoring"),
+    *("checkpoints.sources", "checkpoints.weight_files"),
     *("generation.answer_log", "miniatures.corpus", "training.notes"),
     *("generation.settings", "miniatures.settings", "training.settings", "tuning.settings"),
     *("serving.catalog", "serving.prompts", "serving.answer_text", "serving.api_types"),

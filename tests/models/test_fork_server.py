@@ -35,6 +35,7 @@ from glmtune.errors import run_script
 from glmtune.workspace.fork_server import call_in_fork
 run_script(lambda: call_in_fork("runpy", "run_path", path_name="probe.py"))
 """
+SCORE = STEP.replace('"run_path",', '"run_path", "scores",')
 DESCRIBE = """
 import json, os, pathlib, sys
 facts = {
@@ -96,12 +97,12 @@ class Run:
         """What the step printed."""
         return (self.folder / "log").read_text()
 
-    def server(self) -> psutil.Process:
+    def server(self, kind: str = "models") -> psutil.Process:
         """The process that forks."""
         [server] = [
             child
             for child in psutil.Process(self.process.pid).children()
-            if "fork_server" in " ".join(child.cmdline())
+            if f"'{kind}')" in " ".join(child.cmdline())
         ]
         return server
 
@@ -159,6 +160,26 @@ def test_a_fork_finds_the_packages_of_the_user_s_own_path(tmp_path: Path) -> Non
 def test_the_server_has_one_thread_when_it_forks(run: Run) -> None:
     run.step()
     assert run.facts()["threads of the server"] == 1
+
+
+def test_a_scoring_inherits_no_torch(tmp_path: Path) -> None:
+    with Run(tmp_path) as run:
+        run.step()
+        (tmp_path / "step.py").write_text(SCORE)
+        assert run.step() == 0
+        facts = run.facts()
+        assert facts["parent"] == run.server("scores").pid != run.server().pid
+        assert facts["known"] == []
+        assert facts["threads of the server"] == 1
+
+
+def test_a_server_has_loaded_the_dictionary_before_it_forks() -> None:
+    look = (
+        "import glmtune.steps.scoring, jieba, sys, threading;"
+        "print(jieba.dt.initialized, 'torch' in sys.modules, threading.active_count())"
+    )
+    found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False", "1"]
 
 
 def test_a_user_s_mistake_is_one_message_and_exit_code_2(run: Run) -> None:
@@ -222,13 +243,13 @@ def test_a_step_of_edited_code_computes_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_the_server_ends_with_the_run(tmp_path: Path, kill: bool) -> None:
+def test_the_servers_end_with_the_run(tmp_path: Path, kill: bool) -> None:
     with Run(tmp_path) as run:
         run.step("")
-        server = run.server().pid
+        servers = [run.server(kind).pid for kind in ("models", "scores")]
         if kill:
             run.process.kill()
-    until(lambda: has_ended(server))
+    until(lambda: all(map(has_ended, servers)))
 
 
 def test_no_server_starts_where_there_is_a_gpu(tmp_path: Path) -> None:

@@ -16,25 +16,16 @@ import argparse
 from pathlib import Path
 
 from glmtune.errors import ParamsError, run_script
-from glmtune.files import write_json, write_jsonl
-from glmtune.metrics.predictions import read_predictions
 from glmtune.metrics.protocols import DEFAULT_PROTOCOL, PROTOCOLS
-from glmtune.metrics.summary import score_predictions
-from glmtune.metrics.table import describe_scores
+from glmtune.workspace.fork_server import call_in_fork
 
 
 def main() -> None:
-    """Read the flags, score, write, show."""
+    """Read the flags; score."""
     flags = _parser().parse_args()
     if flags.workers < 1:
         raise ParamsError(f"--workers: found {flags.workers}; expected 1 or more")
-    rows = read_predictions(flags.predictions)
-    scores = score_predictions(rows, flags.protocol, workers=flags.workers)
-    if flags.rows is not None:
-        write_jsonl(flags.rows, scores.rows)
-    write_json(flags.metrics, scores.summary)
-    if not flags.quiet:
-        print(describe_scores(scores.summary))
+    call_in_fork("glmtune.steps.scoring", "score", "scores", **vars(flags))
 
 
 def _parser() -> argparse.ArgumentParser:

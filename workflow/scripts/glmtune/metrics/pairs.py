@@ -12,8 +12,9 @@ import logging
 import unicodedata
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 from glmtune.metrics.attribute_values import (
@@ -111,7 +112,7 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
 @functools.lru_cache(maxsize=REMEMBERED_TEXTS)
 def segment(text: str) -> tuple[str, ...]:
     """Words of a text by jieba, including whitespace. Example: 我很好 -> ("我", "很", "好")."""
-    return tuple(_jieba_cut()(text))
+    return tuple(_jieba().lcut(text))
 
 
 def words_of(text: str) -> list[str]:
@@ -138,11 +139,17 @@ def _set_apart(sign: str) -> str:
     return f" {sign} " if chinese or ascii_sign or category.startswith("P") else sign
 
 
+def load_dictionary() -> None:
+    """Load jieba's dictionary, for which `segment` would otherwise take most of a second."""
+    _jieba().initialize()
+
+
 @functools.cache
-def _jieba_cut() -> Callable[[str], list[str]]:
+def _jieba() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in its source, from Python 3.12 on
         import jieba
 
     jieba.setLogLevel(logging.CRITICAL)  # it logs to stderr that it loads its dictionary
-    return jieba.lcut
+    module: ModuleType = jieba
+    return module

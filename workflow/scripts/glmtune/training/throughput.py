@@ -59,14 +59,17 @@ def operations_per_token(model: Any, length: float, target_share: float) -> floa
 
     A multiply-add counts as two. A trained weight is used in three products, a frozen one in two.
     Rows are `length` tokens long; `target_share` of them have a target and so pass the output
-    layer.
+    layer, and what follows the attention of the last layer.
     """
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    linears = sum(
-        2 * (3 if linear.weight.requires_grad else 2) * linear.in_features * linear.out_features
-        for linear in core.transformer.layers.modules()
-        if isinstance(linear, torch.nn.Linear)
-    )
+    layers = core.transformer.layers
+    linears = 0.0
+    for name, linear in layers.named_modules():
+        if isinstance(linear, torch.nn.Linear):
+            is_last = name.startswith(f"{len(layers) - 1}.") and "query_key_value" not in name
+            products = 2 * (3 if linear.weight.requires_grad else 2)
+            size = linear.in_features * linear.out_features
+            linears += products * size * (target_share if is_last else 1)
     head = core.get_output_embeddings()
     size = head.in_features * head.out_features  # a shard of the weight has fewer elements
     linears += 2 * (3 if head.weight.requires_grad else 2) * size * target_share

@@ -1,12 +1,13 @@
-"""Runs the long part of a step in a fork of one process that has imported torch already.
+"""Runs the long part of a step in a fork of a process that has imported its packages already.
 
 Importing torch, transformers and PEFT takes seconds of CPU, more than many a step of miniatures
-computes, and the default run has 24 such steps. So a run of the workflow starts a server, which
-imports what the first step asks for and then forks for each. A fork computes what a new process
-would: it has the step's environment, folder and output, and the server only imports, so that no
-thread and no tensor is inherited.
+computes, and the default run has 24 such steps; jieba reads its dictionary for half of the time of
+a scoring. So a run of the workflow starts servers, one for models and one for scores, so that
+neither's memory counts as the other's. A server imports what its first step asks for and then forks
+for each. A fork computes what a new process would: it has the step's environment, folder and
+output, and the server only imports, so that no thread and no tensor is inherited.
 
-    Snakemake ── start() ──> server ──fork──> finetune(…)
+    Snakemake ── start() ──> servers ──fork──> finetune(…)
         └── python finetune_model.py ── call_in_fork() ──┘
 
 Whoever gets no fork computes by itself: on a GPU (CUDA does not outlive a fork), on systems other
@@ -40,8 +41,8 @@ from glmtune.errors import ResourceError, run_script
 from glmtune.workspace.code_inputs import SCRIPTS, python_path
 
 ADDRESS = "GLMTUNE_FORK_SERVER"
-# What steps import besides the library, some of it only inside functions.
-PRELOADED = ("transformers.trainer", "peft")
+# The servers, and what their steps import besides the library, some of it only inside functions.
+PRELOADED = {"models": ("transformers.trainer", "peft"), "scores": ()}
 # Variables that differ between the steps of one run and that no package reads when imported.
 OF_THE_STEP = {"_", "OLDPWD", "PWD", "SHLVL"}
 ACCEPTED = b"+"
@@ -61,32 +62,38 @@ class _Request:
 
 
 def start() -> None:
-    """Start the server of this run; it ends with this process. Steps find it by the environment."""
+    """Start the servers of this run, which end with it. Steps find them by the environment."""
     if ADDRESS in os.environ or sys.platform != "linux" or shutil.which("nvidia-smi"):
         return
     name = f"glmtune-{os.getpid()}-{os.urandom(8).hex()}"
     end, open_to_the_end = os.pipe()
+    servers = [_start(f"{name}-{kind}", kind, end) for kind in PRELOADED]
+    os.close(end)
+    os.environ[ADDRESS] = name
+
+    def end_servers() -> None:
+        os.close(open_to_the_end)
+        for server in servers:
+            server.wait()
+
+    atexit.register(end_servers)
+
+
+def _start(name: str, kind: str, end: int) -> subprocess.Popen[bytes]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")  # a name without a file: nothing to remove
         listener.listen()
-        server = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve({listener.fileno()})"],
+        serving = f"serve({listener.fileno()}, {kind!r})"
+        return subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import serve; {serving}"],
             stdin=end,
             pass_fds=[listener.fileno()],
             env=os.environ | {"PYTHONPATH": python_path()},
         )
-    os.close(end)
-    os.environ[ADDRESS] = name
-
-    def end_server() -> None:
-        os.close(open_to_the_end)
-        server.wait()
-
-    atexit.register(end_server)
 
 
-def call_in_fork(module: str, function: str, /, **arguments: Any) -> None:
-    """Call a function of the library for its effects: in a fork of the server, else here.
+def call_in_fork(module: str, function: str, kind: str = "models", /, **arguments: Any) -> None:
+    """Call a function of the library for its effects: in a fork of a server, else here.
 
     A fork reports its errors itself and this process ends with its exit code, as `run_script` does.
     Raises ResourceError if the fork was killed.
@@ -100,7 +107,7 @@ def call_in_fork(module: str, function: str, /, **arguments: Any) -> None:
         folder=os.getcwd(),
         environment=dict(os.environ),
     )
-    reply = _ask(os.environ.get(ADDRESS, ""), request)
+    reply = _ask(f"{os.environ.get(ADDRESS, '')}-{kind}", request)
     if not reply:
         getattr(importlib.import_module(module), function)(**arguments)
     elif reply == ACCEPTED:
@@ -126,10 +133,10 @@ def _ask(name: str, request: _Request) -> bytes:
     return reply
 
 
-def serve(listener: int) -> None:
+def serve(listener: int, kind: str) -> None:
     """Fork for each step that asks on this socket, until the process that called `start` ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the forks, too
-    server = _Server(run=os.getppid(), code=_hash_library())
+    server = _Server(os.getppid(), _hash_library(), PRELOADED[kind])
     with socket.socket(fileno=listener) as waiting:
         while waiting.fileno() in select.select([waiting.fileno(), 0], [], [])[0]:
             connection, _ = waiting.accept()
@@ -146,6 +153,7 @@ class _Server:
     """The process that it serves: steps are its descendants."""
     code: str
     """The hash of the library that it imports."""
+    preloaded: tuple[str, ...]
     environment: dict[str, str] | None = None
     """Of the first step; packages read it when they are imported."""
 
@@ -158,7 +166,7 @@ class _Server:
             with connection.makefile("rb") as stream:
                 request: _Request = pickle.load(stream)  # from this user's own run
             if self._fits(request):
-                for name in (request.module, *PRELOADED):
+                for name in (request.module, *self.preloaded):
                     importlib.import_module(name)
                 gc.freeze()  # so that a fork's garbage collection leaves the memory shared
                 if os.fork() == 0:

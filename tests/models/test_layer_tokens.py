@@ -97,8 +97,7 @@ def test_a_target_after_padding_on_the_left_counts(family: str) -> None:
     model = tiny_model(family).train()
     batch = batch_of([0, 1, 2], "left", PADS[family])
     batch["labels"] = batch["input_ids"].where(batch["attention_mask"].bool(), IGNORED_LABEL)
-    whole = {"skip_logits": False, "output_hidden_states": True, "use_cache": False}
-    expected = loss_and_gradients(model, [batch], **whole)
+    expected = loss_and_gradients(model, [batch], skip_logits=False, use_cache=False)
     found = loss_and_gradients(model, [batch])
     for name in found:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4, msg=name)
@@ -111,6 +110,27 @@ def test_a_batch_without_targets_has_no_loss_and_no_gradient(family: str) -> Non
     batch["labels"].fill_(IGNORED_LABEL)
     found = loss_and_gradients(model, [batch])
     assert all(not tensor.any() for tensor in found.values())
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_batch_of_padding_alone_has_no_loss(family: str) -> None:
+    model = tiny_model(family).train()
+    batch = batch_of([0, 1, 2], "right", PADS[family])
+    batch["labels"].fill_(IGNORED_LABEL)
+    batch["attention_mask"].zero_()
+    assert model(**batch).loss == 0
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_without_labels_a_row_does_not_depend_on_its_neighbors(family: str) -> None:
+    """Also where padding would predict: nothing of another row stands in its place."""
+    model = tiny_model(family)
+    batch = batch_of([0, 1, 2], "left", PADS[family])
+    del batch["labels"]
+    with torch.no_grad():
+        before = model(**batch, use_cache=False).logits[1:]
+        batch["input_ids"][0, -1] += 1
+        assert torch.equal(model(**batch, use_cache=False).logits[1:], before)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -187,16 +187,16 @@ def run_layers(
 ) -> torch.Tensor:
     """Pass hidden (b, s, hidden) through `model.layers`, each with its part of the prefix.
 
-    Returns (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True. The input
-    of each layer is appended to `recorded`; `context` goes to every layer. Without a record and a
-    cache the layers compute nothing for padding.
+    Returns (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True. Then, if
+    neither a record nor a cache needs whole rows, padding passes no layer. The input of each layer
+    is appended to `recorded`; `context` goes to every layer.
     """
     encoder = model.prefix_encoder
     prefixes: list[KeyValue | None] = [None] * len(model.layers)
     if encoder is not None and not isinstance(past_key_values, SlotCache):
         prefixes = encoder(hidden.shape[0], working_dtype(hidden))
     real = None
-    if recorded is None and past_key_values is None:
+    if wanted is not None and recorded is None and past_key_values is None:
         real = _real_tokens(attention_mask, hidden.shape[1])
     entering, tokens = tokens_of_layers(real, wanted, len(model.layers))
     hidden = entering.of_rows(hidden)
@@ -206,7 +206,7 @@ def run_layers(
         hidden = layer(
             hidden, tokens=own_tokens, prefix=prefix, past_key_values=past_key_values, **context
         )
-    return entering.in_rows(hidden) if wanted is None else hidden
+    return hidden
 
 
 def set_initial_scale(module: nn.Linear | nn.Embedding, scale: float) -> None:
@@ -290,19 +290,21 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values = DynamicCache(config=self.config)
         recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
         skip_logits = self.training if skip_logits is None else skip_logits
-        chosen = None if labels is None else _predicts_a_target(labels)
-        # The loss alone needs of the last layer only the positions that predict a target.
-        wanted = chosen if skip_logits and recorded is None else None
+        targets = None if labels is None else _next_labels(labels.to(input_ids.device))
+        wanted = None
+        if targets is not None and skip_logits and recorded is None:
+            wanted = targets != IGNORED_LABEL  # the loss needs nothing else of the last layer
         hidden = self.transformer(
             input_ids, attention_mask, position_ids, past_key_values, recorded, wanted
         )
         loss: torch.Tensor | None = None
         logits: torch.Tensor | None = None
-        if labels is None or chosen is None:
+        if targets is None:
             logits = self._logits(hidden, logits_to_keep)
         else:
-            chosen = chosen.to(hidden.device)
-            targets = labels.to(hidden.device).roll(-1, dims=1)[chosen]
+            targets = targets.to(hidden.device)
+            chosen = targets != IGNORED_LABEL
+            targets = targets[chosen]
             if skip_logits:
                 states = hidden[chosen] if wanted is None else hidden[0]
                 head = self.get_output_embeddings()
@@ -329,9 +331,9 @@ class ChatGLMCausalLM(PreTrainedModel, GenerationMixin):
         return attention_mask
 
 
-def _predicts_a_target(labels: torch.Tensor) -> torch.Tensor:
-    """Where the next position of (b, s) has a label, as booleans (b, s)."""
-    return F.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1), value=False)
+def _next_labels(labels: torch.Tensor) -> torch.Tensor:
+    """The label that each position of (b, s) predicts; the last one predicts none."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
 
 
 def tied_names(model: PreTrainedModel) -> list[str]:

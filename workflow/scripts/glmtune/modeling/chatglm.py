@@ -147,13 +147,16 @@ def rotate(states: torch.Tensor, table: KeyValue) -> torch.Tensor:
 
 
 def _rotate_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    # In rows one after the other: between the heads of a projection it takes twice as long.
-    halves = states.contiguous().unflatten(-1, (2, -1))
+    # On a CPU, a slice of the projection takes twice as long to rotate as a contiguous copy.
+    is_copied = states.device.type == "cpu"
+    halves = (states.contiguous() if is_copied else states).unflatten(-1, (2, -1))
     output = torch.empty_like(halves)
     (low, high), (rotated_low, rotated_high) = halves.chunk(2, dim=-1), output.chunk(2, dim=-1)
     torch.mul(low, cos, out=rotated_low).addcmul_(high, sin, value=-1)
     torch.mul(high, cos, out=rotated_high).addcmul_(low, sin)
-    return output.flatten(-2)
+    rotated = output.flatten(-2)
+    # Attention's result has the layout of its queries, and this one saves `attend` a copy.
+    return rotated.transpose(1, 2).contiguous().transpose(1, 2) if is_copied else rotated
 
 
 class SelfAttention(nn.Module):
@@ -175,7 +178,7 @@ class SelfAttention(nn.Module):
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(1, n, hidden) -> (1, m, hidden) of `tokens`; caches new keys and values, no prefix."""
+        """The tokens taken -> those returned; caches new keys and values, but not the prefix."""
         fused = tokens.in_rows(self.query_key_value(hidden))
         fused = fused.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = fused.chunk(3, dim=-1)
@@ -201,7 +204,7 @@ class MLP(nn.Module):
         self.dense_4h_to_h = Linear(config.inner_hidden_size, config.hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden)."""
+        """(…, hidden) -> (…, hidden)."""
         return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(hidden), approximate="tanh"))
 
 
@@ -220,7 +223,7 @@ class GLMBlock(GradientCheckpointingLayer):
             set_initial_scale(linear, RESIDUAL_SCALE)
 
     def forward(self, hidden: torch.Tensor, tokens: LayerTokens, **context: Any) -> torch.Tensor:
-        """(1, n, hidden) -> (1, m, hidden); the arguments are those of `SelfAttention.forward`."""
+        """The tokens taken -> those returned; arguments as for `SelfAttention.forward`."""
         normed = self.input_layernorm(hidden)
         attended = self.attention(normed, tokens, **context)
         hidden = tokens.of_taken(normed) * RESIDUAL_SCALE + attended

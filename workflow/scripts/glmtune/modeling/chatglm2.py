@@ -182,8 +182,10 @@ class _RMSNorm(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         unit, weight, scale = context.saved_tensors
         product = gradients[0] * unit
-        of_weight = product.flatten(0, -2).sum(dim=0) if context.needs_input_grad[1] else None
-        along = (product @ weight[:, None]).div_(-unit.shape[-1])
+        of_weight = None
+        if context.needs_input_grad[1]:
+            of_weight = product.reshape(-1, len(weight)).sum(dim=0)
+        along = (product * weight).mean(dim=-1, keepdim=True).neg_()
         of_hidden = torch.mul(gradients[0], weight, out=product).addcmul_(unit, along).mul_(scale)
         return of_hidden, of_weight, None
 
@@ -213,7 +215,7 @@ class SelfAttention(nn.Module):
         prefix: KeyValue | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """(1, n, hidden) -> (1, m, hidden) of `tokens`; caches new keys and values, no prefix."""
+        """The tokens taken -> those returned; caches new keys and values, but not the prefix."""
         fused = tokens.in_rows(self.query_key_value(hidden)).split(self.widths, dim=-1)
         query, key, value = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in fused
@@ -241,7 +243,7 @@ class MLP(nn.Module):
         self.dense_4h_to_h = Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(b, s, hidden) -> (b, s, hidden)."""
+        """(…, hidden) -> (…, hidden)."""
         gate, wide = self.dense_h_to_4h(hidden).chunk(2, dim=-1)
         return self.dense_4h_to_h(F.silu(gate) * wide)
 
@@ -258,7 +260,7 @@ class GLMBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: torch.Tensor, tokens: LayerTokens, **context: Any) -> torch.Tensor:
-        """(1, n, hidden) -> (1, m, hidden); the arguments are those of `SelfAttention.forward`."""
+        """The tokens taken -> those returned; arguments as for `SelfAttention.forward`."""
         attended = self.self_attention(self.input_layernorm(hidden), tokens, **context)
         hidden = tokens.of_taken(hidden) + self.dropout(attended)
         return hidden + self.dropout(self.mlp(self.post_attention_layernorm(hidden)))

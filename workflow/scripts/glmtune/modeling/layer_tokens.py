@@ -1,4 +1,4 @@
-"""Which tokens a layer computes: no padding, and in the last layer only what the loss needs.
+"""Which tokens a layer computes for the loss: no padding, and in the end only what has a target.
 
 Attention alone sees whole rows; all other parts of a layer treat each token by itself.
 
@@ -27,7 +27,7 @@ class LayerTokens:
         """(1, n, width) -> (b, s, width)."""
         if self.rows is None:
             return taken
-        return taken[0].index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+        return _selected(taken, self.rows.flatten())[0].unflatten(0, self.rows.shape)
 
     def of_rows(self, states: torch.Tensor) -> torch.Tensor:
         """(b, s, width) -> (1, m, width)."""
@@ -43,20 +43,19 @@ def tokens_of_layers(
 ) -> tuple[LayerTokens, list[LayerTokens]]:
     """The tokens that enter the first layer, and those of each layer.
 
-    Both masks are booleans (b, s), None meaning all: `real` tokens are computed, and those that are
-    `wanted` leave the last layer.
+    `wanted` tokens leave the last layer, and only `real` ones are computed; both are booleans
+    (b, s). None: all tokens are wanted, or real.
     """
-    entering = LayerTokens()
-    if real is not None and wanted is not None and bool((wanted & ~real).any()):
-        real = None  # after padding on the left the first token is a target, which padding predicts
-    if real is not None:
-        entering = LayerTokens(_indices(real).view(real.shape), _places(real))
+    usual = LayerTokens()
     if wanted is None:
-        return entering, [entering] * layers
-    places = _places(wanted)
-    kept = places if real is None else _indices(real)[places]
-    last = LayerTokens(entering.rows, places, kept)
-    return entering, [*[entering] * (layers - 1), last]
+        return usual, [usual] * layers
+    places = kept = _places(wanted)
+    # With padding on the left, a place of padding may predict the first token.
+    if real is not None and bool(real.any()) and not bool((wanted & ~real).any()):
+        indices = _indices(real.expand_as(wanted))
+        usual = LayerTokens(indices.view(wanted.shape), _places(real.expand_as(wanted)))
+        kept = indices[places]
+    return usual, [*[usual] * (layers - 1), LayerTokens(usual.rows, places, kept)]
 
 
 def _places(chosen: torch.Tensor) -> torch.Tensor:
@@ -64,9 +63,11 @@ def _places(chosen: torch.Tensor) -> torch.Tensor:
 
 
 def _indices(chosen: torch.Tensor) -> torch.Tensor:
-    """(b * s,): the index of each chosen token among the chosen; else of the one before it."""
+    """(b * s,): the index of each chosen token among the chosen; elsewhere that of a neighbor."""
     return (chosen.flatten().cumsum(0) - 1).clamp(min=0)
 
 
 def _selected(states: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-    return states if indices is None else states.flatten(0, 1).index_select(0, indices)[None]
+    if indices is None:
+        return states
+    return states.flatten(0, 1).index_select(0, indices.to(states.device))[None]

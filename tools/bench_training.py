@@ -1,17 +1,17 @@
 """Training: ours against two padded ways to the same losses, and against the machine's limit.
 
-    ours         batches of 4 x 4 by length, padded to their longest row, logits only where there is
+    ours         batches of 4 x 4 by length, padding only in attention, logits only where there is
                  a target
     official     ptuning/train.sh: every row padded to full length, batches of 1 x 16 accumulated,
                  activations recomputed, logits everywhere
     padded       a usual script of PEFT and transformers' Trainer: as the official one, but 4 x 4
                  rows at a time and nothing recomputed
 
-The last two multiply with torch's own linear layers. `share` is the rate of the operations that a
-training needs, on tokens that are not padding, against the fastest product of this machine (on a
-GPU called MFU); `products` is the part of a step that its products take when computed alone. Times
-are CPU times. Ways take turns, and a ratio is one of neighbours: a slow minute of the machine meets
-all.
+The last two compute padding like any token, with torch's own linear layers. `share` is the rate of
+the operations that a training needs, on tokens that are not padding, against the fastest product of
+this machine (on a GPU called MFU); `products` is the part of a step that its products take when
+computed alone. Times are CPU times. Ways take turns, and a ratio is one of neighbours: a slow
+minute of the machine meets all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
@@ -32,6 +31,7 @@ from bench_cases import FAMILY, PAD, SEED, Sizes, adgen_like, random_model, shor
 from bench_products import RecordedProducts
 from torch.nn.functional import cross_entropy, linear
 from transformers import TrainerCallback
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from glmtune.families.family import Example
 from glmtune.families.tokenized import TokenizedRows, from_examples
@@ -202,11 +202,9 @@ def _train(
     base = random_model(sizes, family)
     model: Any = get_method(method).prepare(base, settings)
     watch = Stopwatch()
-    if way != "ours":
-        base._loss = MethodType(_loss_of_all_logits, base)
     with (
         tempfile.TemporaryDirectory() as work,
-        nullcontext() if way == "ours" else _products_of_torch(),
+        nullcontext() if way == "ours" else as_others_do(base),
     ):
         outcome = train(
             model.train(),
@@ -225,23 +223,24 @@ def _train(
 
 
 @contextmanager
-def _products_of_torch() -> Iterator[None]:
-    """Let linear layers multiply as torch's own do."""
+def as_others_do(base: Any) -> Iterator[None]:
+    """Compute every position and all its logits, padding too, by torch's own linear layers."""
 
-    def forward(self: Linear, states: torch.Tensor) -> torch.Tensor:
+    def multiply(self: Linear, states: torch.Tensor) -> torch.Tensor:
         return linear(states, self.weight, self.bias)
 
-    with patch.object(Linear, "forward", forward):
+    def forward(
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: Any,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        hidden = base.transformer(input_ids, attention_mask, None, None, None)
+        logits = base.get_output_embeddings()(hidden).float()
+        predicted, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        total = cross_entropy(predicted, targets, ignore_index=IGNORED_LABEL, reduction="sum")
+        return CausalLMOutputWithPast(loss=total / num_items_in_batch, logits=logits)
+
+    with patch.object(Linear, "forward", multiply), patch.object(base, "forward", forward):
         yield
-
-
-def _loss_of_all_logits(
-    model: Any, hidden: torch.Tensor, labels: torch.Tensor, num_items: Any, _: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the official forward does: logits of every position in fp32, then those with a target."""
-    logits = model.get_output_embeddings()(hidden).float()
-    targets = labels[:, 1:].flatten()
-    total = cross_entropy(
-        logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED_LABEL, reduction="sum"
-    )
-    return total / num_items, logits

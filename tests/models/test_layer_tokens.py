@@ -104,11 +104,13 @@ def test_a_target_after_padding_on_the_left_counts(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_batch_without_targets_has_no_loss_and_no_gradient(family: str) -> None:
+def test_a_batch_without_targets_has_no_loss_and_gradients_of_zero(family: str) -> None:
+    """Of several processes, one may have no target; the others wait for each gradient of it."""
     model = tiny_model(family).train()
     batch = batch_of([0, 1, 2], "right", PADS[family])
     batch["labels"].fill_(IGNORED_LABEL)
     found = loss_and_gradients(model, [batch])
+    assert found.keys() == {"loss", *dict(model.named_parameters())}
     assert all(not tensor.any() for tensor in found.values())
 
 

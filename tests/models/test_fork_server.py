@@ -171,6 +171,8 @@ def test_a_scoring_inherits_no_torch(tmp_path: Path) -> None:
         assert facts["parent"] == run.server("scores").pid != run.server().pid
         assert facts["known"] == []
         assert facts["threads of the server"] == 1
+        assert run.step("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == 2
+        assert "memory (RAM) ran out; run fewer jobs at once" in run.log()
 
 
 def test_a_server_has_loaded_the_dictionary_before_it_forks() -> None:

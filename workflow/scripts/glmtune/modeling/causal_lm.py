@@ -187,9 +187,9 @@ def run_layers(
 ) -> torch.Tensor:
     """Pass hidden (b, s, hidden) through `model.layers`, each with its part of the prefix.
 
-    Returns (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True. Then, if
-    neither a record nor a cache needs whole rows, padding passes no layer. The input of each layer
-    is appended to `recorded`; `context` goes to every layer.
+    Returns (b, s, hidden), or (1, m, hidden) of the tokens where `wanted` (b, s) is True. With
+    `wanted`, layers skip padding unless a record or a cache needs whole rows. The input of each
+    layer is appended to `recorded`; `context` goes to every layer.
     """
     encoder = model.prefix_encoder
     prefixes: list[KeyValue | None] = [None] * len(model.layers)

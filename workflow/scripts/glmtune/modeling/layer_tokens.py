@@ -17,9 +17,9 @@ class LayerTokens:
     """The tokens that one layer takes and returns; without indices, whole rows (b, s, width)."""
 
     rows: torch.Tensor | None = None
-    """(b, s): which of the n tokens stands there; in the place of padding, any other."""
+    """(b, s): which of the n tokens belongs there; at padding positions, any of them."""
     returned: torch.Tensor | None = None
-    """(m,): places, among all b * s, of the tokens to return."""
+    """(m,): the positions, among all b * s, of the tokens to return."""
     kept: torch.Tensor | None = None
     """(m,): the same tokens, as indices of the n taken ones; None if all are returned."""
 
@@ -49,16 +49,21 @@ def tokens_of_layers(
     usual = LayerTokens()
     if wanted is None:
         return usual, [usual] * layers
-    places = kept = _places(wanted)
-    # With padding on the left, a place of padding may predict the first token.
-    if real is not None and bool(real.any()) and not bool((wanted & ~real).any()):
-        indices = _indices(real.expand_as(wanted))
-        usual = LayerTokens(indices.view(wanted.shape), _places(real.expand_as(wanted)))
-        kept = indices[places]
-    return usual, [*[usual] * (layers - 1), LayerTokens(usual.rows, places, kept)]
+    positions = kept = _positions(wanted)
+    if real is not None and _can_drop_padding(real, wanted):
+        real = real.expand_as(wanted)
+        indices = _indices(real)
+        usual = LayerTokens(indices.view(real.shape), _positions(real))
+        kept = indices[positions]
+    return usual, [*[usual] * (layers - 1), LayerTokens(usual.rows, positions, kept)]
 
 
-def _places(chosen: torch.Tensor) -> torch.Tensor:
+def _can_drop_padding(real: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether there is a real token, and no padding position on the left predicts the first one."""
+    return bool(real.any()) and not bool((wanted & ~real).any())
+
+
+def _positions(chosen: torch.Tensor) -> torch.Tensor:
     return chosen.flatten().nonzero().squeeze(1)
 
 

@@ -66,10 +66,11 @@ def operations_per_token(model: Any, length: float, target_share: float) -> floa
     linears = 0.0
     for name, linear in layers.named_modules():
         if isinstance(linear, torch.nn.Linear):
-            is_last = name.startswith(f"{len(layers) - 1}.") and "query_key_value" not in name
+            in_last_layer = name.startswith(f"{len(layers) - 1}.")
+            only_targets = in_last_layer and "query_key_value" not in name
             products = 2 * (3 if linear.weight.requires_grad else 2)
             size = linear.in_features * linear.out_features
-            linears += products * size * (target_share if is_last else 1)
+            linears += products * size * (target_share if only_targets else 1)
     head = core.get_output_embeddings()
     size = head.in_features * head.out_features  # a shard of the weight has fewer elements
     linears += 2 * (3 if head.weight.requires_grad else 2) * size * target_share

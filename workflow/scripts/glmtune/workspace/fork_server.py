@@ -43,6 +43,13 @@ from glmtune.workspace.code_inputs import SCRIPTS, python_path
 ADDRESS = "GLMTUNE_FORK_SERVER"
 # The servers, and what their steps import besides the library, some of it only inside functions.
 PRELOADED = {"models": ("transformers.trainer", "peft"), "scores": ()}
+ADVICE = {
+    "models": (
+        "in params.yaml, lower training.batch_size and generation.batch_size, or run fewer jobs at "
+        "once (--cores 1)"
+    ),
+    "scores": "run fewer jobs at once (--cores 1)",
+}
 # Variables that differ between the steps of one run and that no package reads when imported.
 OF_THE_STEP = {"_", "OLDPWD", "PWD", "SHLVL"}
 ACCEPTED = b"+"
@@ -113,8 +120,7 @@ def call_in_fork(module: str, function: str, kind: str = "models", /, **argument
     elif reply == ACCEPTED:
         raise ResourceError(
             "the process of this step was killed, most likely because memory (RAM) ran out; "
-            "in params.yaml, lower training.batch_size and generation.batch_size, or run fewer "
-            "jobs at once (--cores 1)"
+            + ADVICE[kind]
         )
     elif code := int(reply.removeprefix(ACCEPTED)):
         sys.exit(code)
